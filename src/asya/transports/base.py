@@ -1,0 +1,187 @@
+"""The seam to a broker: queues, nothing else.
+
+Policy (retries, poison, dead letters, claim check) stands above, once, for all brokers. One file
+per broker; a name is a queue's full name, `asya-{namespace}-{actor}`. Every transport passes
+`asya.testing.transport_contract`; where brokers differ, `Capabilities` says so.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a broker can do by itself.
+
+    Attributes:
+        name: The transport's name in manifests.
+        persistent: Messages survive a restart of the broker.
+        deduplicates: A second publish with the same `dedup_id` inside `dedup_window_s` is dropped.
+        dedup_window_s: How long an id is remembered, in seconds.
+        delay_max_s: The longest delay the broker keeps by itself, in seconds; None is no limit.
+        delay_resolution_s: How coarse a delay is, in seconds.
+        message_max_bytes: The largest message.
+        lease_s: How long a delivery is ours without `extend`, in seconds; None means for as long
+            as the connection lives.
+        counts_in_flight: `depth` tells messages that are being worked on.
+        counts_delayed: `depth` tells messages that wait for their time.
+    """
+
+    name: str
+    persistent: bool
+    deduplicates: bool
+    dedup_window_s: float
+    delay_max_s: float | None
+    delay_resolution_s: float
+    message_max_bytes: int
+    lease_s: float | None
+    counts_in_flight: bool = True
+    counts_delayed: bool = True
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Messages of one queue: free to be taken, held by a consumer, waiting for their time."""
+
+    ready: int
+    in_flight: int
+    delayed: int
+
+
+class Delivery(ABC):
+    """One message that this process holds. Settle it exactly once: `ack` or `requeue`.
+
+    Attributes:
+        body: The message's bytes.
+        delivery_count: 1 at first, one more each time the broker had to give it out again.
+    """
+
+    __slots__ = ("body", "delivery_count")
+
+    body: bytes
+    delivery_count: int
+
+    @abstractmethod
+    def ack(self) -> None:
+        """Done: the broker may forget the message.
+
+        Written to the connection at once, not awaited. A lost ack leads to another delivery,
+        never to a lost message. After the lease was lost this does nothing.
+        """
+
+    @abstractmethod
+    def requeue(self) -> None:
+        """Not done: give it to somebody else now. Counts as a delivery."""
+
+    @abstractmethod
+    def extend(self) -> None:
+        """Begin the lease anew. Does nothing where `Capabilities.lease_s` is None."""
+
+    @property
+    @abstractmethod
+    def held(self) -> bool:
+        """Whether the lease is known to be ours still."""
+
+
+class Consumer(ABC):
+    """A running consumption of one queue."""
+
+    @abstractmethod
+    def set_window(self, window: int) -> None:
+        """How many deliveries may be unsettled at a time; 0 pauses (what is held stays held)."""
+
+    @property
+    @abstractmethod
+    def window(self) -> int:
+        """The current window."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Take no more messages. Every message that the broker has handed out and `on_delivery`
+        has not seen is given back at once; deliveries already seen can still be settled."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The broker has the message. `duplicate`: it had it already, by `dedup_id`."""
+
+    duplicate: bool = False
+
+
+class Transport(ABC):
+    """A connection to a broker, for one namespace. Safe for one event loop.
+
+    All methods raise `TransportUnavailable` when the broker does not answer in time, and
+    `TransportError` when it refuses. A transport reconnects by itself, for ever, and consumers
+    go on by themselves.
+    """
+
+    capabilities: ClassVar[Capabilities]
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """Connect; returns when the broker has answered.
+
+        Raises:
+            TransportUnavailable: No broker at the address.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close all consumers, flush what was settled, and disconnect."""
+
+    @abstractmethod
+    async def ensure(self, queue: str) -> None:
+        """Make the queue if it is not there. Idempotent; never changes messages."""
+
+    @abstractmethod
+    async def delete(self, queue: str) -> None:
+        """Remove the queue and its messages, delayed ones too. Idempotent."""
+
+    @abstractmethod
+    async def queues(self) -> list[str]:
+        """The names of all queues of this namespace, sorted."""
+
+    @abstractmethod
+    async def publish(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        dedup_id: str | None = None,
+        not_before: datetime | None = None,
+    ) -> Receipt:
+        """Put a message into a queue; returns when the broker has confirmed it.
+
+        Calls may overlap; confirms are pipelined. A time that has passed means now.
+
+        Raises:
+            QueueMissing: There is no such queue.
+            MessageTooLarge: Over `capabilities.message_max_bytes`.
+            TransportUnavailable: Unconfirmed; try again with the same `dedup_id`.
+        """
+
+    @abstractmethod
+    async def consume(
+        self, queue: str, on_delivery: Callable[[Delivery], None], *, window: int = 1
+    ) -> Consumer:
+        """Begin to take messages; `on_delivery` is called in the event loop for each one.
+
+        At most `window` deliveries are unsettled at a time. `on_delivery` must not block.
+
+        Raises:
+            QueueMissing: There is no such queue.
+        """
+
+    @abstractmethod
+    async def depth(self, queue: str) -> Depth:
+        """How many messages the queue holds.
+
+        Raises:
+            QueueMissing: There is no such queue.
+        """
