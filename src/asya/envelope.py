@@ -67,7 +67,7 @@ class ErrorInfo(msgspec.Struct, omit_defaults=True):
     traceback: str = ""
 
 
-class Status(msgspec.Struct, omit_defaults=True):
+class Status(msgspec.Struct):
     """The mesh's own record inside the envelope. Times are RFC 3339 UTC texts."""
 
     phase: str = "pending"
