@@ -1,0 +1,114 @@
+"""How many replicas an actor should have: pure functions of what waits and what runs.
+
+The rule is KEDA's and the Kubernetes autoscaler's (HPA, a metric of type AverageValue), so that a
+manifest means the same on a laptop and in a cluster: `ceil((ready + in flight) / queueLength)`
+between the bounds, up at once, down to the highest need of the last cooldown. Times are passed
+in, in seconds of any one clock. Called by the laptop's autoscaler; the formula it is compared
+with stands in its test and in `docs/reference/scaling.md`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a manifest's `spec.scaling` asks for.
+
+    Attributes:
+        minimum: Replicas that always run.
+        maximum: Replicas that may run.
+        queue_length: Messages, waiting or worked on, that one replica is meant for; at least 1.
+        cooldown_s: How long fewer replicas must have been enough before any is ended.
+    """
+
+    minimum: int = 0
+    maximum: int = 10
+    queue_length: int = 5
+    cooldown_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        assert self.minimum >= 0, self.minimum
+        assert self.minimum <= self.maximum, (self.minimum, self.maximum)
+        assert self.queue_length >= 1, self.queue_length
+
+    @classmethod
+    def fixed(cls, replicas: int) -> Bounds:
+        """The bounds of an actor whose scaling is off: always `replicas`."""
+        return cls(minimum=replicas, maximum=replicas)
+
+
+def needed(bounds: Bounds, *, ready: int, in_flight: int) -> int:
+    """The replicas that this load asks for, whatever runs now.
+
+    One message, waiting or being worked on, needs one replica; none at all need the minimum.
+    Messages that wait for a later time (retries) need nobody until they are due.
+    """
+    if bounds.minimum == bounds.maximum:
+        return bounds.minimum
+    load = ready + in_flight
+    wanted = -(-load // bounds.queue_length)
+    return min(bounds.maximum, max(bounds.minimum, wanted))
+
+
+def desired(need: int, *, peak: int, current: int) -> int:
+    """The replicas that should run, of `current` that do.
+
+    More as soon as more are needed. Fewer only down to `peak`, the highest need of the last
+    cooldown: so a short pause ends no replica, and the last one goes when nothing has waited and
+    nothing was in flight for the whole of it.
+    """
+    return max(need, min(current, peak))
+
+
+class Peak:
+    """The highest of the values that held at some time within the last `window_s` seconds."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._value = 0
+        # Former values with the time at which they ended; they fall from left to right, so that
+        # the first is the highest: one that a later value reaches can never be the highest again.
+        self._former: deque[tuple[float, int]] = deque()
+
+    def note(self, now_s: float, value: int) -> int:
+        """Take note of the value that holds from now on; gives the highest of the window."""
+        if value < self._value:
+            self._former.append((now_s, self._value))
+        self._value = value
+        while self._former and self._former[-1][1] <= value:
+            self._former.pop()
+        while self._former and self._former[0][0] + self._window_s <= now_s:
+            self._former.popleft()
+        return self._former[0][1] if self._former else value
+
+    @property
+    def next_fall_s(self) -> float | None:
+        """When the highest value leaves the window, or None while it is the newest."""
+        return self._former[0][0] + self._window_s if self._former else None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A replica, as scale-in sees it. `since_s`: when its state began."""
+
+    pid: int
+    state: Literal["starting", "idle", "busy", "terminating"]
+    since_s: float
+
+
+def expendable(replicas: Iterable[Candidate], surplus: int) -> list[int]:
+    """The replicas to end when `surplus` are too many, by pid; never a busy one.
+
+    First those that are still starting, the newest first; then idle ones, the longest idle
+    first. Fewer than `surplus` when the others are busy: they are asked about again later.
+    """
+    starting = [each for each in replicas if each.state == "starting"]
+    idle = [each for each in replicas if each.state == "idle"]
+    starting.sort(key=lambda each: -each.since_s)
+    idle.sort(key=lambda each: each.since_s)
+    return [each.pid for each in (*starting, *idle)[: max(0, surplus)]]
