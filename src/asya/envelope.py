@@ -104,9 +104,18 @@ class Envelope:
         extra: Top-level fields that are not ours, raw, in their order.
     """
 
-    __slots__ = ("extra", "headers", "id", "parent_id", "payload", "route", "status", "status_extra")
+    __slots__ = (
+        "extra",
+        "headers",
+        "id",
+        "parent_id",
+        "payload",
+        "route",
+        "status",
+        "status_extra",
+    )
 
-    def __init__(  # noqa: PLR0913  the fields of the wire form
+    def __init__(
         self,
         id: str,  # noqa: A002  the name on the wire
         route: Route,
@@ -280,7 +289,7 @@ def encode(envelope: Envelope) -> bytes:
     return bytes(out)
 
 
-def new_envelope(  # noqa: PLR0913  a constructor of the wire form
+def new_envelope(
     actors: list[str],
     payload: Raw,
     *,

@@ -80,7 +80,7 @@ _NO_RETRY: Final = Policy()
 
 def _matches(pattern: str, name: str) -> bool:
     if "." in pattern:
-        return pattern == name or pattern == f"builtins.{name}"
+        return pattern in (name, f"builtins.{name}")
     return pattern == name.rpartition(".")[2]
 
 

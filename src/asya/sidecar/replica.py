@@ -1,0 +1,344 @@
+"""One runtime, as the sidecar sees it: the connection, its calls, and what they emit.
+
+The runtime dials in; frames are those of `asya.runtime.protocol` (docs/explanation/socket.md).
+This file knows frames and calls, not envelopes' rules: it hands whole outcomes to its `Owner`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import Raw
+
+from asya.envelope import Envelope, ErrorInfo, route_problem
+from asya.errors import ProtocolError
+from asya.sidecar.outcome import NO_CHANGES, Changes, Frame
+
+PROTOCOL_VERSION: Final = 1
+FRAME_MAX: Final = 256 * 1024 * 1024
+"""The largest frame on the socket, in bytes."""
+
+_HEAD: Final = struct.Struct(">II")
+
+
+class _Header(msgspec.Struct):
+    k: str
+    id: int = 0
+    parts: list[int] = []
+    v: int = 0
+    pid: int = 0
+    concurrency: int = 1
+    frames: int = 0
+    cooperative: bool = False
+    next: list[str] | None = None
+    set: dict[str, Raw] | None = None
+    del_: list[str] | None = msgspec.field(default=None, name="del")
+    status: dict[str, Raw] | None = None
+    error: ErrorInfo | None = None
+
+
+class _CallEnvelope(msgspec.Struct, omit_defaults=True):
+    id: str
+    route: Any
+    headers: dict[str, Raw]
+    status: Any
+    parent_id: str | None = None
+
+
+class _CallHeader(msgspec.Struct):
+    k: str
+    id: int
+    kind: str
+    envelope: _CallEnvelope
+    parts: list[int]
+
+
+_decode_header = msgspec.json.Decoder(_Header).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def pack(header: Any, *parts: bytes | Raw) -> bytes:
+    """One frame: lengths, header, parts."""
+    head = _encode(header)
+    body = b"".join(parts)
+    return _HEAD.pack(4 + len(head) + len(body), len(head)) + head + body
+
+
+class CallEvents(Protocol):
+    """What a call tells the work it belongs to, always in the event loop."""
+
+    def on_frame(self, frame: Frame) -> None:
+        """The handler emitted a payload."""
+
+    def on_fly(self, data: Raw) -> None:
+        """The handler streamed a value to those who watch."""
+
+    def on_running(self) -> None:
+        """The runtime begins to work on it, as far as can be known from here."""
+
+    def on_done(self, changes: Changes) -> None:
+        """The handler ended well; `changes` are those in effect at its end."""
+
+    def on_error(self, error: ErrorInfo) -> None:
+        """The handler raised."""
+
+    def on_canceled(self) -> None:
+        """The handler gave way to a cancel."""
+
+    def on_lost(self, blamed: bool) -> None:
+        """The runtime is gone. `blamed`: it worked on this call, and nobody had asked for its end."""
+
+
+class Owner(Protocol):
+    """Whoever the replicas belong to."""
+
+    def replica_ready(self, replica: Replica) -> None:
+        """The handler is loaded."""
+
+    def replica_failed(self, pid: int, error: ErrorInfo) -> None:
+        """The handler cannot be loaded; the runtime ends."""
+
+    def replica_freed(self, replica: Replica) -> None:
+        """A call ended, or the replica wants no more calls."""
+
+    def replica_gone(self, replica: Replica) -> None:
+        """The connection is over. Its calls have been told."""
+
+    def now(self) -> datetime:
+        """The wall time."""
+
+
+@dataclass(slots=True)
+class _Call:
+    events: CallEvents
+    running: bool = False
+
+
+@dataclass(eq=False)
+class Replica(asyncio.Protocol):
+    """A connected runtime.
+
+    Attributes:
+        pid: Of its process; 0 before the hello.
+        concurrency: Calls it works on at a time.
+        cooperative: Its handler is async and can be asked to stop.
+        terminating: It wants no more calls.
+        reserved: Kept free for a message that must run alone.
+        since: When it became busy or idle.
+    """
+
+    owner: Owner
+    pid: int = 0
+    concurrency: int = 1
+    cooperative: bool = False
+    ready: bool = False
+    terminating: bool = False
+    reserved: bool = False
+    killed: bool = False
+    since: datetime | None = None
+    _calls: dict[int, _Call] = field(default_factory=dict)
+    _last_call: int = 0
+    _buffer: bytearray = field(default_factory=bytearray)
+    _transport: asyncio.Transport | None = None
+    _gone: asyncio.Event = field(default_factory=asyncio.Event)
+    _holds: int = 0
+
+    # -- what the sidecar asks of it --------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that were given and are not answered."""
+        return len(self._calls)
+
+    @property
+    def open(self) -> bool:
+        """Whether calls may be given to it."""
+        return self.ready and not self.terminating and not self.killed
+
+    def call(self, envelope: Envelope, events: CallEvents) -> int:
+        """Give it an envelope; returns the number of the call."""
+        assert self._transport is not None
+        self._last_call += 1
+        number = self._last_call
+        if not self._calls:
+            self.since = self.owner.now()
+        self._calls[number] = _Call(events)
+        status: Any = envelope.status
+        if envelope.status_extra:
+            status = msgspec.to_builtins(status) | envelope.status_extra
+        about = _CallEnvelope(
+            envelope.id, envelope.route, envelope.headers, status, envelope.parent_id
+        )
+        header = _CallHeader("call", number, "handle", about, [len(memoryview(envelope.payload))])
+        self._transport.write(pack(header, envelope.payload))
+        self._promote()
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Ask an async handler to stop."""
+        self._send({"k": "cancel", "id": number})
+
+    def bye(self) -> None:
+        """Tell it that its last call is done: it ends."""
+        self.terminating = True
+        self._send({"k": "bye"})
+
+    def mark_killed(self) -> None:
+        """Its end is our doing: nobody but the culprit is blamed, and nothing more is given."""
+        self.killed = True
+
+    def hold(self) -> None:
+        """Stop reading from it until as many `release` calls: what it emits waits in the socket."""
+        self._holds += 1
+        if self._holds == 1 and self._transport is not None:
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        """Undo one `hold`."""
+        self._holds -= 1
+        if self._holds == 0 and self._transport is not None and not self._gone.is_set():
+            self._transport.resume_reading()
+
+    def abandon(self) -> None:
+        """Break the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_gone(self) -> None:
+        """Until the connection is over."""
+        await self._gone.wait()
+
+    def _send(self, header: dict[str, Any]) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(pack(header))
+
+    def _promote(self) -> None:
+        """The oldest `concurrency` calls are those it works on: it takes them in order."""
+        for call in itertools.islice(self._calls.values(), self.concurrency):
+            if not call.running:
+                call.running = True
+                call.events.on_running()
+
+    # -- what the connection tells it -------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A runtime has dialled in."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The runtime is gone."""
+        self._gone.set()
+        self.terminating = True
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            call.events.on_lost(call.running and not self.killed)
+        self.owner.replica_gone(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Cut the stream into frames."""
+        buffer = self._buffer
+        buffer += data
+        at, size = 0, len(buffer)
+        try:
+            while size - at >= 8:
+                length, head_length = _HEAD.unpack_from(buffer, at)
+                if length > FRAME_MAX or head_length + 4 > length:
+                    raise ProtocolError(f"a frame of {length} bytes (header {head_length})")
+                if size - at < 4 + length:
+                    break
+                start = at + 8
+                header = _decode_header(buffer[start : start + head_length])
+                self._dispatch(header, bytes(buffer[start + head_length : at + 4 + length]))
+                at += 4 + length
+        except (ProtocolError, msgspec.DecodeError) as error:
+            self._refuse(error)
+            return
+        del buffer[:at]
+
+    def _refuse(self, error: Exception) -> None:
+        self._buffer.clear()
+        info = ErrorInfo(type="asya.errors.ProtocolError", message=str(error))
+        self.owner.replica_failed(self.pid, info)
+        self.abandon()
+
+    def _dispatch(self, header: _Header, parts: bytes) -> None:
+        handle = _KINDS.get(header.k)
+        if handle is not None:
+            handle(self, header, parts)
+
+    def _on_hello(self, header: _Header, parts: bytes) -> None:
+        if header.v != PROTOCOL_VERSION:
+            raise ProtocolError(f"protocol version {header.v}, expected {PROTOCOL_VERSION}")
+        self.pid = header.pid
+        self.concurrency = max(1, header.concurrency)
+        self.cooperative = header.cooperative
+        self.ready = True
+        self.since = self.owner.now()
+        self.owner.replica_ready(self)
+
+    def _on_failed(self, header: _Header, parts: bytes) -> None:
+        self.pid = header.pid
+        self.owner.replica_failed(header.pid, header.error or ErrorInfo(type="unknown"))
+
+    def _on_frame(self, header: _Header, parts: bytes) -> None:
+        call = self._calls.get(header.id)
+        if call is not None:
+            call.events.on_frame(Frame(Raw(parts), _changes(header)))
+
+    def _on_fly(self, header: _Header, parts: bytes) -> None:
+        call = self._calls.get(header.id)
+        if call is not None:
+            call.events.on_fly(Raw(parts))
+
+    def _on_done(self, header: _Header, parts: bytes) -> None:
+        changes = _changes(header)
+        self._end_call(header.id, lambda events: events.on_done(changes))
+
+    def _on_error(self, header: _Header, parts: bytes) -> None:
+        error = header.error or ErrorInfo(type="unknown", message="no error was given")
+        self._end_call(header.id, lambda events: events.on_error(error))
+
+    def _on_canceled(self, header: _Header, parts: bytes) -> None:
+        self._end_call(header.id, lambda events: events.on_canceled())
+
+    def _on_terminating(self, header: _Header, parts: bytes) -> None:
+        self.terminating = True
+        self.owner.replica_freed(self)
+
+    def _end_call(self, number: int, tell: Callable[[CallEvents], None]) -> None:
+        call = self._calls.pop(number, None)
+        if call is None:
+            return
+        tell(call.events)
+        self._promote()
+        if not self._calls:
+            self.since = self.owner.now()
+        self.owner.replica_freed(self)
+
+
+_KINDS: Final[dict[str, Callable[[Replica, _Header, bytes], None]]] = {
+    "hello": Replica._on_hello,  # noqa: SLF001  the table of this class
+    "failed": Replica._on_failed,  # noqa: SLF001
+    "frame": Replica._on_frame,  # noqa: SLF001
+    "fly": Replica._on_fly,  # noqa: SLF001
+    "done": Replica._on_done,  # noqa: SLF001
+    "error": Replica._on_error,  # noqa: SLF001
+    "canceled": Replica._on_canceled,  # noqa: SLF001
+    "terminating": Replica._on_terminating,  # noqa: SLF001
+}
+
+
+def _changes(header: _Header) -> Changes:
+    if header.next is None and header.set is None and header.del_ is None and not header.status:
+        return NO_CHANGES
+    if header.next is not None and (problem := route_problem(header.next)):
+        raise ProtocolError(f"a runtime sent a route that its own check should refuse: {problem}")
+    return Changes(header.next, header.set or {}, header.del_ or [], header.status or {})

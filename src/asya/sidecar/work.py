@@ -1,0 +1,322 @@
+"""One message in a sidecar: from its delivery to its ack.
+
+Collects what the handler emits (all or nothing, up to a bound), keeps the time, and turns the end
+of the call into an outcome. The rules are in `decide`; sending is the sidecar's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Raw
+
+from asya.clock import seconds_until, to_rfc3339
+from asya.envelope import DEATHS_HEADER, FLOW_HEADER, Envelope, ErrorInfo
+from asya.events import Content, Flown, HopEnded, HopStarted
+from asya.sidecar import decide as rules
+from asya.sidecar.outcome import (
+    Canceled,
+    Changes,
+    Frame,
+    Lost,
+    Outcome,
+    Raised,
+    Returned,
+    error_info,
+)
+
+if TYPE_CHECKING:
+    from asya.sidecar.replica import Replica
+    from asya.sidecar.sidecar import Sidecar
+    from asya.transports.base import Delivery
+
+FRAMES_MAX: Final = 256
+"""Frames kept back until the handler has ended; past this they flow as they come."""
+
+BYTES_MAX: Final = 8 * 1024 * 1024
+"""The same bound in bytes."""
+
+FLOWING_MAX: Final = 64
+"""Publishes under way for one call past the bound; then its runtime has to wait."""
+
+YIELD_S: Final = 1.0
+"""How long an async handler may take to give way before its process is killed."""
+
+
+class Work:
+    """A message that this sidecar holds. Implements `replica.CallEvents`.
+
+    Attributes:
+        envelope: The message, decoded.
+        delivery: The broker's handle on it.
+        alone: It was given out before, and runs without neighbours.
+        canceled: Its end is not wanted any more.
+        held_since: Loop time of the last lease.
+    """
+
+    __slots__ = (
+        "_buffered", "_by_deadline", "_extra", "_flowing", "_fly_seq", "_frames", "_index",
+        "_limit_s", "_refused", "_stopping", "_timer", "alone", "canceled", "delivery", "envelope",
+        "held_since", "number", "replica", "sidecar", "started_s",
+    )  # fmt: skip
+
+    def __init__(self, sidecar: Sidecar, delivery: Delivery, envelope: Envelope) -> None:
+        self.sidecar = sidecar
+        self.delivery = delivery
+        self.envelope = envelope
+        self.alone = delivery.delivery_count > 1 or DEATHS_HEADER in envelope.headers
+        self.held_since = sidecar.loop_time()
+        self.canceled = False
+        self.replica: Replica | None = None
+        self.number = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.started_s = 0.0
+        self._frames: list[Frame] = []
+        self._buffered = 0
+        self._index = 0
+        self._flowing: set[asyncio.Task[None]] = set()
+        self._extra = False
+        self._refused: Raised | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._limit_s = 0.0
+        self._by_deadline = False
+        self._stopping: Outcome | None = None
+        self._fly_seq = 0
+
+    @property
+    def deaths(self) -> int:
+        """Processes that died with this message so far."""
+        return deaths_before(self.envelope) + self.delivery.delivery_count - 1
+
+    @property
+    def running(self) -> bool:
+        """Whether a runtime has begun to work on it."""
+        return self.started_s > 0
+
+    def begin(self, replica: Replica) -> None:
+        """Give it to a replica."""
+        self._reset()
+        self.replica = replica
+        self.number = replica.call(self.envelope, self)
+
+    # -- the call's events ------------------------------------------------------------------------
+
+    def on_running(self) -> None:
+        """The time begins to count."""
+        sidecar = self.sidecar
+        self.started_s = sidecar.loop_time()
+        now = sidecar.now()
+        limit = sidecar.config.resiliency.actor_timeout_s
+        deadline = self.envelope.deadline
+        if deadline is not None:
+            left = seconds_until(deadline, now)
+            self._by_deadline = left < limit
+            limit = max(0.0, min(limit, left))
+        self._limit_s = limit
+        self._timer = sidecar.call_later(limit, self._overrun)
+        sidecar.emit(self._started(now))
+
+    def on_frame(self, frame: Frame) -> None:
+        """Keep a frame back, or send it on where the bound is passed."""
+        if self._refused is not None or self._stopping is not None:
+            return
+        size = len(memoryview(frame.payload))
+        limit = self.sidecar.config.payload_max_bytes
+        if size > limit:
+            self._refused = rules.too_large(self.sidecar.config.actor, size, limit)
+            self._frames.clear()
+            return
+        self._index += 1
+        if self._extra:
+            self._flow(frame, self._index - 1)
+            return
+        self._frames.append(frame)
+        self._buffered += size
+        if len(self._frames) > FRAMES_MAX or self._buffered > BYTES_MAX:
+            self._open_the_flow()
+
+    def _open_the_flow(self) -> None:
+        """Past the bound, send on what was kept back, all but frame 0.
+
+        That one keeps the envelope's id, and while the handler runs (and may yet fail) there must
+        be one place only where that envelope is.
+        """
+        self._extra = True
+        kept, self._frames = self._frames, self._frames[:1]
+        for index, frame in enumerate(kept[1:], start=1):
+            self._flow(frame, index)
+
+    def _flow(self, frame: Frame, index: int) -> None:
+        sidecar, replica = self.sidecar, self.replica
+        assert replica is not None
+        send = rules.forward(self.envelope, frame, index, True, sidecar.now())
+        task = asyncio.ensure_future(sidecar.perform_child(send, self.envelope))
+        self._flowing.add(task)
+        if len(self._flowing) == FLOWING_MAX:
+            replica.hold()
+        task.add_done_callback(self._flowed)
+
+    def _flowed(self, task: asyncio.Task[None]) -> None:
+        full = len(self._flowing) >= FLOWING_MAX
+        self._flowing.discard(task)
+        if full and len(self._flowing) < FLOWING_MAX and self.replica is not None:
+            self.replica.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._refused = self._refused or Raised(error_info(error))
+
+    def on_fly(self, data: Raw) -> None:
+        """Pass it on at once."""
+        self._fly_seq += 1
+        self.sidecar.emit(
+            Flown(
+                self.envelope.id,
+                self.envelope.root,
+                self.sidecar.config.actor,
+                self._fly_seq,
+                to_rfc3339(self.sidecar.now()),
+                data,
+            )
+        )
+
+    def on_done(self, changes: Changes) -> None:
+        """The handler ended well."""
+        if self._refused is not None:
+            self._end(self._refused)
+        else:
+            frames = self._frames
+            self._end(Returned(frames, self._extra or len(frames) > 1, changes))
+
+    def on_error(self, error: ErrorInfo) -> None:
+        """The handler raised."""
+        self._end(self._refused or Raised(error))
+
+    def on_canceled(self) -> None:
+        """An async handler gave way, after a cancel or after its time was over."""
+        self._end(self._stopping or Canceled())
+
+    def on_lost(self, blamed: bool) -> None:
+        """The runtime is gone."""
+        if self._stopping is not None:
+            self._end(self._stopping)
+        elif blamed:
+            replica = self.replica
+            pid = replica.pid if replica else 0
+            self._end(Lost(self.deaths + 1, f"the runtime (pid {pid}) died while it worked on it"))
+        else:
+            self._clear_timer()
+            self.replica = None
+            self.sidecar.put_back(self)
+
+    def _end(self, outcome: Outcome) -> None:
+        self._clear_timer()
+        if self.canceled:
+            outcome = Canceled()
+        elif self._stopping is not None and not isinstance(outcome, Lost):
+            outcome = self._stopping
+        self.sidecar.finish(self, outcome, set(self._flowing))
+
+    # -- time and cancel --------------------------------------------------------------------------
+
+    def _overrun(self) -> None:
+        actor = self.sidecar.config.actor
+        self._stop(rules.timed_out(actor, self._limit_s, self._by_deadline))
+
+    def cancel(self) -> None:
+        """Somebody canceled it: a running handler is stopped, the message ends."""
+        if self.canceled:
+            return
+        self.canceled = True
+        if self.running:
+            self._stop(Canceled())
+
+    def _stop(self, outcome: Outcome) -> None:
+        """Stop the handler for sure: ask an async one, kill the process of any other."""
+        if self._stopping is not None:
+            return
+        self._stopping = outcome
+        replica = self.replica
+        assert replica is not None
+        self._clear_timer()
+        if replica.cooperative:
+            replica.cancel(self.number)
+            self._timer = self.sidecar.call_later(YIELD_S, self._kill)
+        else:
+            self._kill()
+
+    def _kill(self) -> None:
+        assert self.replica is not None
+        self.sidecar.kill_replica(self.replica)
+
+    def _clear_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- events -----------------------------------------------------------------------------------
+
+    def _started(self, now: datetime) -> HopStarted:
+        envelope = self.envelope
+        return HopStarted(
+            envelope.id,
+            envelope.hop,
+            self.sidecar.config.actor,
+            envelope.status.attempt,
+            to_rfc3339(now),
+            envelope.root,
+            envelope.route,
+            envelope.status.updated_at,
+            self.replica.pid if self.replica else None,
+            envelope.parent_id,
+            envelope.header_text(FLOW_HEADER) if FLOW_HEADER in envelope.headers else None,
+            content(envelope.payload),
+        )
+
+    def ended(self, outcome: Outcome, sends: list[rules.Send], now: datetime) -> HopEnded:
+        """The event that closes this hop."""
+        first = sends[0] if sends else None
+        route = first.envelope.route if first else self.envelope.route
+        state, error, retry_at = self._state(outcome, first, now)
+        body = content(first.envelope.payload) if isinstance(outcome, Returned) and first else None
+        return HopEnded(
+            self.envelope.id,
+            self.envelope.hop,
+            self.sidecar.config.actor,
+            self.envelope.status.attempt,
+            to_rfc3339(now),
+            state,
+            route,
+            error,
+            retry_at,
+            body,
+        )
+
+    def _state(
+        self, outcome: Outcome, first: rules.Send | None, now: datetime
+    ) -> tuple[str, ErrorInfo | None, str | None]:
+        if isinstance(outcome, Returned):
+            return "succeeded", None, None
+        if isinstance(outcome, Canceled):
+            return "canceled", None, None
+        if first is None:
+            return "lost", None, None
+        sent = first.envelope
+        if sent.route.curr == self.envelope.route.curr:
+            return "retrying", sent.status.error, to_rfc3339(first.not_before or now)
+        return "failed", sent.status.error, None
+
+
+def deaths_before(envelope: Envelope) -> int:
+    """Deaths counted before the message was last published, from its header."""
+    value = envelope.header(DEATHS_HEADER, 0) if DEATHS_HEADER in envelope.headers else 0
+    return value if isinstance(value, int) else 0
+
+
+def content(payload: Raw) -> Content:
+    """Size and SHA-256 of a payload."""
+    view = memoryview(payload)
+    return Content(len(view), hashlib.sha256(view).hexdigest())
