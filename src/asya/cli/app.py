@@ -1,0 +1,144 @@
+"""Picks the command, runs it, and turns errors into one text and an exit code.
+
+Only the module of the command that runs is imported: `asya --help` needs neither Typer nor any
+broker or web library. A command is a plain function that Typer reads; it raises `AsyaError` for
+what went wrong and `typer.Exit` for a result that is not a success. Called by the console script
+`asya` and by `python -m asya`.
+
+Exit codes: 0 done, 1 the envelope failed, 2 wrong use, 3 mesh not reachable, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, NoReturn
+
+from asya import __version__
+from asya.errors import AsyaError, MeshUnreachable, UsageError, nearest
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
+EXIT_INTERRUPTED: Final = 130
+
+
+class Command(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        target: Where the function is: `module:function`.
+        summary: The first sentence of its docstring; a test holds the two together.
+        typed: Typer reads the function's signature; else it is given the list of arguments.
+    """
+
+    target: str
+    summary: str
+    typed: bool = True
+
+
+COMMANDS: Final = {
+    "init": Command("asya.cli.init:init", "Make a small project in a new folder."),
+    "up": Command("asya.cli.up:up", "Run the whole mesh on this machine."),
+    "call": Command("asya.cli.call:call", "Send a payload, show how it goes, print the result."),
+    "send": Command("asya.cli.send:send", "Send a payload and print the envelope's id."),
+    "watch": Command("asya.cli.watch:watch", "Follow an envelope to its end, print the result."),
+    "cancel": Command("asya.cli.cancel:cancel", "Cancel an envelope and its children."),
+    "ps": Command("asya.cli.ps:ps", "List the actors that run, their queues and replicas."),
+    "logs": Command("asya.cli.logs:logs", "Print the log of an actor."),
+    "validate": Command("asya.cli.validate:validate", "Check manifests and settings."),
+    "schema": Command("asya.cli.schema:schema", "Print the JSON Schema of a kind."),
+    "runtime": Command("asya.cli.runtime:runtime", "Run one replica of an actor.", typed=False),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command that the arguments name, and exit the process."""
+    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command that the arguments name.
+
+    Returns:
+        The exit code. The text of an error has been written to stderr.
+    """
+    try:
+        return _run(arguments)
+    except AsyaError as error:
+        print(f"asya: {error}", file=sys.stderr)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`asya ps | head`). Nothing may be written any more,
+        # not even by the interpreter's flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def exit_code(error: AsyaError) -> int:
+    """The exit code that tells of this error."""
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    if isinstance(error, MeshUnreachable):
+        return EXIT_UNREACHABLE
+    return EXIT_FAILED
+
+
+def overview() -> str:
+    """What `asya --help` prints."""
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Usage: asya COMMAND [ARGUMENTS]…",
+            "",
+            "Asya runs plain Python functions as actors with durable queues.",
+            "",
+            "Commands:",
+            *rows,
+            "",
+            "`asya COMMAND --help` explains one. `asya --version` prints the version.",
+        ]
+    )
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in {"--help", "-h", "help"}:
+        print(overview())
+        return 0 if arguments else EXIT_USAGE
+    name = arguments[0]
+    if name in {"--version", "-V"}:
+        print(f"asya {__version__}")
+        return 0
+    command = COMMANDS.get(name)
+    if command is None:
+        close = nearest(name, COMMANDS)
+        hint = f"did you mean {close}?" if close else "`asya --help` lists them."
+        raise UsageError(f"{name!r} is no command; {hint}")
+    if command.typed:
+        return _invoke(name, load(command), arguments[1:])
+    load(command)(list(arguments[1:]))
+    return 0
+
+
+def load(command: Command) -> Callable[..., None]:
+    """The function of a command; imports its module."""
+    module, _, attribute = command.target.partition(":")
+    function: Callable[..., None] = getattr(importlib.import_module(module), attribute)
+    return function
+
+
+def _invoke(name: str, function: Callable[..., None], arguments: Sequence[str]) -> int:
+    import typer
+
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    app.command()(function)
+    try:
+        app(list(arguments), prog_name=f"asya {name}")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_FAILED
+    return 0

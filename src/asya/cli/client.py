@@ -1,0 +1,267 @@
+"""The client side of the gateway's HTTP face, for the commands that talk to a mesh.
+
+Standard library only, because a command should start in a tenth of a second. Blocking: a command
+does one thing, and `call -f` uses threads. Connections are made per request; on loopback that
+costs less than keeping count of them. Called by call, send, watch, cancel, ps and logs.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, urlsplit
+
+from asya.errors import MeshUnreachable, UsageError
+
+REQUEST_TIMEOUT_S: Final = 30.0
+"""How long an answer may take, apart from the time that a request asks the gateway to wait."""
+
+STREAM_SILENCE_MAX_S: Final = 45.0
+"""A stream that is silent for longer is dead: the gateway sends a comment every 15 s."""
+
+RECONNECT_MAX_S: Final = 30.0
+"""How long a broken stream is tried again before the mesh counts as gone."""
+
+BUSY_MAX_S: Final = 600.0
+"""How long a mesh that answers 429 (queues are full) is asked again."""
+
+MESH_FILE: Final = Path(".asya") / "mesh.json"
+"""Written by `asya up` into the project's folder: `{"pid": …, "url": …}`."""
+
+
+TERMINAL: Final = frozenset({"succeeded", "failed", "canceled"})
+"""The statuses, as clients see them, that are final."""
+
+
+class ServerEvent(NamedTuple):
+    """One event of a stream: its id, its name, and the decoded JSON it carries."""
+
+    id: str
+    name: str
+    data: Any
+
+
+def is_end(event: ServerEvent) -> bool:
+    """Whether nothing can follow this event."""
+    return event.name == "status" and event.data.get("status") in TERMINAL
+
+
+class Answer(NamedTuple):
+    """What the gateway answered: the HTTP status and the decoded body, None when it was empty."""
+
+    status: int
+    body: Any
+
+
+def find_mesh(url: str | None, folder: Path) -> str:
+    """The address of the mesh: `url` when given, else the one that runs from `folder`.
+
+    A mesh is looked for in the folder and in its parents. A record that a dead process left is
+    passed over.
+
+    Raises:
+        MeshUnreachable: None runs there.
+    """
+    if url:
+        return url
+    for place in (folder, *folder.parents):
+        record = _read_record(place / MESH_FILE)
+        if record is not None:
+            return record
+    raise MeshUnreachable(
+        f"no mesh runs in {folder}; start one with `asya up`, "
+        "or name one with --url or the variable ASYA_URL"
+    )
+
+
+def _read_record(path: Path) -> str | None:
+    try:
+        record = json.loads(path.read_bytes())
+        pid, url = int(record["pid"]), str(record["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # it lives, under another user
+    return url
+
+
+class MeshClient:
+    """Talks to one gateway.
+
+    Every method raises `MeshUnreachable` when nothing answers or the mesh cannot work now (5xx),
+    and `UsageError` with the gateway's own words when it refuses (4xx).
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise UsageError(f"{url!r} is no address of a mesh; one looks like http://HOST:PORT")
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._secure = parts.scheme == "https"
+        self._netloc = parts.netloc
+        self._base = parts.path.rstrip("/")
+
+    def get(self, path: str) -> Any:
+        """The decoded body of a GET."""
+        return self._ask("GET", path).body
+
+    def post(self, path: str, body: bytes, *, wait_s: float = 0.0) -> Answer:
+        """POST a JSON body; a mesh whose queues are full (429) is asked again for a while.
+
+        Args:
+            path: Path and query.
+            body: JSON.
+            wait_s: How long the gateway was asked to hold the answer back.
+        """
+        give_up = time.monotonic() + BUSY_MAX_S
+        while True:
+            answer, retry_after_s = self._exchange("POST", path, body, wait_s)
+            if answer.status != http.client.TOO_MANY_REQUESTS or time.monotonic() > give_up:
+                return self._checked(answer)
+            time.sleep(retry_after_s)
+
+    def delete(self, path: str) -> None:
+        """DELETE a resource."""
+        self._ask("DELETE", path)
+
+    def events(self, envelope_id: str) -> Iterator[ServerEvent]:
+        """The events of an envelope, history first, until its terminal one.
+
+        A stream that breaks is taken up again after the last event seen.
+        """
+        path = f"/v1/envelopes/{quote(envelope_id, safe='')}/events"
+        last_id = ""
+        alive = time.monotonic()
+        while True:
+            try:
+                for event in self._stream(path, last_id):
+                    alive = time.monotonic()
+                    last_id = event.id or last_id
+                    yield event
+                    if is_end(event):
+                        return
+                raise ConnectionError("the stream ended before the envelope did")
+            except (OSError, http.client.HTTPException) as error:
+                if time.monotonic() - alive > RECONNECT_MAX_S:
+                    raise self._unreachable(error) from error
+                time.sleep(0.5)
+
+    def _stream(self, path: str, last_id: str) -> Iterator[ServerEvent]:
+        connection = self._connection(STREAM_SILENCE_MAX_S)
+        try:
+            headers = {"Accept": "text/event-stream"}
+            if last_id:
+                headers["Last-Event-ID"] = last_id
+            connection.request("GET", self._base + path, headers=headers)
+            response = connection.getresponse()
+            if response.status != http.client.OK:
+                self._checked(_read(response))
+            yield from parse_stream(response)
+        finally:
+            connection.close()
+
+    def _ask(self, method: str, path: str) -> Answer:
+        return self._checked(self._exchange(method, path, None, 0.0)[0])
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, wait_s: float
+    ) -> tuple[Answer, float]:
+        connection = self._connection(REQUEST_TIMEOUT_S + wait_s)
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            connection.request(method, self._base + path, body=body, headers=headers)
+            response = connection.getresponse()
+            return _read(response), _seconds(response.headers.get("Retry-After"))
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        return kind(self._netloc, timeout=timeout_s)
+
+    def _unreachable(self, error: Exception) -> MeshUnreachable:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return MeshUnreachable(
+            f"no mesh answers at {self.url} ({reason}); start one with `asya up`, "
+            "or name one with --url or the variable ASYA_URL"
+        )
+
+    def _checked(self, answer: Answer) -> Answer:
+        if answer.status < 400:
+            return answer
+        text = _problem_text(answer)
+        if answer.status >= 500:
+            raise MeshUnreachable(f"the mesh at {self.url} cannot do this now: {text}")
+        raise UsageError(text)
+
+
+def parse_stream(lines: Iterator[bytes] | http.client.HTTPResponse) -> Iterator[ServerEvent]:
+    """The events in the lines of a `text/event-stream`; comments and empty events are skipped.
+
+    Raises:
+        ConnectionError: The lines ended inside an event.
+    """
+    event_id, name, data = "", "message", list[str]()
+    for raw in lines:
+        line = raw.decode("utf-8").rstrip("\r\n")
+        if not line:
+            if data:
+                yield ServerEvent(event_id, name, json.loads("\n".join(data)))
+            name, data = "message", []
+            continue
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "id":
+            event_id = value
+        elif field == "event":
+            name = value
+        elif field == "data":
+            data.append(value)
+    if data:
+        raise ConnectionError("the stream ended inside an event")
+
+
+def _read(response: http.client.HTTPResponse) -> Answer:
+    body = response.read()
+    if not body:
+        return Answer(response.status, None)
+    try:
+        return Answer(response.status, json.loads(body))
+    except ValueError:
+        return Answer(response.status, body.decode("utf-8", "replace").strip())
+
+
+def _seconds(retry_after: str | None) -> float:
+    """The header's seconds, within bounds: it says how long to wait before the next try."""
+    try:
+        return min(max(float(retry_after or "1"), 0.1), 60.0)
+    except ValueError:
+        return 1.0
+
+
+def _problem_text(answer: Answer) -> str:
+    """What an RFC 9457 problem document says, in one text."""
+    if not isinstance(answer.body, dict):
+        return f"HTTP {answer.status}: {answer.body or 'no explanation'}"
+    title, detail = answer.body.get("title"), answer.body.get("detail")
+    lines = [str(detail or title or f"HTTP {answer.status}")]
+    for problem in answer.body.get("errors") or []:
+        if isinstance(problem, dict):
+            path, message = problem.get("path", ""), problem.get("message") or problem.get("detail")
+            lines.append(f"  {path}: {message}" if path else f"  {message}")
+        else:
+            lines.append(f"  {problem}")
+    return "\n".join(lines)

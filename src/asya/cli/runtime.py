@@ -1,0 +1,17 @@
+"""`asya runtime`: one replica, as a container runs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+
+def runtime(arguments: list[str]) -> NoReturn:
+    """Run one replica of an actor.
+
+    This process becomes the runtime: it reads its own arguments and `ASYA_*` variables, and needs
+    nothing of this command line (`docs/reference/handlers.md`).
+    """
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "asya.runtime", *arguments])
