@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asya.crew.end import finished
 from asya.envelope import Envelope, encode
 from asya.events import DeadLetter, Ledger
 
@@ -18,8 +19,6 @@ class Sump:
         Raises:
             StoreError: Not stored. Try again.
         """
-        from asya.crew.sink import finished
-
         status = envelope.status
         letter = DeadLetter(
             id=envelope.id,
