@@ -22,6 +22,7 @@
     ├── PayloadTooLarge           a frame over the limit on payloads
     ├── UnknownActor              a route names an actor that has no queue
     ├── StoreError                the task store refused; a retry helps
+    │   └── StoreFull             its disk is full; a retry helps once there is room
     └── MeshUnreachable           no gateway answers at the address
 
 The text of an error says what was wrong, where, and what to do. Errors of drivers are wrapped at
@@ -131,6 +132,10 @@ class UnknownActor(AsyaError):
 
 class StoreError(AsyaError):
     """The task store could not read or write."""
+
+
+class StoreFull(StoreError):
+    """The disk of the task store is full."""
 
 
 class MeshUnreachable(AsyaError):
