@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,11 @@ class Consumer(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Take no more messages. Every message that the broker has handed out and `on_delivery`
-        has not seen is given back at once; deliveries already seen can still be settled."""
+        """Take no more messages.
+
+        Every message that the broker has handed out and `on_delivery` has not seen is given back
+        at once; deliveries already seen can still be settled.
+        """
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,12 @@ class Transport(ABC):
     All methods raise `TransportUnavailable` when the broker does not answer in time, and
     `TransportError` when it refuses. A transport reconnects by itself, for ever, and consumers
     go on by themselves.
+
+    Attributes:
+        capabilities: Of the class with its defaults; of an instance with what it was made with.
     """
 
-    capabilities: ClassVar[Capabilities]
+    capabilities: Capabilities
 
     @abstractmethod
     async def connect(self) -> None:
