@@ -11,7 +11,7 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -36,6 +36,22 @@ MESH_FILE: Final = Path(".asya") / "mesh.json"
 
 TERMINAL: Final = frozenset({"succeeded", "failed", "canceled"})
 """The statuses, as clients see them, that are final."""
+
+
+class Refused(UsageError):
+    """The gateway refused a request (4xx).
+
+    Attributes:
+        problem: The problem document, or an empty mapping.
+    """
+
+    def __init__(self, text: str, problem: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        self.problem = problem
+
+    def is_about(self, name: str) -> bool:
+        """Whether the problem is the one of this name (`unknown-flow`)."""
+        return self.problem.get("type") == f"urn:asya:problem:{name}"
 
 
 class ServerEvent(NamedTuple):
@@ -98,7 +114,7 @@ class MeshClient:
     """Talks to one gateway.
 
     Every method raises `MeshUnreachable` when nothing answers or the mesh cannot work now (5xx),
-    and `UsageError` with the gateway's own words when it refuses (4xx).
+    and `Refused` with the gateway's own words when it refuses (4xx).
     """
 
     def __init__(self, url: str) -> None:
@@ -205,7 +221,7 @@ class MeshClient:
         text = _problem_text(answer)
         if answer.status >= 500:
             raise MeshUnreachable(f"the mesh at {self.url} cannot do this now: {text}")
-        raise UsageError(text)
+        raise Refused(text, answer.body if isinstance(answer.body, dict) else {})
 
 
 def parse_stream(lines: Iterator[bytes] | http.client.HTTPResponse) -> Iterator[ServerEvent]:
@@ -258,10 +274,5 @@ def _problem_text(answer: Answer) -> str:
         return f"HTTP {answer.status}: {answer.body or 'no explanation'}"
     title, detail = answer.body.get("title"), answer.body.get("detail")
     lines = [str(detail or title or f"HTTP {answer.status}")]
-    for problem in answer.body.get("errors") or []:
-        if isinstance(problem, dict):
-            path, message = problem.get("path", ""), problem.get("message") or problem.get("detail")
-            lines.append(f"  {path}: {message}" if path else f"  {message}")
-        else:
-            lines.append(f"  {problem}")
+    lines += [f"  {fault['path']}: {fault['message']}" for fault in answer.body.get("errors", ())]
     return "\n".join(lines)

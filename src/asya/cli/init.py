@@ -1,4 +1,4 @@
-"""`asya init NAME`: a small project that runs. Its files are those of the folder `starter`."""
+"""`asya init NAME`: a small project that runs, made of the files in the folder `starter`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,8 @@ import typer
 from asya.envelope import NAME_MAX, is_actor_name
 from asya.errors import UsageError
 
-FILES: Final = {
-    "README.md": "README.md",
-    "digest.yaml": "digest.yaml",
-    "flow.yaml": "flow.yaml",
-    "gitignore": ".gitignore",
-    "handlers.py": "handlers.py",
-    "normalize.yaml": "normalize.yaml",
-    "test_handlers.py": "test_handlers.py",
-}
-"""File of the starter → file of the project."""
+SUFFIX: Final = ".template"
+"""So that our own checks take the starter's files for what they are: text."""
 
 
 def init(
@@ -52,10 +44,8 @@ def make_project(folder: Path) -> None:
             raise UsageError(f"the folder {folder} is not empty; choose another name")
         folder.mkdir(parents=True, exist_ok=True)
         starter = resources.files("asya.cli") / "starter"
-        for source, target in FILES.items():
-            text = (starter / source).read_text(encoding="utf-8")
-            if source == "README.md":
-                text = text.format(name=folder.name)
-            (folder / target).write_text(text, encoding="utf-8")
+        for source in starter.iterdir():
+            text = source.read_text(encoding="utf-8").replace("{name}", folder.name)
+            (folder / source.name.removesuffix(SUFFIX)).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot make the project in {folder}: {error.strerror}") from error

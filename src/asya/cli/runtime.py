@@ -14,4 +14,5 @@ def runtime(arguments: list[str]) -> NoReturn:
     nothing of this command line (`docs/reference/handlers.md`).
     """
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "asya.runtime", *arguments])
+    command = [sys.executable, "-m", "asya.runtime", *arguments]
+    os.execv(sys.executable, command)  # noqa: S606  this process shall become that one

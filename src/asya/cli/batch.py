@@ -1,0 +1,135 @@
+"""`asya call -f FILE`: many payloads, so many at a time, results in the order of the lines.
+
+Memory is bounded by `AHEAD` lines per thread, whatever the size of the file: lines are read as
+they are needed, results leave as soon as all before them have left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import typer
+
+from asya.cli.app import EXIT_FAILED, EXIT_INTERRUPTED
+from asya.cli.display import NullDisplay
+from asya.cli.outcome import Sender, follow
+from asya.cli.payload import check_json
+from asya.errors import UsageError
+
+AHEAD: Final = 4
+"""Lines per thread that may wait behind a slow one."""
+
+WAIT_S: Final = 30
+"""How long the gateway holds one answer back before the event stream takes over."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The payloads of a file; `total` is None where they cannot be counted beforehand."""
+
+    payloads: Iterator[bytes]
+    total: int | None
+
+
+@contextmanager
+def open_lines(path: Path) -> Iterator[Lines]:
+    """The payloads in a file of JSON lines; `-` is stdin. Empty lines are passed over.
+
+    A regular file is checked whole before anything is sent.
+
+    Raises:
+        UsageError: The file cannot be read, or a line is not JSON.
+    """
+    if str(path) == "-":
+        yield Lines(_payloads(sys.stdin.buffer, "stdin"), None)
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    with file:
+        total = sum(1 for _ in _payloads(file, str(path))) if path.is_file() else None
+        if total is not None:
+            file.seek(0)
+        yield Lines(_payloads(file, str(path)), total)
+
+
+def _payloads(file: IO[bytes], name: str) -> Iterator[bytes]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield check_json(line.strip(), f"{name}, line {number},")
+
+
+def call_lines(sender: Sender, lines: Lines, *, concurrency: int, progress: bool | None) -> None:
+    """Send every payload, print one JSON line for each, in order.
+
+    Raises:
+        typer.Exit: With code 1 when an envelope failed.
+        AsyaError: The mesh went away, or a line of a stream is not JSON; what was under way
+            before it is printed first.
+    """
+    failed = 0
+    pool = ThreadPoolExecutor(concurrency)
+    pending: deque[Future[dict[str, Any]]] = deque()
+    try:
+        with _bar(lines.total, progress) as advance:
+            for payload in lines.payloads:
+                pending.append(pool.submit(_outcome, sender, payload))
+                while pending and (pending[0].done() or len(pending) >= concurrency * AHEAD):
+                    failed += _print(pending.popleft().result())
+                    advance()
+            while pending:
+                failed += _print(pending.popleft().result())
+                advance()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{len(pending)} envelopes may be under way; they go on\n")
+        sys.stdout.flush()
+        # The threads wait for the gateway and cannot be interrupted; they hold nothing.
+        os._exit(EXIT_INTERRUPTED)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    if failed:
+        sys.stderr.write(f"asya: {failed} failed\n")
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _outcome(sender: Sender, payload: bytes) -> dict[str, Any]:
+    answer = sender.send(payload, wait_s=WAIT_S)
+    envelope: dict[str, Any] = answer.body
+    if answer.status == 200:
+        return envelope
+    return follow(sender.client, envelope["id"], NullDisplay())
+
+
+def _print(envelope: dict[str, Any]) -> bool:
+    """Print one line; whether it is an error."""
+    succeeded = envelope["status"] == "succeeded"
+    error = envelope.get("error") or {"type": envelope["status"], "message": "", "reason": None}
+    said = {"error": error, "id": envelope["id"]}
+    json.dump(envelope.get("result") if succeeded else said, sys.stdout, ensure_ascii=False)
+    sys.stdout.write("\n")
+    return not succeeded
+
+
+@contextmanager
+def _bar(total: int | None, progress: bool | None) -> Iterator[Any]:
+    """A progress bar on stderr; gives the function that counts one."""
+    if not (sys.stderr.isatty() if progress is None else progress):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)

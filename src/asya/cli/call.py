@@ -1,0 +1,56 @@
+"""`asya call`: one payload with its live progress, or a file of them with a bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asya.cli.display import make_display
+from asya.cli.outcome import Sender, Target, Timeout, Url, connect, follow_to_exit
+from asya.cli.payload import read_payload
+from asya.errors import UsageError
+
+
+def call(
+    target: Target,
+    payload: Annotated[
+        str | None, typer.Argument(metavar="JSON", help="The payload; - reads stdin.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="FILE", help="JSON lines, one payload each; or -."),
+    ] = None,
+    timeout: Timeout = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=256, help="With -f: payloads under way at a time.")
+    ] = 16,
+    progress: Annotated[
+        bool | None,
+        typer.Option("--progress/--no-progress", help="Show the way; by default on a terminal."),
+    ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Print the result on one line.")
+    ] = False,
+    url: Url = None,
+) -> None:
+    """Send a payload, show how it goes, print the result.
+
+    The result is JSON on stdout; progress and streamed text go to stderr. With -f every line of
+    the file is one payload, and stdout gets one line for each, in their order: the result, or
+    {"error": …, "id": …}. The exit code is 1 when an envelope failed. Ctrl-C leaves it running.
+    """
+    if (payload is None) == (file is None):
+        raise UsageError("give one payload, as JSON or as -, or a file of them with -f")
+    if file is not None:
+        from asya.cli.batch import call_lines, open_lines
+
+        with open_lines(file) as lines:
+            sender = Sender(connect(url), target, timeout)
+            call_lines(sender, lines, concurrency=concurrency, progress=progress)
+        return
+    body = read_payload(payload or "")
+    client = connect(url)
+    envelope_id = Sender(client, target, timeout).send(body).body["id"]
+    follow_to_exit(client, envelope_id, make_display(progress=progress), compact=compact)

@@ -1,0 +1,117 @@
+"""How the way of one envelope looks to a person: lines on stderr.
+
+Fed with the events of its stream. On a terminal the last line is rewritten while an actor works;
+elsewhere every change is a line of its own, without colour. Used by call and watch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Protocol, TextIO
+
+from asya.cli.client import ServerEvent
+
+_MARKS = {
+    "running": "…",
+    "succeeded": "✓",
+    "failed": "✗",
+    "retrying": "↻",
+    "canceled": "✗",
+    "lost": "↻",
+}
+_COLOURS = {"succeeded": 32, "failed": 31, "canceled": 33, "retrying": 33, "lost": 33}
+
+
+class Display(Protocol):
+    """Is shown the events of one envelope, in order."""
+
+    def show(self, event: ServerEvent) -> None:
+        """Show one event."""
+        ...
+
+    def close(self) -> None:
+        """Leave the cursor at the start of a line."""
+        ...
+
+
+class NullDisplay:
+    """Shows nothing."""
+
+    def show(self, event: ServerEvent) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class TextDisplay:
+    """Writes to a text stream; `terminal` says whether lines can be rewritten and coloured."""
+
+    def __init__(self, out: TextIO, *, terminal: bool) -> None:
+        self._out = out
+        self._terminal = terminal
+        self._passing = False  # the line on screen will be rewritten
+        self._inside = False  # streamed text has not ended its line
+
+    def show(self, event: ServerEvent) -> None:
+        """Show one event."""
+        if event.name == "fly":
+            self._fly(event.data)
+        elif event.name == "progress":
+            self._line(describe_hop(event.data), event.data.get("state", ""))
+        elif event.name == "status" and event.data["status"] not in {"pending", "running"}:
+            self._line(event.data["status"], event.data["status"])
+        self._out.flush()
+
+    def close(self) -> None:
+        """Leave the cursor at the start of a line."""
+        self._clear()
+        self._out.flush()
+
+    def _line(self, text: str, state: str) -> None:
+        self._clear()
+        if self._terminal and state == "running":
+            self._out.write(text)
+            self._passing = True
+            return
+        colour = _COLOURS.get(state) if self._terminal else None
+        self._out.write(f"\x1b[{colour}m{text}\x1b[0m\n" if colour else f"{text}\n")
+
+    def _fly(self, event: dict[str, Any]) -> None:
+        data = event["data"]
+        text = data.get("text")
+        if not isinstance(text, str):
+            text = json.dumps(data, ensure_ascii=False) + "\n"
+        if self._passing:
+            self._clear()
+        self._out.write(text)
+        self._inside = not text.endswith("\n")
+
+    def _clear(self) -> None:
+        if self._passing:
+            self._out.write("\r\x1b[K")
+        elif self._inside:
+            self._out.write("\n")
+        self._passing = self._inside = False
+
+
+def describe_hop(hop: dict[str, Any]) -> str:
+    """One line on an attempt of an actor: ` 50 %  ✓ embedder`, with the error where there is one."""
+    state = hop["state"]
+    text = f"{hop['progress']:3d} %  {_MARKS.get(state, '?')} {hop['actor']}"
+    if hop["attempt"] > 1:
+        text += f", attempt {hop['attempt']}"
+    if state not in {"running", "succeeded"}:
+        text += f", {state}"
+    if hop.get("error"):
+        text += f": {hop['error']['type']}: {hop['error']['message']}"
+    return text
+
+
+def make_display(*, progress: bool | None) -> Display:
+    """The display for stderr; without a wish (None) only a terminal gets one."""
+    terminal = sys.stderr.isatty()
+    if progress is False or (progress is None and not terminal):
+        return NullDisplay()
+    return TextDisplay(sys.stderr, terminal=terminal)

@@ -1,0 +1,146 @@
+"""Sending payloads and learning how they end: what call, send and watch have in common."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TextIO
+from urllib.parse import quote, urlencode
+
+import typer
+
+from asya.cli.client import Answer, MeshClient, Refused, find_mesh
+from asya.cli.display import Display
+from asya.errors import UsageError, nearest
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar="ASYA_URL",
+        metavar="URL",
+        help="Address of the mesh; without it, the one that runs in this folder.",
+    ),
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option(metavar="DURATION", help="Time limit for the whole route, such as 30s or 5m."),
+]
+Target = Annotated[
+    str, typer.Argument(metavar="FLOW|A,B,C", help="A flow, or actors separated by commas.")
+]
+
+
+def connect(url: str | None) -> MeshClient:
+    """A client of the mesh that the options or this folder name."""
+    return MeshClient(find_mesh(url, Path.cwd()))
+
+
+class Sender:
+    """Sends payloads to one target, a flow or a list of actors; which of them is asked once.
+
+    Args:
+        client: The mesh.
+        target: What the user wrote: `search`, `embedder` or `embedder,reranker`.
+        timeout: The user's time limit as text, or None.
+    """
+
+    def __init__(self, client: MeshClient, target: str, timeout: str | None) -> None:
+        self.client = client
+        self._target = target
+        self._timeout = timeout
+        self._actors = [name.strip() for name in target.split(",")]
+        if not all(self._actors):
+            raise UsageError(f"{target!r} names no actor somewhere; write a flow, or a,b,c")
+        self._is_flow = len(self._actors) == 1 and target in flow_names(client)
+
+    def send(self, payload: bytes, *, wait_s: int = 0) -> Answer:
+        """Send one payload, JSON as bytes.
+
+        Returns:
+            202 with the id, or with `wait_s` possibly 200 with the envelope at its end.
+        """
+        query: dict[str, str] = {"wait": f"{wait_s}s"} if wait_s else {}
+        if self._is_flow:
+            if self._timeout:
+                query["timeout"] = self._timeout
+            path, body = f"/v1/flows/{quote(self._target)}", payload
+        else:
+            path, body = "/v1/envelopes", self._wrapped(payload)
+        try:
+            return self.client.post(_with_query(path, query), body, wait_s=wait_s)
+        except Refused as error:
+            if len(self._actors) == 1 and error.is_about("unknown-actor"):
+                raise UsageError(self._unknown()) from error
+            raise
+
+    def _wrapped(self, payload: bytes) -> bytes:
+        fields: dict[str, Any] = {"route": self._actors}
+        if self._timeout:
+            fields["timeout"] = self._timeout
+        return json.dumps(fields).encode()[:-1] + b',"payload":' + payload + b"}"
+
+    def _unknown(self) -> str:
+        actors = [actor["name"] for actor in self.client.get("/v1/actors")["actors"]]
+        known = [*flow_names(self.client), *actors]
+        close = nearest(self._target, known)
+        hint = f"did you mean {close}?" if close else f"there are: {', '.join(known) or 'none'}"
+        return f"{self._target!r} is neither a flow nor an actor of this mesh; {hint}"
+
+
+def flow_names(client: MeshClient) -> list[str]:
+    """Names of the flows of the mesh."""
+    return [flow["name"] for flow in client.get("/v1/flows")["flows"]]
+
+
+def _with_query(path: str, query: dict[str, str]) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+def follow(client: MeshClient, envelope_id: str, display: Display) -> dict[str, Any]:
+    """Show an envelope's events until its end; the envelope, as the gateway shows it."""
+    try:
+        for event in client.events(envelope_id):
+            display.show(event)
+    finally:
+        display.close()
+    envelope: dict[str, Any] = client.get(f"/v1/envelopes/{quote(envelope_id, safe='')}")
+    return envelope
+
+
+def follow_to_exit(
+    client: MeshClient, envelope_id: str, display: Display, *, compact: bool
+) -> None:
+    """Follow an envelope, print its result, and end with the exit code that tells how it ended.
+
+    An interrupt leaves the envelope running.
+    """
+    try:
+        envelope = follow(client, envelope_id, display)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"the envelope {envelope_id} goes on; asya watch {envelope_id}\n")
+        raise
+    if envelope["status"] != "succeeded":
+        fail(envelope, sys.stderr)
+    json.dump(envelope.get("result"), sys.stdout, ensure_ascii=False, indent=None if compact else 2)
+    sys.stdout.write("\n")
+
+
+def fail(envelope: dict[str, Any], out: TextIO) -> NoReturn:
+    """Say why an envelope did not succeed, and end with exit code 1."""
+    lines = [f"asya: the envelope {envelope['id']} {describe_end(envelope)}"]
+    traceback = (envelope.get("error") or {}).get("traceback")
+    if traceback:
+        lines.append(traceback.rstrip())
+    out.write("\n".join(lines) + "\n")
+    raise typer.Exit(1)
+
+
+def describe_end(envelope: dict[str, Any]) -> str:
+    """`failed at embedder: ValueError: no text (PolicyExhausted)`."""
+    error = envelope.get("error") or {}
+    text = f"{envelope['status']} at {envelope['route']['curr']}"
+    said = ": ".join(part for part in (error.get("type"), error.get("message")) if part)
+    if said:
+        text += f": {said}"
+    return f"{text} ({error['reason']})" if error.get("reason") else text
