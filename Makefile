@@ -1,0 +1,47 @@
+# `make demo` and `make test` need nothing but Python 3.11, make and bash; the rest sets itself up.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench docs lock
+
+BIN := .venv/bin
+RUN := $(BIN)/python
+PY := src tests benchmarks docs examples
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+
+setup:  ## make .venv with everything at its locked version; leaves .venv/bin/asya
+	@requirements/setup.sh
+
+demo: setup  ## run examples/01-search from nothing to nothing; STAY=1 keeps the mesh up
+	@$(RUN) examples/01-search/demo.py $(if $(STAY),--stay)
+
+test: setup check  ## all checks, then all tests; ARGS= goes to pytest
+	$(RUN) -m pytest -n 2 --dist worksteal -q $(ARGS)
+
+check: setup  ## format, lint, types, layers, generated docs
+	$(BIN)/ruff check $(PY)
+	$(BIN)/ruff format --check $(PY)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(RUN) docs/generate.py --check
+
+format: setup  ## put the code into the one format
+	$(BIN)/ruff check --fix-only --quiet $(PY)
+	$(BIN)/ruff format $(PY)
+
+bench: setup  ## measure; ROWS=p3,p4 picks rows
+	$(RUN) benchmarks/run.py $(if $(ROWS),--rows $(ROWS))
+
+docs: setup  ## write the generated pages of docs/reference
+	$(RUN) docs/generate.py
+
+# The locks hold versions and hashes, no address: whatever index is configured serves them.
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-annotate
+
+lock:  ## write the locks anew from pyproject.toml (needs uv)
+	$(LOCK) --extra local --extra testing --group examples -o requirements/run.lock pyproject.toml
+	$(LOCK) --group dev -c requirements/run.lock -o requirements/dev.lock
