@@ -47,17 +47,25 @@ make_venv() {
     fi
 }
 
-install() {
-    if uv_works && uv pip install --quiet --python .venv/bin/python "$@"; then
-        return
+# uv brings certificates of its own; the system's know about a company's proxy as well. Two names,
+# because it was renamed.
+export UV_NATIVE_TLS=${UV_NATIVE_TLS:-true} UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
+
+pip_install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
+
+install_locked() {
+    local locked=(--require-hashes -r requirements/run.lock -r requirements/dev.lock)
+    if uv_works; then
+        uv pip install --quiet --python .venv/bin/python "${locked[@]}" && return
+        say "uv could not install the packages; trying pip"
     fi
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+    pip_install "${locked[@]}"
 }
 
 python=$(find_python)
 say "making .venv with $("$python" --version)"
 make_venv
-install --require-hashes -r requirements/run.lock -r requirements/dev.lock
-install --no-deps --no-build-isolation --editable .
+install_locked
+pip_install --no-deps --no-build-isolation --editable .
 printf '%s\n' "$key" > "$stamp"
 say "done: .venv/bin/asya"
