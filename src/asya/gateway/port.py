@@ -1,0 +1,115 @@
+"""What the gateway needs of the mesh around it, and nothing more.
+
+The local mesh implements `MeshPort`; a gateway on a cluster gets another one. All names here are
+plain data, so that a test can stand in for a mesh with a few lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from asya.envelope import Envelope
+from asya.transports.base import Depth
+
+
+@dataclass(frozen=True)
+class FlowSpec:
+    """An entry into the mesh.
+
+    Attributes:
+        name: The flow's name, part of its URL.
+        route: The actors that an envelope passes, at least one.
+        description: For people and for language models.
+        input_schema: JSON Schema that payloads must fit, or None for any JSON value.
+        timeout_s: Seconds from admission to the deadline, or None for no deadline.
+    """
+
+    name: str
+    route: tuple[str, ...]
+    description: str = ""
+    input_schema: Mapping[str, Any] | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ReplicaStatus:
+    """One runtime process: its state is `busy`, `idle` or `terminating`, `since` when."""
+
+    pid: int
+    state: str
+    since: datetime
+
+
+@dataclass(frozen=True)
+class ActorStatus:
+    """One actor as it runs now. `rate` is in envelopes per second."""
+
+    name: str
+    transport: str
+    queue: Depth
+    replicas: list[ReplicaStatus] = field(default_factory=list)
+    rate: float = 0.0
+    last_error: str | None = None
+
+
+class MeshPort(Protocol):
+    """The mesh as the gateway sees it."""
+
+    @property
+    def namespace(self) -> str:
+        """The namespace whose queues these are."""
+        ...
+
+    async def publish(self, envelope: Envelope, *, dedup_id: str) -> None:
+        """Put an envelope into the queue of its `route.curr`; confirmed when this returns.
+
+        Raises:
+            TransportError: As `Transport.publish`.
+        """
+        ...
+
+    async def actors(self) -> list[str]:
+        """Names of the actors that have a queue. Asked for every envelope: must be cheap."""
+        ...
+
+    async def ready(self, actor: str) -> int:
+        """Messages that wait in the actor's queue. Asked about twice a second per actor."""
+        ...
+
+    def cancel(self, ids: Iterable[str]) -> None:
+        """Tell every sidecar that these envelopes, and children of these roots, are canceled."""
+        ...
+
+    async def actor_status(self) -> list[ActorStatus]:
+        """What runs, one entry per actor."""
+        ...
+
+    def flows(self) -> Mapping[str, FlowSpec]:
+        """The flows by name."""
+        ...
+
+    def problem(self) -> str | None:
+        """Why no envelope can be taken now, for people, or None when all is well."""
+        ...
+
+
+class GatewaySettings(Protocol):
+    """The settings that the HTTP face reads; `asya.settings.Settings` has them all."""
+
+    @property
+    def host(self) -> str:
+        """The address that is bound; on loopback `Host` and `Origin` are checked."""
+        ...
+
+    @property
+    def body_max_bytes(self) -> int:
+        """The largest request body."""
+        ...
+
+    @property
+    def streams_max(self) -> int:
+        """Event streams that may be open at a time."""
+        ...

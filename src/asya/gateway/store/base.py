@@ -1,0 +1,156 @@
+"""The repository seam: what a database must do for the task service.
+
+Small and free of any SQL dialect. What a task may become is decided by `rules`, once, for all
+stores; a store loads rows, asks the rules, and saves, in one transaction. Every store passes
+`asya.testing.store_contract`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from asya.events import DeadLetter, Finished
+from asya.gateway.store.rules import EventRow, Note, TaskRow
+
+EVENTS_MAX: Final = 5_000
+"""Events that `TaskStore.get` reads of one task, the newest."""
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A stored task that is not known to be published, with its first envelope's bytes."""
+
+    key: int
+    id: str
+    body: bytes
+
+
+class Insertion(msgspec.Struct, frozen=True):
+    """The task that has the id now: `created` by this call, or before it.
+
+    `outgoing` is the envelope to publish when the task is not known to be published.
+    """
+
+    created: bool
+    row: TaskRow
+    outgoing: Outgoing | None = None
+
+
+class Detail(msgspec.Struct, frozen=True):
+    """One task with its result's bytes and its events, oldest first."""
+
+    row: TaskRow
+    result: bytes | None
+    events: list[EventRow]
+
+
+class Query(msgspec.Struct, frozen=True):
+    """Which tasks to list, newest first.
+
+    Attributes:
+        status: Only this status.
+        flow: Only this flow.
+        actor: Only envelopes whose route has this actor, passed, current or to come.
+        root: Only children of this root, and the root itself.
+        before: Only keys below this one.
+        limit: At most so many.
+    """
+
+    status: str | None = None
+    flow: str | None = None
+    actor: str | None = None
+    root: str | None = None
+    before: int | None = None
+    limit: int = 50
+
+
+class TaskStore(ABC):
+    """Tasks and their events. Safe for one event loop.
+
+    Every method that writes is durable when it returns: the death of this process loses nothing.
+    Calls take effect in the order in which they were made. All raise `StoreError` when the
+    database cannot do it (`StoreFull` when its disk is full): then nothing was changed, and the
+    same call may be made again.
+    """
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect and bring the schema up to date.
+
+        Raises:
+            StoreError: No database can be used there; the text says why and what to do.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what was asked, then disconnect. Idempotent."""
+
+    @abstractmethod
+    async def insert(self, row: TaskRow, body: bytes) -> Insertion:
+        """Store a new task with the envelope that is to be published, unless the id is known."""
+
+    @abstractmethod
+    async def discard(self, id: str) -> bool:  # noqa: A002  the name on the wire
+        """Forget a task that was never published and that nothing is known of but that."""
+
+    @abstractmethod
+    async def published(self, ids: Sequence[str]) -> None:
+        """These envelopes are in their queues: they need not be published again."""
+
+    @abstractmethod
+    async def outbox(self, *, after: int = 0, limit: int = 100) -> list[Outgoing]:
+        """Unfinished tasks that are not known to be published, with keys above `after`."""
+
+    @abstractmethod
+    async def record(self, notes: Sequence[Note]) -> list[str]:
+        """Take note of events, in their order; returns the ids that have new event rows."""
+
+    @abstractmethod
+    async def finish(self, end: Finished, notes: Sequence[Note] = ()) -> bool:
+        """Record `notes` (all of this id), then the end. Whether this call made it terminal."""
+
+    @abstractmethod
+    async def bury(self, letter: DeadLetter) -> None:
+        """Keep a dead letter; the same id and reason again changes nothing."""
+
+    @abstractmethod
+    async def cancel(self, id: str, at: str, *, limit: int) -> list[str] | None:  # noqa: A002
+        """Make a task and children of this root terminal, where they are not yet.
+
+        Returns:
+            The ids that this call canceled, at most `limit` (call again when it is as many), or
+            None when the id is not known.
+        """
+
+    @abstractmethod
+    async def canceled(self, since: str, limit: int) -> list[str]:
+        """Ids given to `cancel` since a time, newest first."""
+
+    @abstractmethod
+    async def get(self, id: str) -> Detail | None:  # noqa: A002  as above
+        """One task with its result and its newest 5,000 events."""
+
+    @abstractmethod
+    async def tasks(self, query: Query) -> list[TaskRow]:
+        """A page of tasks, newest first."""
+
+    @abstractmethod
+    async def events(self, id: str, *, after: int, limit: int) -> list[EventRow] | None:  # noqa: A002
+        """Events of a task with numbers above `after`, oldest first; None: the id is unknown."""
+
+    @abstractmethod
+    async def dead_letters(self, *, before: int | None, limit: int) -> list[tuple[int, DeadLetter]]:
+        """A page of dead letters with their keys, newest first."""
+
+    @abstractmethod
+    async def sweep(self, before: str, limit: int) -> int:
+        """Forget at most `limit` tasks that ended before a time, and cancels as old.
+
+        Dead letters stay until somebody removes them.
+
+        Returns:
+            How many tasks were forgotten; fewer than `limit` means that none is left.
+        """

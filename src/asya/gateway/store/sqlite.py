@@ -1,0 +1,465 @@
+"""The task store in one SQLite file: the default, on a laptop and for one gateway.
+
+Written by one thread with group commit and read by another (`worker`). Write-ahead log with
+`synchronous=NORMAL`: a commit is in the operating system's hands when it returns, so the death of
+any process loses nothing; a power cut may undo the last commits, and the file stays whole. A
+full sync per commit would cost milliseconds each, and the embedded broker gives the same promise.
+Migrations are the numbered files beside this one; `PRAGMA user_version` says which were made.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from asya.envelope import ErrorInfo, Route
+from asya.errors import StoreError
+from asya.events import DeadLetter, Finished
+from asya.gateway.store import rules
+from asya.gateway.store.base import EVENTS_MAX, Detail, Insertion, Outgoing, Query, TaskStore
+from asya.gateway.store.rules import EventRow, Note, TaskRow
+from asya.gateway.store.worker import Worker
+
+BUSY_TIMEOUT_MS: Final = 5_000
+"""How long to wait for another process that writes to the file, such as a backup."""
+
+_COLUMNS: Final = (
+    "key, id, root, parent_id, flow, status, route, n, attempt, progress, seq, digest, headers, "
+    "error, created_at, updated_at, deadline_at"
+)
+_OPEN: Final = "status NOT IN ('succeeded', 'failed', 'canceled')"
+_CHUNKS: Final = (1, 8, 64)
+"""Sizes of `IN` lists: few texts of statements, so that each is compiled once."""
+
+
+class SqliteStore(TaskStore):
+    """A task store in the file `path`; its folder is made when it is not there.
+
+    Args:
+        path: The database file.
+        pages_max: A bound on the file's size in pages of 4 KiB, or None; past it the store says
+            that its disk is full.
+    """
+
+    def __init__(self, path: Path, *, pages_max: int | None = None) -> None:
+        self._path = path
+        self._pages_max = pages_max
+        self._writer = Worker("asya-store-writer", str(path), self._connect, writes=True)
+        self._reader = Worker("asya-store-reader", str(path), self._connect_reader, writes=False)
+
+    async def open(self) -> None:
+        """See `TaskStore.open`."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"the folder {self._path.parent} of the task store cannot be made "
+                f"({error.strerror}); give another one with --data"
+            ) from error
+        await self._writer.start()
+        await self._reader.start()
+
+    async def close(self) -> None:
+        """See `TaskStore.close`."""
+        await self._reader.close()
+        await self._writer.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            timeout=BUSY_TIMEOUT_MS / 1000,
+            isolation_level=None,
+            cached_statements=256,
+        )
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            if self._pages_max is not None:
+                connection.execute(f"PRAGMA max_page_count={int(self._pages_max)}")
+            migrate(connection, str(self._path))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None
+        )
+        connection.execute("PRAGMA query_only=ON")
+        return connection
+
+    async def insert(self, row: TaskRow, body: bytes) -> Insertion:
+        """See `TaskStore.insert`."""
+        return await self._writer.run(lambda connection: _insert(connection, row, body))
+
+    async def discard(self, id: str) -> bool:  # noqa: A002  the name on the wire
+        """See `TaskStore.discard`."""
+        return await self._writer.run(lambda connection: _discard(connection, id))
+
+    async def published(self, ids: Sequence[str]) -> None:
+        """See `TaskStore.published`."""
+        await self._writer.run(lambda connection: _published(connection, ids))
+
+    async def outbox(self, *, after: int = 0, limit: int = 100) -> list[Outgoing]:
+        """See `TaskStore.outbox`."""
+        return await self._reader.run(lambda connection: _outbox(connection, after, limit))
+
+    async def record(self, notes: Sequence[Note]) -> list[str]:
+        """See `TaskStore.record`."""
+        return await self._writer.run(lambda connection: _record(connection, notes))
+
+    async def finish(self, end: Finished, notes: Sequence[Note] = ()) -> bool:
+        """See `TaskStore.finish`."""
+        return await self._writer.run(lambda connection: _finish(connection, end, notes))
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """See `TaskStore.bury`."""
+        await self._writer.run(lambda connection: _bury(connection, letter))
+
+    async def cancel(self, id: str, at: str, *, limit: int) -> list[str] | None:  # noqa: A002
+        """See `TaskStore.cancel`."""
+        return await self._writer.run(lambda connection: _cancel(connection, id, at, limit))
+
+    async def canceled(self, since: str, limit: int) -> list[str]:
+        """See `TaskStore.canceled`."""
+        sql = "SELECT id FROM cancels WHERE at >= ? ORDER BY at DESC LIMIT ?"
+        return await self._reader.run(
+            lambda connection: [found[0] for found in connection.execute(sql, (since, limit))]
+        )
+
+    async def get(self, id: str) -> Detail | None:  # noqa: A002  the name on the wire
+        """See `TaskStore.get`."""
+        return await self._reader.run(lambda connection: _get(connection, id))
+
+    async def tasks(self, query: Query) -> list[TaskRow]:
+        """See `TaskStore.tasks`."""
+        return await self._reader.run(lambda connection: _tasks(connection, query))
+
+    async def events(self, id: str, *, after: int, limit: int) -> list[EventRow] | None:  # noqa: A002
+        """See `TaskStore.events`."""
+        return await self._reader.run(lambda connection: _events(connection, id, after, limit))
+
+    async def dead_letters(self, *, before: int | None, limit: int) -> list[tuple[int, DeadLetter]]:
+        """See `TaskStore.dead_letters`."""
+        return await self._reader.run(lambda connection: _dead_letters(connection, before, limit))
+
+    async def sweep(self, before: str, limit: int) -> int:
+        """See `TaskStore.sweep`."""
+        return await self._writer.run(lambda connection: _sweep(connection, before, limit))
+
+
+def migrations() -> list[tuple[int, str]]:
+    """The numbered SQL files of this package, in their order."""
+    folder = resources.files("asya.gateway.store") / "migrations"
+    files = [entry for entry in folder.iterdir() if entry.name.endswith(".sql")]
+    return sorted((int(entry.name.split("_")[0]), entry.read_text("utf-8")) for entry in files)
+
+
+def migrate(connection: sqlite3.Connection, place: str) -> None:
+    """Bring the schema up to date, each file in a transaction of its own.
+
+    Raises:
+        StoreError: The file was made by a newer version.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    steps = migrations()
+    newest = steps[-1][0]
+    if version > newest:
+        raise StoreError(
+            f"the task store {place} was made by a newer version of Asya (schema {version}, this "
+            f"version knows {newest}); upgrade, or give another folder with --data"
+        )
+    for number, sql in steps:
+        if number > version:
+            connection.executescript(
+                f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version={number};\nCOMMIT;"
+            )
+
+
+_decode_route: Final = msgspec.json.Decoder(tuple[list[str], str, list[str]]).decode
+_encode: Final = msgspec.json.Encoder().encode
+_RowTuple = tuple[
+    int, str, str, str | None, str | None, str, str, int, int, int, int,
+    bytes | None, bytes, bytes | None, str, str, str | None,
+]  # fmt: skip
+
+
+def _route_text(route: Route) -> str:
+    return _encode((route.prev, route.curr, route.next)).decode()
+
+
+def _row(found: _RowTuple) -> TaskRow:
+    prev, curr, next_ = _decode_route(found[6])
+    return TaskRow(
+        key=found[0],
+        id=found[1],
+        root=found[2],
+        parent_id=found[3],
+        flow=found[4],
+        status=found[5],
+        route=Route(prev, curr, next_),
+        n=found[7],
+        attempt=found[8],
+        progress=found[9],
+        seq=found[10],
+        digest=found[11],
+        headers=found[12],
+        error=found[13],
+        created_at=found[14],
+        updated_at=found[15],
+        deadline_at=found[16],
+    )
+
+
+def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, TaskRow]:
+    rows = {}
+    for start in range(0, len(ids), _CHUNKS[-1]):
+        chunk = ids[start : start + _CHUNKS[-1]]
+        size = next(size for size in _CHUNKS if size >= len(chunk))
+        marks = ", ".join("?" * size)
+        sql = f"SELECT {_COLUMNS} FROM tasks WHERE id IN ({marks})"  # noqa: S608  marks only
+        for found in connection.execute(sql, (*chunk, *[None] * (size - len(chunk)))):
+            row = _row(found)
+            rows[row.id] = row
+    return rows
+
+
+def _save_new(connection: sqlite3.Connection, row: TaskRow) -> None:
+    cursor = connection.execute(
+        "INSERT INTO tasks (id, root, parent_id, flow, status, route, n, attempt, progress, seq, "
+        "digest, headers, error, created_at, updated_at, deadline_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            row.id, row.root, row.parent_id, row.flow, row.status, _route_text(row.route), row.n,
+            row.attempt, row.progress, row.seq, row.digest, row.headers, row.error,
+            row.created_at, row.updated_at, row.deadline_at,
+        ),
+    )  # fmt: skip
+    row.key = cursor.lastrowid or 0
+
+
+def _save(connection: sqlite3.Connection, row: TaskRow, events: Iterable[EventRow]) -> None:
+    if not row.key:
+        _save_new(connection, row)
+    else:
+        connection.execute(
+            "UPDATE tasks SET status = ?, route = ?, n = ?, attempt = ?, progress = ?, seq = ?, "
+            "headers = ?, error = ?, updated_at = ?, deadline_at = ? WHERE key = ?",
+            (
+                row.status, _route_text(row.route), row.n, row.attempt, row.progress, row.seq,
+                row.headers, row.error, row.updated_at, row.deadline_at, row.key,
+            ),
+        )  # fmt: skip
+    connection.executemany(
+        "INSERT INTO events (task, seq, kind, data) VALUES (?, ?, ?, ?)",
+        [(row.key, event.seq, event.kind, event.data) for event in events],
+    )
+
+
+def _insert(connection: sqlite3.Connection, task: TaskRow, body: bytes) -> Insertion:
+    row = msgspec.structs.replace(task)  # a job may run twice, see `worker`
+    known = _load(connection, [row.id]).get(row.id)
+    if known is not None:
+        found = connection.execute("SELECT body FROM outbox WHERE key = ?", (known.key,)).fetchone()
+        waits = found is not None and not known.ended
+        outgoing = Outgoing(known.key, known.id, found[0]) if waits else None
+        return Insertion(False, known, outgoing)
+    _save(connection, row, rules.admitted(row))
+    connection.execute("INSERT INTO outbox (key, body) VALUES (?, ?)", (row.key, body))
+    return Insertion(True, row, Outgoing(row.key, row.id, body))
+
+
+def _discard(connection: sqlite3.Connection, id: str) -> bool:  # noqa: A002
+    found = connection.execute(
+        "SELECT key FROM tasks JOIN outbox USING (key) WHERE id = ? AND status = 'pending'", (id,)
+    ).fetchone()
+    if found is None:
+        return False
+    _forget(connection, [found])
+    return True
+
+
+def _forget(connection: sqlite3.Connection, keys: list[tuple[int]]) -> None:
+    connection.executemany("DELETE FROM events WHERE task = ?", keys)
+    connection.executemany("DELETE FROM results WHERE key = ?", keys)
+    connection.executemany("DELETE FROM outbox WHERE key = ?", keys)
+    connection.executemany("DELETE FROM tasks WHERE key = ?", keys)
+
+
+def _published(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+    connection.executemany(
+        "DELETE FROM outbox WHERE key = (SELECT key FROM tasks WHERE id = ?)",
+        [(id_,) for id_ in ids],
+    )
+
+
+def _outbox(connection: sqlite3.Connection, after: int, limit: int) -> list[Outgoing]:
+    sql = (
+        "SELECT key, id, body FROM outbox JOIN tasks USING (key) "  # noqa: S608  constants only
+        f"WHERE key > ? AND {_OPEN} ORDER BY key LIMIT ?"
+    )
+    return [Outgoing(*found) for found in connection.execute(sql, (after, limit))]
+
+
+def _record(connection: sqlite3.Connection, notes: Sequence[Note]) -> list[str]:
+    by_id: dict[str, list[Note]] = {}
+    for note in notes:
+        by_id.setdefault(note.id, []).append(note)
+    rows = _load(connection, list(by_id))
+    changed = []
+    for id_, group in by_id.items():
+        row = rows.get(id_)
+        canceled = row is None and any(_is_canceled(connection, note.root) for note in group)
+        step = rules.advance(row, group, canceled=canceled)
+        if step is not None:
+            _save(connection, step.row, step.events)
+            changed.append(id_)
+    return changed
+
+
+def _is_canceled(connection: sqlite3.Connection, root: str | None) -> bool:
+    if root is None:
+        return False
+    found = connection.execute("SELECT 1 FROM cancels WHERE id = ?", (root,)).fetchone()
+    return found is not None
+
+
+def _finish(connection: sqlite3.Connection, end: Finished, notes: Sequence[Note]) -> bool:
+    row = _load(connection, [end.id]).get(end.id)
+    events: list[EventRow] = []
+    step = rules.advance(row, notes, canceled=False) if notes else None
+    if step is not None:
+        row = step.row
+        events += step.events
+    last = rules.finished(row, end)
+    if last is not None:
+        row = last.row
+        events += last.events
+    if row is not None and events:
+        _save(connection, row, events)
+    if last is None:
+        return False
+    if end.result is not None:
+        connection.execute(
+            "INSERT OR REPLACE INTO results (key, body) VALUES (?, ?)",
+            (last.row.key, bytes(end.result)),
+        )
+    return True
+
+
+def _bury(connection: sqlite3.Connection, letter: DeadLetter) -> None:
+    error = None if letter.error is None else _encode(letter.error)
+    connection.execute(
+        "INSERT INTO dead_letters (id, reason, actor, at, error, body) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (id, reason) DO NOTHING",
+        (letter.id, letter.reason, letter.actor, letter.at, error, letter.body),
+    )
+
+
+def _cancel(
+    connection: sqlite3.Connection,
+    id: str,  # noqa: A002  the name on the wire
+    at: str,
+    limit: int,
+) -> list[str] | None:
+    own = _load(connection, [id])
+    children = connection.execute(
+        f"SELECT {_COLUMNS} FROM tasks WHERE root = ? AND root <> id AND {_OPEN} LIMIT ?",  # noqa: S608
+        (id, limit - 1),
+    ).fetchall()
+    if not own and not children:
+        return None
+    canceled = []
+    for row in [*own.values(), *map(_row, children)]:
+        step = rules.canceled(row, at)
+        if step is not None:
+            _save(connection, step.row, step.events)
+            canceled.append(row.id)
+    if canceled:
+        connection.execute("INSERT OR IGNORE INTO cancels (id, at) VALUES (?, ?)", (id, at))
+    return canceled
+
+
+def _get(connection: sqlite3.Connection, id: str) -> Detail | None:  # noqa: A002
+    row = _load(connection, [id]).get(id)
+    if row is None:
+        return None
+    result = connection.execute("SELECT body FROM results WHERE key = ?", (row.key,)).fetchone()
+    # No row is read past `row.seq`: two statements may see two states of the file.
+    events = connection.execute(
+        "SELECT seq, kind, data FROM events WHERE task = ? AND seq <= ? AND seq > ? ORDER BY seq",
+        (row.key, row.seq, row.seq - EVENTS_MAX),
+    )
+    return Detail(row, None if result is None else result[0], [EventRow(*e) for e in events])
+
+
+def _tasks(connection: sqlite3.Connection, query: Query) -> list[TaskRow]:
+    wanted: list[tuple[str, tuple[object, ...]]] = []
+    if query.status is not None:
+        wanted.append(("status = ?", (query.status,)))
+    if query.flow is not None:
+        wanted.append(("flow = ?", (query.flow,)))
+    if query.root is not None:
+        own = "SELECT key FROM tasks WHERE id = ?"
+        children = "SELECT key FROM tasks WHERE root = ? AND root <> id"
+        wanted.append((f"key IN ({own} UNION {children})", (query.root, query.root)))
+    if query.actor is not None:
+        wanted.append(("instr(route, ?) > 0", (f'"{query.actor}"',)))
+    if query.before is not None:
+        wanted.append(("key < ?", (query.before,)))
+    where = " AND ".join(clause for clause, _ in wanted) or "1"
+    sql = f"SELECT {_COLUMNS} FROM tasks WHERE {where} ORDER BY key DESC LIMIT ?"  # noqa: S608
+    values = [value for _, values in wanted for value in values]
+    return [_row(found) for found in connection.execute(sql, (*values, query.limit))]
+
+
+def _events(
+    connection: sqlite3.Connection,
+    id: str,  # noqa: A002  the name on the wire
+    after: int,
+    limit: int,
+) -> list[EventRow] | None:
+    task = connection.execute("SELECT key FROM tasks WHERE id = ?", (id,)).fetchone()
+    if task is None:
+        return None
+    found = connection.execute(
+        "SELECT seq, kind, data FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?",
+        (task[0], after, limit),
+    )
+    return [EventRow(*event) for event in found]
+
+
+def _dead_letters(
+    connection: sqlite3.Connection, before: int | None, limit: int
+) -> list[tuple[int, DeadLetter]]:
+    found = connection.execute(
+        "SELECT key, id, at, reason, actor, body, error FROM dead_letters "
+        "WHERE ? IS NULL OR key < ? ORDER BY key DESC LIMIT ?",
+        (before, before, limit),
+    )
+    read_error: Callable[[bytes], ErrorInfo] = partial(msgspec.json.decode, type=ErrorInfo)
+    return [
+        (key, DeadLetter(id_, at, reason, actor, body, read_error(error) if error else None))
+        for key, id_, at, reason, actor, body, error in found
+    ]
+
+
+def _sweep(connection: sqlite3.Connection, before: str, limit: int) -> int:
+    keys: list[tuple[int]] = connection.execute(
+        "SELECT key FROM tasks WHERE status IN ('succeeded', 'failed', 'canceled') "
+        "AND updated_at < ? LIMIT ?",
+        (before, limit),
+    ).fetchall()
+    _forget(connection, keys)
+    connection.execute(
+        "DELETE FROM cancels WHERE id IN (SELECT id FROM cancels WHERE at < ? LIMIT ?)",
+        (before, limit),
+    )
+    return len(keys)
