@@ -1,0 +1,1 @@
+"""What a user of Asya needs to test handlers, and an author of a transport or a store to test it."""
