@@ -36,7 +36,9 @@ class Cancels:
         """Whether the envelope, or the root that it came from, was canceled."""
         return envelope_id in self._ids or root in self._ids
 
-    def __bool__(self) -> bool:
+    @property
+    def any(self) -> bool:
+        """Whether anything was canceled at all."""
         return bool(self._ids)
 
     def subscribe(self, listener: Callable[[frozenset[str]], None]) -> None:

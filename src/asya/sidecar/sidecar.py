@@ -125,7 +125,7 @@ class Sidecar:
         self._transport = transport
         self._listener = listener or NullListener()
         self._ends = ends or {}
-        self._cancels = cancels or Cancels()
+        self._cancels = Cancels() if cancels is None else cancels
         self._clock = clock or SystemClock()
         self._kill = kill
         self._uniform = uniform
@@ -318,7 +318,7 @@ class Sidecar:
     def finish(self, work: Work, outcome: Outcome, flowing: set[asyncio.Task[None]]) -> None:
         """The call is over: perform what follows from it."""
         self._rate.tick(self.loop_time())
-        if work.running:
+        if work.started_s is not None:
             self._median.add(self.loop_time() - work.started_s)
         work.replica = None
         self._settle(self._finish(work, outcome, flowing))
@@ -356,7 +356,7 @@ class Sidecar:
                 self.on_change()
 
     def _is_canceled(self, envelope: Envelope) -> bool:
-        return bool(self._cancels) and self._cancels.is_canceled(envelope.id, envelope.root)
+        return self._cancels.any and self._cancels.is_canceled(envelope.id, envelope.root)
 
     def _on_cancel(self, ids: frozenset[str]) -> None:
         for work in list(self._held.values()):

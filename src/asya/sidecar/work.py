@@ -75,7 +75,7 @@ class Work:
         self._reset()
 
     def _reset(self) -> None:
-        self.started_s = 0.0
+        self.started_s: float | None = None
         self._frames: list[Frame] = []
         self._buffered = 0
         self._index = 0
@@ -96,7 +96,7 @@ class Work:
     @property
     def running(self) -> bool:
         """Whether a runtime has begun to work on it."""
-        return self.started_s > 0
+        return self.started_s is not None
 
     def begin(self, replica: Replica) -> None:
         """Give it to a replica."""

@@ -1,0 +1,803 @@
+"""The loop: what it performs, in what order, and what it survives. All on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from asya.envelope import HOP_HEADER, child_id, queue_name, raw_json
+from asya.events import Flown, Forked, HopEnded, HopStarted
+from asya.resiliency import Policy, Resiliency
+
+
+async def echo(call):
+    call.frame(call.payload)
+    call.done()
+
+
+async def forever(call):
+    await asyncio.sleep(1e6)
+
+
+def retrying(**policy):
+    return Resiliency(policies={"default": Policy(**policy)}, actor_timeout_s=60)
+
+
+class TestOneHop:
+    def test_an_envelope_ends_at_the_sink_with_the_result(self, play):
+        async def scene(bench):
+            bench.replica(echo)
+            end = await bench.ledger.end_of(await bench.send(bench.envelope()))
+            assert (end.phase, bytes(end.result), end.route.prev) == (
+                "succeeded",
+                b'{"x": 1}',
+                ["a"],
+            )
+            await asyncio.sleep(0)
+            assert await bench.depth() == (0, 0, 0)
+
+        play(scene)
+
+    def test_the_ack_waits_for_the_confirm_of_the_next_queue(self, play):
+        async def scene(bench):
+            bench.replica(echo)
+            confirm = asyncio.Event()
+            publish = bench.transport.publish
+            await bench.send(bench.envelope("a", "b"))
+
+            async def slow_confirm(*args, **kwargs):
+                receipt = await publish(*args, **kwargs)
+                await confirm.wait()
+                return receipt
+
+            bench.transport.publish = slow_confirm
+            await asyncio.sleep(3600)
+            assert await bench.depth() == (0, 1, 0)
+            confirm.set()
+            await asyncio.sleep(0.1)
+            assert await bench.depth() == (0, 0, 0)
+            (out,) = await bench.received("b")
+            assert (out.route.curr, out.header(HOP_HEADER)) == ("b", 1)
+
+        play(scene)
+
+    def test_events_tell_start_and_end_of_a_hop(self, play):
+        async def scene(bench):
+            bench.replica(echo)
+            await bench.ledger.end_of(await bench.send(bench.envelope()))
+            await asyncio.sleep(0.1)
+            started, ended = bench.ledger.events
+            assert isinstance(started, HopStarted)
+            assert isinstance(ended, HopEnded)
+            assert (started.n, started.replica, ended.state) == (0, 1, "succeeded")
+            assert started.body.size == len(b'{"x":1}')
+
+        play(scene)
+
+    def test_fly_reaches_the_listener_at_once_and_in_order(self, play):
+        async def talk(call):
+            call.fly({"t": 1})
+            call.fly({"t": 2})
+            await asyncio.sleep(5)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(talk)
+            await bench.send(bench.envelope())
+            await asyncio.sleep(1)
+            flown = [event for event in bench.ledger.events if isinstance(event, Flown)]
+            assert [(event.seq, bytes(event.data)) for event in flown] == [
+                (1, b'{"t": 1}'),
+                (2, b'{"t": 2}'),
+            ]
+
+        play(scene)
+
+
+class TestWaiting:
+    def test_the_first_message_waits_for_a_replica_and_wakes_whoever_makes_one(self, play):
+        async def scene(bench):
+            ids = [await bench.send(bench.envelope()) for _ in range(3)]
+            await asyncio.sleep(1)
+            assert bench.sidecar.snapshot().waiting == 1
+            assert bench.changes
+            assert await bench.depth() == (2, 1, 0)
+            bench.replica(echo)
+            for one in ids:
+                await bench.ledger.end_of(one)
+
+        play(scene)
+
+    def test_a_message_that_waits_for_hours_keeps_its_lease(self, play):
+        async def scene(bench):
+            one = await bench.send(bench.envelope())
+            await asyncio.sleep(3 * 3600)
+            bench.replica(echo)
+            await bench.ledger.end_of(one)
+            assert len([e for e in bench.ledger.events if isinstance(e, HopStarted)]) == 1
+
+        play(scene)
+
+    def test_a_handler_that_runs_for_hours_keeps_its_lease(self, play):
+        calls = []
+
+        async def slow(call):
+            calls.append(call)
+            await asyncio.sleep(5 * 3600)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(slow)
+            await bench.ledger.end_of(await bench.send(bench.envelope()))
+            assert len(calls) == 1
+
+        play(scene, resiliency=Resiliency(actor_timeout_s=1e6))
+
+    def test_slow_handlers_hold_no_message_in_advance(self, play):
+        async def slow(call):
+            await asyncio.sleep(0.2)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(slow)
+            for _ in range(10):
+                await bench.send(bench.envelope())
+            await asyncio.sleep(0.5)
+            ready, in_flight, _ = await bench.depth()
+            assert in_flight == 1
+            assert ready == 7
+            await asyncio.sleep(5)
+
+        play(scene)
+
+    def test_fast_handlers_are_kept_busy(self, play):
+        async def fast(call):
+            await asyncio.sleep(0.001)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(fast)
+            for _ in range(100):
+                await bench.send(bench.envelope())
+            await asyncio.sleep(0.02)
+            assert bench.sidecar._consumer.window > 10
+            await asyncio.sleep(1)
+
+        play(scene)
+
+    def test_concurrency_runs_as_many_at_a_time(self, play):
+        running = []
+
+        async def slow(call):
+            running.append(1)
+            most.append(len(running))
+            await asyncio.sleep(0.2)
+            running.pop()
+            call.done()
+
+        most = []
+
+        async def scene(bench):
+            bench.replica(slow, concurrency=4)
+            ids = [await bench.send(bench.envelope()) for _ in range(12)]
+            for one in ids:
+                await bench.ledger.end_of(one)
+            assert max(most) == 4
+
+        play(scene, concurrency=4)
+
+    def test_work_is_spread_over_the_replicas(self, play):
+        by = []
+
+        def worker(name):
+            async def handle(call):
+                by.append(name)
+                await asyncio.sleep(0.2)
+                call.done()
+
+            return handle
+
+        async def scene(bench):
+            bench.replica(worker("one"))
+            bench.replica(worker("two"))
+            ids = [await bench.send(bench.envelope()) for _ in range(8)]
+            for one in ids:
+                await bench.ledger.end_of(one)
+            assert by.count("one") == by.count("two") == 4
+
+        play(scene)
+
+
+class TestRetries:
+    def test_a_retry_comes_after_its_delay_and_counts(self, play):
+        times = []
+
+        async def flaky(call):
+            times.append(asyncio.get_running_loop().time())
+            if len(times) < 3:
+                call.fail()
+            else:
+                call.frame("ok")
+                call.done()
+
+        async def scene(bench):
+            bench.replica(flaky)
+            end = await bench.ledger.end_of(await bench.send(bench.envelope()))
+            assert end.phase == "succeeded"
+            assert end.attempt == 3
+            assert [round(b - a) for a, b in itertools.pairwise(times)] == [2, 4]
+
+        play(scene, resiliency=retrying(max_attempts=3, initial_delay_s=2))
+
+    def test_the_last_error_ends_it_with_payload_and_headers_as_they_were_sent(self, play):
+        async def bad(call):
+            call.frame("half done")
+            call.fail("app.Boom", "broken")
+
+        async def scene(bench):
+            bench.replica(bad)
+            envelope = bench.envelope("a", "b", payload={"keep": 1}, headers={"h": "v"})
+            end = await bench.ledger.end_of(await bench.send(envelope))
+            assert (end.phase, end.reason, end.error.type) == (
+                "failed",
+                "PolicyExhausted",
+                "app.Boom",
+            )
+            (letter,) = bench.ledger.letters
+            assert b'"payload":{"keep":1}' in letter.body
+            assert end.headers["h"] == raw_json("v")
+            assert await bench.received("b") == []
+
+        play(scene)
+
+
+class TestFanOut:
+    def test_frames_become_envelopes_with_derived_ids(self, play):
+        async def spread(call):
+            for i in range(3):
+                call.frame(i)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(spread)
+            one = await bench.send(bench.envelope("a", "b"))
+            await asyncio.sleep(1)
+            out = await bench.received("b")
+            assert [e.id for e in out] == [one, child_id(one, 0, 1), child_id(one, 0, 2)]
+            forked = [e for e in bench.ledger.events if isinstance(e, Forked)]
+            assert {e.parent_id for e in forked} == {one}
+            assert len(forked) == 2
+
+        play(scene)
+
+    def test_a_handler_that_raises_after_frames_has_emitted_nothing(self, play):
+        async def half(call):
+            for i in range(200):
+                call.frame(i)
+            call.fail()
+
+        async def scene(bench):
+            bench.replica(half)
+            await bench.ledger.end_of(await bench.send(bench.envelope("a", "b")))
+            assert await bench.received("b") == []
+
+        play(scene)
+
+    def test_past_the_bound_frames_flow_but_the_first_stays_to_the_end(self, play):
+        async def many(call):
+            for i in range(1000):
+                call.frame(i)
+            await asyncio.sleep(10)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(many)
+            one = await bench.send(bench.envelope("a", "b"))
+            await asyncio.sleep(5)
+            out = await bench.received("b")
+            assert len(out) == 999
+            assert one not in {e.id for e in out}
+            await asyncio.sleep(10)
+            (first,) = await bench.received("b")
+            assert first.id == one
+
+        play(scene)
+
+    def test_a_failure_past_the_bound_fails_the_envelope_once(self, play):
+        async def many(call):
+            for i in range(400):
+                call.frame(i)
+            call.fail()
+
+        async def scene(bench):
+            bench.replica(many)
+            one = await bench.send(bench.envelope("a", "b"))
+            end = await bench.ledger.end_of(one)
+            assert end.phase == "failed"
+            out = await bench.received("b")
+            assert len(out) == 399
+            assert one not in {e.id for e in out}
+
+        play(scene)
+
+    def test_a_flood_of_frames_holds_the_runtime_back(self, play):
+        paused = []
+
+        async def flood(call):
+            for i in range(2000):
+                call.frame(i)
+                paused.append(call._runtime.paused)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(flood)
+            await bench.send(bench.envelope("a", "b"))
+            await asyncio.sleep(5)
+            assert any(paused)
+            assert len(await bench.received("b")) == 2000
+
+        play(scene)
+
+
+class TestTime:
+    def test_a_handler_that_overruns_is_killed_once_and_fails_as_a_timeout(self, play):
+        async def scene(bench):
+            bench.replica(forever)
+            end = await bench.ledger.end_of(await bench.send(bench.envelope()))
+            assert bench.killed == [1]
+            assert end.error.type == "asya.errors.ActorTimeout"
+            assert "TimeoutError" in end.error.mro
+            assert bench.sidecar.snapshot().timeouts == 1
+            assert round(asyncio.get_running_loop().time()) == 60
+
+        play(scene, resiliency=retrying(max_attempts=1))
+
+    def test_an_async_handler_is_asked_first(self, play):
+        async def scene(bench):
+            bench.replica(forever, cooperative=True)
+            end = await bench.ledger.end_of(await bench.send(bench.envelope()))
+            assert bench.killed == []
+            assert end.error.type == "asya.errors.ActorTimeout"
+
+        play(scene, resiliency=retrying(max_attempts=1))
+
+    def test_an_async_handler_that_does_not_give_way_is_killed(self, play):
+        async def stubborn(call):
+            while True:
+                try:
+                    await asyncio.sleep(1e6)
+                except asyncio.CancelledError:
+                    if not bench_now[0].runtimes[1].calls:
+                        raise
+
+        bench_now = []
+
+        async def scene(bench):
+            bench_now.append(bench)
+            bench.replica(stubborn, cooperative=True)
+            end = await bench.ledger.end_of(await bench.send(bench.envelope()))
+            assert bench.killed == [1]
+            assert end.error.type == "asya.errors.ActorTimeout"
+
+        play(scene, resiliency=retrying(max_attempts=1))
+
+    def test_a_timeout_can_be_retried(self, play):
+        calls = []
+
+        async def once_slow(call):
+            calls.append(1)
+            if len(calls) == 1:
+                await asyncio.sleep(1e6)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(once_slow)
+            one = await bench.send(bench.envelope())
+            await asyncio.sleep(70)
+            bench.replica(once_slow)
+            assert (await bench.ledger.end_of(one)).phase == "succeeded"
+
+        play(scene, resiliency=retrying(max_attempts=2))
+
+    def test_neighbours_of_a_killed_call_run_again_and_are_not_blamed(self, play):
+        stuck = []
+
+        async def handle(call):
+            if call.payload == "stuck" and not stuck:
+                stuck.append(1)
+                await asyncio.sleep(1e6)
+            await asyncio.sleep(2)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(handle, concurrency=2)
+            bad = await bench.send(bench.envelope(payload="stuck"))
+            await asyncio.sleep(58.5)
+            good = await bench.send(bench.envelope(payload="good"))
+            await asyncio.sleep(3)
+            bench.replica(handle, concurrency=2)
+            assert (await bench.ledger.end_of(good)).phase == "succeeded"
+            assert (await bench.ledger.end_of(bad)).phase == "failed"
+            assert bench.sidecar.snapshot().lost == 0
+
+        play(scene, resiliency=retrying(max_attempts=1), concurrency=2)
+
+    def test_the_deadline_bounds_the_handler(self, play):
+        async def scene(bench):
+            bench.replica(forever)
+            end = await bench.ledger.end_of(await bench.send(bench.envelope(deadline_s=5)))
+            assert end.reason == "DeadlineExceeded"
+            assert end.error.type == "asya.errors.ActorTimeout"
+            assert round(asyncio.get_running_loop().time()) == 5
+
+        play(scene, resiliency=retrying(max_attempts=5))
+
+    def test_a_deadline_that_passed_in_the_queue_means_the_handler_is_not_called(self, play):
+        called = []
+
+        async def note(call):
+            called.append(1)
+            call.done()
+
+        async def scene(bench):
+            one = await bench.send(bench.envelope(deadline_s=5))
+            await asyncio.sleep(6)
+            bench.replica(note)
+            end = await bench.ledger.end_of(one)
+            assert (end.reason, called) == ("DeadlineExceeded", [])
+
+        play(scene)
+
+
+class TestDeaths:
+    def test_a_death_gives_the_message_to_the_next_replica(self, play):
+        async def scene(bench):
+            bench.replica(forever)
+            one = await bench.send(bench.envelope())
+            await asyncio.sleep(1)
+            bench.runtimes[1].die()
+            bench.replica(echo)
+            assert (await bench.ledger.end_of(one)).phase == "succeeded"
+            assert bench.sidecar.snapshot().lost == 1
+
+        play(scene)
+
+    def test_the_fifth_death_sends_it_to_the_dead_letters(self, play):
+        async def scene(bench):
+            one = await bench.send(bench.envelope())
+            for pid in range(1, 6):
+                bench.replica(forever)
+                await asyncio.sleep(1)
+                bench.runtimes[pid].die()
+            end = await bench.ledger.end_of(one)
+            assert (end.phase, end.reason) == ("failed", "PoisonMessage")
+            (letter,) = bench.ledger.letters
+            assert letter.reason == "PoisonMessage"
+
+        play(scene)
+
+    def test_a_message_that_was_delivered_before_runs_alone(self, play):
+        together = []
+        running = set()
+
+        async def note(call):
+            running.add(call.payload)
+            together.append(frozenset(running))
+            await asyncio.sleep(1)
+            running.discard(call.payload)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(forever, concurrency=2)
+            bad = await bench.send(bench.envelope(payload="bad"))
+            await asyncio.sleep(0.1)
+            bench.runtimes[1].die()
+            bench.replica(note, concurrency=2)
+            ids = [await bench.send(bench.envelope(payload=i)) for i in range(6)]
+            for one in [bad, *ids]:
+                await bench.ledger.end_of(one)
+            assert frozenset({"bad"}) in together
+            assert not [group for group in together if "bad" in group and len(group) > 1]
+
+        play(scene, concurrency=2)
+
+    def test_calls_sent_in_advance_are_not_blamed(self, play):
+        async def scene(bench):
+            bench.replica(echo)
+            for _ in range(20):
+                await bench.ledger.end_of(await bench.send(bench.envelope()))
+            bench.runtimes[1].die()
+            bench.replica(forever)
+            ids = [await bench.send(bench.envelope()) for _ in range(5)]
+            await asyncio.sleep(1)
+            assert bench.runtimes[2].calls
+            assert len(bench.runtimes[2].calls) == 5
+            bench.runtimes[2].die()
+            bench.replica(echo)
+            for one in ids:
+                await bench.ledger.end_of(one)
+            assert bench.sidecar.snapshot().lost == 1
+
+        play(scene)
+
+    def test_the_sidecar_s_own_deaths_count_too(self, play):
+        async def scene(bench):
+            one = await bench.send(bench.envelope())
+            for _ in range(5):
+                await asyncio.sleep(1)
+                bench.broker.client_died(bench.transport)
+                await bench.start()
+            end = await bench.ledger.end_of(one)
+            assert end.reason == "PoisonMessage"
+
+        play(scene)
+
+
+class TestCancel:
+    def test_before_the_handler(self, play):
+        async def scene(bench):
+            one = await bench.send(bench.envelope())
+            await asyncio.sleep(1)
+            bench.cancels.add([one])
+            assert (await bench.ledger.end_of(one)).phase == "canceled"
+            assert bench.sidecar.snapshot().waiting == 0
+
+        play(scene)
+
+    def test_in_the_queue(self, play):
+        async def scene(bench):
+            bench.cancels.add(["later"])
+            await bench.send(bench.envelope(id="later"))
+            assert (await bench.ledger.end_of("later")).phase == "canceled"
+
+        play(scene)
+
+    @pytest.mark.parametrize("cooperative", [True, False])
+    def test_during_a_handler(self, play, cooperative):
+        async def scene(bench):
+            bench.replica(forever, cooperative=cooperative)
+            one = await bench.send(bench.envelope())
+            await asyncio.sleep(1)
+            bench.cancels.add([one])
+            assert (await bench.ledger.end_of(one)).phase == "canceled"
+            assert bench.killed == ([] if cooperative else [1])
+
+        play(scene)
+
+    def test_a_root_takes_its_children_with_it(self, play):
+        async def spread(call):
+            if call.envelope["id"] == "root" and "x-asya-root" not in call.envelope["headers"]:
+                for i in range(3):
+                    call.frame(i)
+                call.done()
+            else:
+                await asyncio.sleep(1e6)
+
+        async def scene(bench):
+            bench.replica(spread, cooperative=True)
+            await bench.send(bench.envelope("a", "a", id="root"))
+            await asyncio.sleep(5)
+            bench.cancels.add(["root"])
+            ids = ["root", child_id("root", 0, 1), child_id("root", 0, 2)]
+            for one in ids:
+                assert (await bench.ledger.end_of(one)).phase == "canceled"
+
+        play(scene)
+
+
+class TestBadMessages:
+    @pytest.mark.parametrize(
+        "body", [b"", b"{", b"\xff\xfe", b"[]", b'{"id": 1}', b'{"id":"x","route":{}}', b"null"]
+    )
+    def test_what_is_no_envelope_is_kept_and_blocks_nothing(self, play, body):
+        async def scene(bench):
+            bench.replica(echo)
+            await bench.transport.publish(queue_name("default", "a"), body)
+            await bench.ledger.end_of(await bench.send(bench.envelope()))
+            await asyncio.sleep(0.1)
+            (letter,) = bench.ledger.letters
+            assert letter.reason == "ParseError"
+            assert await bench.depth() == (0, 0, 0)
+
+        play(scene)
+
+    def test_a_foreign_envelope_is_kept(self, play):
+        async def scene(bench):
+            await bench.send(bench.envelope("other"))
+            await asyncio.sleep(0.1)
+            (letter,) = bench.ledger.letters
+            assert letter.reason == "RouteMismatch"
+
+        play(scene)
+
+    def test_an_unknown_actor_in_the_route_goes_to_the_dead_letters(self, play):
+        async def scene(bench):
+            bench.replica(echo)
+            await bench.transport.ensure(queue_name("default", "reranker"))
+            end = await bench.ledger.end_of(await bench.send(bench.envelope("a", "rerankr")))
+            assert end.reason == "UnknownActor"
+            assert "did you mean 'reranker'" in end.error.message
+
+        play(scene)
+
+    def test_one_unknown_branch_leaves_the_others_alone(self, play):
+        async def two(call):
+            call.frame(1, next=["b"])
+            call.frame(2, next=["nowhere"])
+            call.done()
+
+        async def scene(bench):
+            bench.replica(two)
+            one = await bench.send(bench.envelope("a"))
+            await asyncio.sleep(0.1)
+            assert [e.id for e in await bench.received("b")] == [one]
+            assert (await bench.ledger.end_of(child_id(one, 0, 1))).reason == "UnknownActor"
+
+        play(scene)
+
+    def test_a_payload_over_the_limit_fails_the_envelope_with_the_sizes(self, play):
+        async def big(call):
+            call.frame("x" * 2000)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(big)
+            end = await bench.ledger.end_of(await bench.send(bench.envelope("a", "b")))
+            assert end.error.type == "asya.errors.PayloadTooLarge"
+            assert "2002 bytes; the limit is 1000 bytes" in end.error.message
+
+        play(scene, payload_max_bytes=1000)
+
+    def test_a_circle_ends(self, play):
+        async def again(call):
+            call.frame(1, next=["a"])
+            call.done()
+
+        async def scene(bench):
+            bench.replica(again)
+            end = await bench.ledger.end_of(await bench.send(bench.envelope()))
+            assert (end.reason, end.n) == ("HopLimit", 1000)
+
+        play(scene)
+
+    def test_bytes_that_are_no_frames_end_the_replica_not_the_sidecar(self, play):
+        async def scene(bench):
+            runtime = bench.replica(forever)
+            one = await bench.send(bench.envelope())
+            await asyncio.sleep(0.1)
+            runtime._replica.data_received(b"\xff" * 64)
+            await asyncio.sleep(0.1)
+            assert runtime.is_closing()
+            bench.replica(echo)
+            assert (await bench.ledger.end_of(one)).phase == "succeeded"
+
+        play(scene)
+
+
+class TestOutages:
+    def test_sending_on_is_tried_until_the_broker_is_back_and_the_handler_runs_once(self, play):
+        calls = []
+
+        async def cut(call):
+            calls.append(1)
+            bench_now[0].broker.available = False
+            call.frame("result")
+            call.done()
+
+        bench_now = []
+
+        async def scene(bench):
+            bench_now.append(bench)
+            bench.replica(cut)
+            await bench.send(bench.envelope("a", "b"))
+            await asyncio.sleep(60)
+            bench.broker.available = True
+            await asyncio.sleep(5)
+            assert len(await bench.received("b")) == 1
+            assert len(calls) == 1
+
+        play(scene)
+
+    def test_a_store_that_is_full_leaves_the_end_with_the_broker(self, play):
+        async def scene(bench):
+            bench.replica(echo)
+            await bench.transport.ensure(queue_name("default", "x-sink"))
+            bench.ledger.broken = True
+            one = await bench.send(bench.envelope())
+            await asyncio.sleep(1)
+            (kept,) = await bench.received("x-sink")
+            assert (kept.id, kept.status.phase) == (one, "succeeded")
+            assert await bench.depth() == (0, 0, 0)
+
+        play(scene)
+
+
+class TestDrain:
+    def test_what_runs_is_finished_and_the_rest_given_back_without_a_death(self, play):
+        async def slow(call):
+            await asyncio.sleep(2)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(slow)
+            first = await bench.send(bench.envelope())
+            await asyncio.sleep(0.1)
+            others = [await bench.send(bench.envelope()) for _ in range(5)]
+            await bench.sidecar.drain(10)
+            assert set(bench.ledger.ends) == {first}
+            assert (await bench.depth())[:2] == (5, 0)
+            await bench.start()
+            bench.replica(echo)
+            for one in others:
+                await bench.ledger.end_of(one)
+            started = [e for e in bench.ledger.events if isinstance(e, HopStarted)]
+            assert len(started) == 6
+
+        play(scene)
+
+    def test_what_outlasts_the_grace_time_is_killed_and_given_back(self, play):
+        async def scene(bench):
+            bench.replica(forever)
+            one = await bench.send(bench.envelope())
+            await asyncio.sleep(0.1)
+            await bench.sidecar.drain(5)
+            assert bench.killed == [1]
+            assert (await bench.depth())[:2] == (1, 0)
+            (kept,) = await bench.received("a")
+            assert kept.id == one
+            assert "x-asya-deaths" not in kept.headers
+
+        play(scene)
+
+    def test_five_shutdowns_are_no_poison(self, play):
+        async def scene(bench):
+            one = await bench.send(bench.envelope())
+            for _ in range(7):
+                await asyncio.sleep(1)
+                await bench.sidecar.drain(1)
+                await bench.start()
+            bench.replica(echo)
+            assert (await bench.ledger.end_of(one)).phase == "succeeded"
+
+        play(scene)
+
+    def test_a_replica_that_got_sigterm_finishes_and_is_sent_away(self, play):
+        async def slow(call):
+            await asyncio.sleep(2)
+            call.done()
+
+        async def scene(bench):
+            runtime = bench.replica(slow)
+            first = await bench.send(bench.envelope())
+            await asyncio.sleep(0.1)
+            runtime.terminating()
+            second = await bench.send(bench.envelope())
+            await bench.ledger.end_of(first)
+            await asyncio.sleep(0.1)
+            assert runtime.said_bye
+            assert second not in bench.ledger.ends
+            bench.replica(echo)
+            await bench.ledger.end_of(second)
+
+        play(scene)
+
+    def test_only_an_idle_replica_can_be_retired(self, play):
+        async def slow(call):
+            await asyncio.sleep(2)
+            call.done()
+
+        async def scene(bench):
+            runtime = bench.replica(slow)
+            one = await bench.send(bench.envelope())
+            await asyncio.sleep(0.1)
+            assert not bench.sidecar.retire(1)
+            await bench.ledger.end_of(one)
+            await asyncio.sleep(0.1)
+            assert bench.sidecar.retire(1)
+            await asyncio.sleep(0.1)
+            assert runtime.said_bye
+            assert bench.sidecar.snapshot().replicas == []
+
+        play(scene)
