@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from asya.errors import MeshUnreachable, UsageError
+from asya.local import announcement
 
 REQUEST_TIMEOUT_S: Final = 30.0
 """How long an answer may take, apart from the time that a request asks the gateway to wait."""
@@ -29,10 +29,6 @@ RECONNECT_MAX_S: Final = 30.0
 
 BUSY_MAX_S: Final = 600.0
 """How long a mesh that answers 429 (queues are full) is asked again."""
-
-MESH_FILE: Final = Path(".asya") / "mesh.json"
-"""Written by `asya up` into the project's folder: `{"pid": …, "url": …}`."""
-
 
 TERMINAL: Final = frozenset({"succeeded", "failed", "canceled"})
 """The statuses, as clients see them, that are final."""
@@ -75,39 +71,20 @@ class Answer(NamedTuple):
 
 
 def find_mesh(url: str | None, folder: Path) -> str:
-    """The address of the mesh: `url` when given, else the one that runs from `folder`.
-
-    A mesh is looked for in the folder and in its parents. A record that a dead process left is
-    passed over.
+    """The address of the mesh: `url` when given, else the one that runs from `folder` or above.
 
     Raises:
         MeshUnreachable: None runs there.
     """
     if url:
         return url
-    for place in (folder, *folder.parents):
-        record = _read_record(place / MESH_FILE)
-        if record is not None:
-            return record
-    raise MeshUnreachable(
-        f"no mesh runs in {folder}; start one with `asya up`, "
-        "or name one with --url or the variable ASYA_URL"
-    )
-
-
-def _read_record(path: Path) -> str | None:
-    try:
-        record = json.loads(path.read_bytes())
-        pid, url = int(record["pid"]), str(record["url"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass  # it lives, under another user
-    return url
+    found = announcement.find(folder)
+    if found is None:
+        raise MeshUnreachable(
+            f"no mesh runs in {folder}; start one with `asya up`, "
+            "or name one with --url or the variable ASYA_URL"
+        )
+    return found.url
 
 
 class MeshClient:

@@ -1,0 +1,120 @@
+"""Many payloads: order, errors, bounds."""
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from asya.cli.app import EXIT_FAILED, EXIT_USAGE, run
+from asya.cli.batch import AHEAD, Lines, call_lines, open_lines
+from asya.cli.client import Answer
+from asya.errors import UsageError
+
+
+def ended(number: int, status: str = "succeeded", error=None) -> bytes:
+    return json.dumps(
+        {"id": f"e{number}", "status": status, "result": {"n": number}, "error": error}
+    ).encode()
+
+
+@pytest.fixture
+def mesh(gateway, reply, monkeypatch):
+    monkeypatch.setenv("ASYA_URL", gateway.url)
+    gateway.on("GET /v1/flows", reply(body=b'{"flows": [{"name": "double"}]}'))
+    return gateway
+
+
+def test_results_come_in_the_order_of_the_lines(mesh, reply, tmp_path, capfd):
+    file = tmp_path / "many.jsonl"
+    file.write_text("1\n\n2\n3\n")
+    replies = [reply(200, ended(n)) for n in (1, 2, 3)]
+    mesh.on("POST /v1/flows/double?wait=30s", *replies)
+
+    assert run(["call", "double", "-f", str(file), "--concurrency", "1"]) == 0
+
+    assert capfd.readouterr().out.splitlines() == ['{"n": 1}', '{"n": 2}', '{"n": 3}']
+    sent = mesh.seen("POST /v1/flows/double?wait=30s")
+    assert [request.body for request in sent] == [b"1", b"2", b"3"]
+
+
+def test_a_failed_one_is_an_error_object_in_its_place(mesh, reply, tmp_path, capfd):
+    file = tmp_path / "many.jsonl"
+    file.write_text("1\n2\n")
+    error = {"type": "ValueError", "message": "odd", "reason": "PolicyExhausted"}
+    replies = [reply(200, ended(1, "failed", error)), reply(200, ended(2))]
+    mesh.on("POST /v1/flows/double?wait=30s", *replies)
+
+    assert run(["call", "double", "-f", str(file), "--concurrency", "1"]) == EXIT_FAILED
+
+    first, second = map(json.loads, capfd.readouterr().out.splitlines())
+    assert first == {"error": error, "id": "e1"}
+    assert second == {"n": 2}
+
+
+def test_a_slow_one_is_followed_by_its_events(mesh, reply, tmp_path, capfd):
+    file = tmp_path / "one.jsonl"
+    file.write_text("1\n")
+    mesh.on("POST /v1/flows/double?wait=30s", reply(202, b'{"id": "e1", "status": "running"}'))
+    end = b'id: 1\nevent: status\ndata: {"status": "succeeded"}\n\n'
+    mesh.on("GET /v1/envelopes/e1/events", reply(body=end))
+    mesh.on("GET /v1/envelopes/e1", reply(body=ended(1)))
+
+    assert run(["call", "double", "-f", str(file)]) == 0
+
+    assert capfd.readouterr().out == '{"n": 1}\n'
+
+
+def test_a_bad_line_sends_nothing(mesh, tmp_path, capfd):
+    file = tmp_path / "many.jsonl"
+    file.write_text("1\n{\n")
+
+    assert run(["call", "double", "-f", str(file)]) == EXIT_USAGE
+
+    assert f"{file}, line 2, is not JSON" in capfd.readouterr().err
+    assert mesh.requests == []
+
+
+def test_a_file_that_is_not_there_is_wrong_use(tmp_path):
+    with pytest.raises(UsageError, match="cannot read"), open_lines(tmp_path / "none"):
+        pass
+
+
+def test_lines_are_read_only_as_they_are_needed(capfd):
+    # given a first payload that takes its time
+    first_may_end = threading.Event()
+    too_early: list[int] = []
+
+    class Sender:
+        def send(self, payload, *, wait_s=0):
+            if payload == b"0":
+                first_may_end.wait(10)
+            return Answer(200, json.loads(ended(int(payload))))
+
+    def payloads() -> Iterator[bytes]:
+        for number in range(200):
+            if number >= 2 * AHEAD and not first_may_end.is_set():
+                too_early.append(number)
+            yield str(number).encode()
+
+    # when the others could be read long before it ends
+    threading.Timer(0.3, first_may_end.set).start()
+    sender: Any = Sender()
+    call_lines(sender, Lines(payloads(), None), concurrency=2, progress=False)
+
+    # then only so many were
+    assert too_early == []
+    assert len(capfd.readouterr().out.splitlines()) == 200
+
+
+def test_the_bar_goes_to_stderr(mesh, reply, tmp_path, capfd):
+    file = tmp_path / "one.jsonl"
+    file.write_text("1\n")
+    mesh.on("POST /v1/flows/double?wait=30s", reply(200, ended(1)))
+
+    assert run(["call", "double", "-f", str(file), "--progress"]) == 0
+
+    captured = capfd.readouterr()
+    assert captured.out == '{"n": 1}\n'
+    assert "1/1" in captured.err

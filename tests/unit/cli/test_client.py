@@ -1,0 +1,130 @@
+"""The HTTP client: finding the mesh, streams, refusals, and meshes that are not there."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from asya.cli import client as module
+from asya.cli.client import MeshClient, Refused, ServerEvent, find_mesh, parse_stream
+from asya.errors import MeshUnreachable, UsageError
+
+
+def announce(folder, pid: int, url: str) -> None:
+    (folder / ".asya").mkdir(parents=True)
+    record = {
+        "pid": pid, "url": url, "started_at": "2026-01-01T00:00:00Z",
+        "data": str(folder), "logs": str(folder), "actors": [],
+    }  # fmt: skip
+    (folder / ".asya" / "mesh.json").write_text(json.dumps(record))
+
+
+def test_a_mesh_of_a_parent_folder_is_found(tmp_path):
+    announce(tmp_path, os.getpid(), "http://127.0.0.1:1")
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    assert find_mesh(None, below) == "http://127.0.0.1:1"
+
+
+def test_the_url_of_the_user_wins(tmp_path):
+    announce(tmp_path, os.getpid(), "http://127.0.0.1:1")
+    assert find_mesh("http://127.0.0.1:2", tmp_path) == "http://127.0.0.1:2"
+
+
+def test_the_record_of_a_dead_mesh_is_passed_over(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    announce(tmp_path, ended.pid, "http://127.0.0.1:1")
+    with pytest.raises(MeshUnreachable, match="start one with `asya up`"):
+        find_mesh(None, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "url": 1}'])
+def test_a_broken_record_is_no_mesh(text, tmp_path):
+    (tmp_path / ".asya").mkdir()
+    (tmp_path / ".asya" / "mesh.json").write_text(text)
+    with pytest.raises(MeshUnreachable):
+        find_mesh(None, tmp_path)
+
+
+def test_nobody_listens():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(MeshUnreachable, match=f"no mesh answers at http://127.0.0.1:{port}"):
+        MeshClient(f"127.0.0.1:{port}").get("/v1/flows")
+
+
+@pytest.mark.parametrize("url", ["ftp://here", "http://", "//"])
+def test_an_address_that_is_none_is_wrong_use(url):
+    with pytest.raises(UsageError, match="is no address of a mesh"):
+        MeshClient(url)
+
+
+def test_a_refusal_says_what_the_gateway_said(gateway, reply):
+    problem = {
+        "type": "urn:asya:problem:invalid-payload",
+        "title": "The payload does not fit",
+        "detail": "the payload does not fit the flow `search`",
+        "errors": [{"path": "$.query", "message": "1 is not of type 'string'"}],
+    }
+    gateway.on("POST /v1/flows/search", reply(422, json.dumps(problem).encode()))
+    with pytest.raises(Refused) as caught:
+        MeshClient(gateway.url).post("/v1/flows/search", b"{}")
+    assert caught.value.is_about("invalid-payload")
+    assert str(caught.value).splitlines() == [
+        "the payload does not fit the flow `search`",
+        "  $.query: 1 is not of type 'string'",
+    ]
+
+
+def test_a_mesh_that_cannot_work_now_is_not_reachable(gateway, reply):
+    gateway.on("GET /v1/flows", reply(503, b'{"detail": "the broker is gone"}'))
+    with pytest.raises(MeshUnreachable, match="cannot do this now: the broker is gone"):
+        MeshClient(gateway.url).get("/v1/flows")
+
+
+def test_full_queues_are_asked_again(gateway, reply):
+    full = reply(429, b"{}", {"Retry-After": "0"})
+    gateway.on("POST /v1/envelopes", full, full, reply(202, b'{"id": "e1"}'))
+    assert MeshClient(gateway.url).post("/v1/envelopes", b"{}").body == {"id": "e1"}
+    assert len(gateway.seen("POST /v1/envelopes")) == 3
+
+
+def test_a_stream_is_parsed_with_comments_and_several_lines():
+    lines = [
+        b": hello\n",
+        b"\n",
+        b"id: 7\n",
+        b"event: status\r\n",
+        b'data: {"a":\n',
+        b"data: 1}\n",
+        b"\n",
+    ]
+    assert list(parse_stream(iter(lines))) == [ServerEvent("7", "status", {"a": 1})]
+
+
+def test_a_stream_that_ends_inside_an_event_is_broken():
+    with pytest.raises(ConnectionError):
+        list(parse_stream(iter([b"data: {}\n"])))
+
+
+def test_a_broken_stream_goes_on_after_the_last_event(gateway, reply):
+    first = b'id: 1\nevent: status\ndata: {"status": "running"}\n\n'
+    last = b'id: 2\nevent: status\ndata: {"status": "succeeded"}\n\n'
+    gateway.on("GET /v1/envelopes/e1/events", reply(body=first), reply(body=last))
+
+    seen = [event.id for event in MeshClient(gateway.url).events("e1")]
+
+    assert seen == ["1", "2"]
+    asked = gateway.seen("GET /v1/envelopes/e1/events")
+    assert [request.headers.get("Last-Event-ID") for request in asked] == [None, "1"]
+
+
+def test_a_stream_that_stays_broken_ends_as_not_reachable(gateway, reply, monkeypatch):
+    monkeypatch.setattr(module, "RECONNECT_MAX_S", 0.0)
+    gateway.on("GET /v1/envelopes/e1/events", reply(body=b""))
+    with pytest.raises(MeshUnreachable):
+        list(MeshClient(gateway.url).events("e1"))
