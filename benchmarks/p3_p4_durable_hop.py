@@ -30,9 +30,8 @@ IDLE = int(os.environ.get("IDLE", "400"))
 RUNS = int(os.environ.get("RUNS", "3"))
 
 
-def body(i: int) -> bytes:
-    envelope = env.new_envelope(["a", "b"], env.raw_json(PAYLOAD), now=datetime.now(UTC), id=f"{i}")
-    return env.encode(envelope)
+def body() -> bytes:
+    return env.encode(env.new_envelope(["a", "b"], env.raw_json(PAYLOAD), now=datetime.now(UTC)))
 
 
 def start_runtime(folder: Path, socket: Path) -> subprocess.Popen[bytes]:
@@ -85,8 +84,8 @@ async def idle_hop(transport: NatsTransport) -> list[float]:
 
     consumer = await transport.consume("asya-default-b", on_delivery, window=1)
     took = []
-    for i in range(IDLE):
-        message = body(i)
+    for _ in range(IDLE):
+        message = body()
         began = time.perf_counter()
         await transport.publish("asya-default-a", message)
         took.append((await arrived.get()) - began)
@@ -100,10 +99,8 @@ async def loaded(folder: Path, url: str) -> tuple[float, float, float]:
     transport = NatsTransport(url, "default")
     await transport.connect()
     await transport.ensure("asya-default-a")
-    for i in range(0, HOPS, 500):
-        await asyncio.gather(
-            *(transport.publish("asya-default-a", body(j)) for j in range(i, i + 500))
-        )
+    for _ in range(0, HOPS, 500):
+        await asyncio.gather(*(transport.publish("asya-default-a", body()) for _ in range(500)))
     mesh = Mesh(folder, transport)
     began, cpu = time.perf_counter(), time.process_time()
     await mesh.start()
@@ -136,8 +133,8 @@ async def peer(url: str) -> float:
         retention = RetentionPolicy.WORK_QUEUE if name == "PA" else RetentionPolicy.LIMITS
         await js.add_stream(StreamConfig(name=name, subjects=[f"{name}.m"], retention=retention))
     await js.add_consumer("PA", ConsumerConfig(durable_name="w", ack_policy="explicit"))
-    for i in range(0, HOPS, 500):
-        await asyncio.gather(*(js.publish("PA.m", body(j)) for j in range(i, i + 500)))
+    for _ in range(0, HOPS, 500):
+        await asyncio.gather(*(js.publish("PA.m", body()) for _ in range(500)))
     subscription = await js.pull_subscribe_bind("w", "PA")
 
     async def hop(message: object) -> None:
