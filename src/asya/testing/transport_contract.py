@@ -1,0 +1,592 @@
+"""What every transport must do: a kit of tests.
+
+A transport's test module makes a `Harness` for its broker, and a subclass of `TransportContract`
+with a fixture `harness`::
+
+    class TestMine(TransportContract):
+        @pytest.fixture
+        async def harness(self):
+            ...
+            yield MyHarness(...)
+
+Where brokers differ the kit looks at `Capabilities`, never at names. It knows nothing of how
+time passes: the tests run on a virtual loop as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
+from asya.transports.base import Consumer, Delivery, Transport
+
+QUEUE = "asya-kit-first"
+OTHER = "asya-kit-second"
+QUIET_S = 0.15
+"""How long nothing must come for nothing to be coming, in seconds."""
+PATIENCE_S = 15.0
+SLACK_S = 1.0
+"""How late a broker may be with what it owes at a time, in seconds."""
+
+
+class Harness(ABC):
+    """A broker for tests, and ways to harm it.
+
+    All transports it makes have the namespace `kit`, and a lease of `lease_s`.
+    """
+
+    lease_s = 1.0
+
+    @abstractmethod
+    async def connect(self) -> Transport:
+        """A new, connected client of the broker."""
+
+    @abstractmethod
+    async def crash(self, transport: Transport) -> None:
+        """Let a client vanish as if its process had been killed."""
+
+    @abstractmethod
+    async def break_broker(self) -> None:
+        """Stop the broker, at once and without a warning."""
+
+    @abstractmethod
+    async def mend_broker(self) -> None:
+        """Start it again; returns when it can be reached."""
+
+    def now(self) -> datetime:
+        """The wall time that the transports go by."""
+        return datetime.now(UTC)
+
+
+class Mailbox:
+    """Collects deliveries; `ack` settles each as it comes."""
+
+    def __init__(self, *, ack: bool = False) -> None:
+        self.deliveries: list[Delivery] = []
+        self.times: list[float] = []
+        self._ack = ack
+        self._arrived = asyncio.Event()
+
+    def __call__(self, delivery: Delivery) -> None:
+        """Take a delivery."""
+        self.deliveries.append(delivery)
+        self.times.append(asyncio.get_running_loop().time())
+        if self._ack:
+            delivery.ack()
+        self._arrived.set()
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """The bodies in the order they came."""
+        return [delivery.body for delivery in self.deliveries]
+
+    async def wait_for(self, count: int, timeout_s: float = PATIENCE_S) -> list[Delivery]:
+        """The first `count` deliveries, once they are there."""
+        async with asyncio.timeout(timeout_s):
+            while len(self.deliveries) < count:
+                self._arrived.clear()
+                await self._arrived.wait()
+        return self.deliveries[:count]
+
+    async def wait_for_bodies(self, bodies: set[bytes], timeout_s: float = PATIENCE_S) -> None:
+        """Return once each of the bodies has come at least once."""
+        async with asyncio.timeout(timeout_s):
+            while not bodies <= set(self.bodies):
+                self._arrived.clear()
+                await self._arrived.wait()
+
+
+async def publish_soon(transport: Transport, body: bytes, dedup_id: str | None = None) -> None:
+    """Publish as a caller does that must not lose it: again, until it is confirmed."""
+    async with asyncio.timeout(PATIENCE_S * 2):
+        while True:
+            try:
+                await transport.publish(QUEUE, body, dedup_id=dedup_id)
+            except TransportUnavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+async def quiet() -> None:
+    """Give what is wrongly on its way the time to come."""
+    await asyncio.sleep(QUIET_S)
+
+
+class QueueContract:
+    """Queues: made, removed, listed, counted."""
+
+    async def test_ensure_and_delete_are_idempotent(self, harness: Harness) -> None:
+        """Both may be repeated, and `ensure` leaves messages alone."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        await transport.publish(QUEUE, b"stays")
+        await transport.ensure(QUEUE)
+        assert (await transport.depth(QUEUE)).ready == 1
+        await transport.delete(QUEUE)
+        await transport.delete(QUEUE)
+        await transport.ensure(QUEUE)
+        assert (await transport.depth(QUEUE)).ready == 0
+
+    async def test_delete_removes_delayed_messages_too(self, harness: Harness) -> None:
+        """A queue that is made again begins empty."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        later = harness.now() + timedelta(seconds=0.4)
+        await transport.publish(QUEUE, b"late", not_before=later)
+        await transport.delete(QUEUE)
+        await transport.ensure(QUEUE)
+        box = Mailbox(ack=True)
+        await transport.consume(QUEUE, box)
+        await asyncio.sleep(0.4 + transport.capabilities.delay_resolution_s)
+        await quiet()
+        assert box.bodies == []
+
+    async def test_queues_are_listed_sorted(self, harness: Harness) -> None:
+        """All of them, also when there are many."""
+        transport = await harness.connect()
+        names = [f"asya-kit-{number:03}" for number in range(20)]
+        await asyncio.gather(*(transport.ensure(name) for name in reversed(names)))
+        listed = await transport.queues()
+        assert [name for name in listed if name in names] == names
+        assert listed == sorted(listed)
+
+    async def test_a_missing_queue_is_told(self, harness: Harness) -> None:
+        """By everything that needs it, and only as long as it is missing."""
+        transport = await harness.connect()
+        await transport.delete(QUEUE)
+        with pytest.raises(QueueMissing, match=QUEUE):
+            await transport.publish(QUEUE, b"nobody")
+        with pytest.raises(QueueMissing, match=QUEUE):
+            await transport.consume(QUEUE, Mailbox())
+        with pytest.raises(QueueMissing):
+            await transport.depth(QUEUE)
+        another = await harness.connect()
+        await another.ensure(QUEUE)
+        await asyncio.sleep(1.0)
+        await transport.publish(QUEUE, b"somebody")
+
+    async def test_depth_tells_ready_held_and_delayed(self, harness: Harness) -> None:
+        """As far as the broker counts them."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        for body in (b"1", b"2", b"3"):
+            await transport.publish(QUEUE, body)
+        for _ in range(2):
+            later = harness.now() + timedelta(hours=1)
+            await transport.publish(QUEUE, b"later", not_before=later)
+        box = Mailbox()
+        consumer = await transport.consume(QUEUE, box, window=1)
+        (held,) = await box.wait_for(1)
+        depth = await transport.depth(QUEUE)
+        assert depth.ready == 2
+        assert depth.in_flight == (1 if transport.capabilities.counts_in_flight else 0)
+        assert depth.delayed == (2 if transport.capabilities.counts_delayed else 0)
+        consumer.set_window(0)
+        held.ack()
+        await consumer.close()
+
+
+class PublishContract:
+    """Messages: what goes in comes out."""
+
+    async def test_a_message_is_delivered_once_and_acked(self, harness: Harness) -> None:
+        """The ordinary way."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        receipt = await transport.publish(QUEUE, b"hello")
+        box = Mailbox(ack=True)
+        await transport.consume(QUEUE, box)
+        (delivery,) = await box.wait_for(1)
+        assert (delivery.body, delivery.delivery_count) == (b"hello", 1)
+        assert not receipt.duplicate
+        await asyncio.sleep(harness.lease_s + QUIET_S)
+        assert box.bodies == [b"hello"]
+        assert await transport.depth(QUEUE) == await (await harness.connect()).depth(QUEUE)
+        assert (await transport.depth(QUEUE)).in_flight == 0
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"\x00\xff\r\n\xfe" * 3, "ünï\N{SNOWMAN}\N{ROCKET}".encode(), b"MSG a 1 2\r\n"],
+        ids=["empty", "binary", "unicode", "protocol"],
+    )
+    async def test_bodies_come_out_as_they_went_in(self, harness: Harness, body: bytes) -> None:
+        """Byte for byte."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        await transport.publish(QUEUE, body)
+        box = Mailbox(ack=True)
+        await transport.consume(QUEUE, box)
+        await box.wait_for(1)
+        assert box.bodies == [body]
+
+    async def test_the_largest_message_passes_and_a_larger_one_is_refused(
+        self, harness: Harness
+    ) -> None:
+        """The limit is the declared one, and a refusal harms nothing else."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        limit = transport.capabilities.message_max_bytes
+        with pytest.raises(MessageTooLarge, match=str(limit + 1)):
+            await transport.publish(QUEUE, b"x" * (limit + 1))
+        await transport.publish(QUEUE, b"y" * limit, dedup_id="largest")
+        box = Mailbox(ack=True)
+        await transport.consume(QUEUE, box)
+        await box.wait_for(1)
+        assert len(box.bodies[0]) == limit
+
+    async def test_a_thousand_messages_come_in_order(self, harness: Harness) -> None:
+        """With one consumer and nothing given back."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        bodies = [str(number).encode() for number in range(1000)]
+        for body in bodies:
+            await transport.publish(QUEUE, body)
+        box = Mailbox(ack=True)
+        await transport.consume(QUEUE, box, window=50)
+        await box.wait_for(1000)
+        assert box.bodies == bodies
+
+    async def test_publishes_may_overlap(self, harness: Harness) -> None:
+        """While the queue is consumed."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        box = Mailbox(ack=True)
+        await transport.consume(QUEUE, box, window=10)
+        bodies = [str(number).encode() for number in range(500)]
+        await asyncio.gather(*(transport.publish(QUEUE, body) for body in bodies))
+        await box.wait_for(500)
+        await quiet()
+        assert sorted(box.bodies) == sorted(bodies)
+
+    async def test_a_repeated_id_is_dropped(self, harness: Harness) -> None:
+        """Where the broker deduplicates; delayed or not, and also while it is being handled."""
+        transport = await harness.connect()
+        if not transport.capabilities.deduplicates:
+            pytest.skip("this broker does not deduplicate")
+        await transport.ensure(QUEUE)
+        later = harness.now() + timedelta(seconds=0.3)
+        box = Mailbox(ack=True)
+        await transport.consume(QUEUE, box)
+        receipts = [
+            await transport.publish(QUEUE, b"a", dedup_id="a"),
+            await transport.publish(QUEUE, b"a", dedup_id="a"),
+            await transport.publish(QUEUE, b"b", dedup_id="b", not_before=later),
+            await transport.publish(QUEUE, b"b", dedup_id="b", not_before=later),
+            await transport.publish(QUEUE, b"c", dedup_id="c"),
+        ]
+        assert [receipt.duplicate for receipt in receipts] == [False, True, False, True, False]
+        await box.wait_for(3)
+        await quiet()
+        assert sorted(box.bodies) == [b"a", b"b", b"c"]
+
+    async def test_delayed_messages_come_at_their_time(self, harness: Harness) -> None:
+        """Never early, at most a little late, in the order of their times."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        box = Mailbox(ack=True)
+        await transport.consume(QUEUE, box, window=10)
+        begin, now = asyncio.get_running_loop().time(), harness.now()
+        delays = {b"1.5": 1.5, b"0.5": 0.5}
+        for body, delay_s in delays.items():
+            await transport.publish(QUEUE, body, not_before=now + timedelta(seconds=delay_s))
+        await box.wait_for(2)
+        assert box.bodies == [b"0.5", b"1.5"]
+        for body, at in zip(box.bodies, box.times, strict=True):
+            late_s = at - begin - delays[body]
+            assert -0.02 < late_s < transport.capabilities.delay_resolution_s + SLACK_S
+
+    async def test_a_time_that_has_passed_means_now(self, harness: Harness) -> None:
+        """However long ago."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        box = Mailbox(ack=True)
+        await transport.consume(QUEUE, box, window=2)
+        await transport.publish(QUEUE, b"1", not_before=harness.now() - timedelta(days=400))
+        await transport.publish(QUEUE, b"2", not_before=harness.now())
+        await box.wait_for(2, timeout_s=SLACK_S)
+
+
+class DeliveryContract:
+    """Deliveries: windows, leases, and what becomes of what is not settled."""
+
+    async def test_requeue_gives_back_at_once_and_counts(self, harness: Harness) -> None:
+        """Long before the lease ends."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        await transport.publish(QUEUE, b"again")
+        box = Mailbox()
+        await transport.consume(QUEUE, box)
+        for count in (1, 2, 3):
+            delivery = (await box.wait_for(count, timeout_s=harness.lease_s))[-1]
+            assert delivery.delivery_count == count
+            assert delivery.held
+            delivery.requeue()
+        (await box.wait_for(4))[-1].ack()
+
+    async def test_the_window_is_exact(self, harness: Harness) -> None:
+        """As it is, as it grows, as it shrinks, and at zero."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        for number in range(20):
+            await transport.publish(QUEUE, str(number).encode())
+        box = Mailbox()
+        consumer = await transport.consume(QUEUE, box, window=3)
+        await box.wait_for(3)
+        await quiet()
+        assert len(box.deliveries) == consumer.window == 3
+        box.deliveries[0].ack()
+        box.deliveries[0].ack()
+        await box.wait_for(4)
+        await quiet()
+        assert len(box.deliveries) == 4
+        consumer.set_window(5)
+        await box.wait_for(6)
+        await quiet()
+        assert len(box.deliveries) == 6
+        consumer.set_window(0)
+        for delivery in box.deliveries:
+            delivery.ack()
+        await quiet()
+        assert len(box.deliveries) == 6
+        consumer.set_window(1)
+        await box.wait_for(7)
+        await quiet()
+        assert len(box.deliveries) == 7
+
+    async def test_a_window_that_shrinks_while_idle_holds(self, harness: Harness) -> None:
+        """Also when the broker was asked for more before; nothing is lost or counted twice."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        box = Mailbox()
+        consumer = await transport.consume(QUEUE, box, window=10)
+        await quiet()
+        consumer.set_window(2)
+        await quiet()
+        bodies = {str(number).encode() for number in range(8)}
+        for body in bodies:
+            await transport.publish(QUEUE, body)
+        await box.wait_for(2)
+        await quiet()
+        assert len(box.deliveries) == 2
+        for index in range(8):
+            (await box.wait_for(index + 1))[-1].ack()
+        assert set(box.bodies) == bodies
+        assert [delivery.delivery_count for delivery in box.deliveries] == [1] * 8
+
+    async def test_a_lease_that_ends_gives_the_message_to_another(self, harness: Harness) -> None:
+        """And the late ack of the first changes nothing."""
+        transport, another = await harness.connect(), await harness.connect()
+        if transport.capabilities.lease_s is None:
+            pytest.skip("here the connection is the lease")
+        await transport.ensure(QUEUE)
+        await transport.publish(QUEUE, b"slow")
+        box, second = Mailbox(), Mailbox()
+        consumer = await transport.consume(QUEUE, box)
+        (delivery,) = await box.wait_for(1)
+        await another.consume(QUEUE, second)
+        (taken,) = await second.wait_for(1, timeout_s=harness.lease_s + SLACK_S)
+        assert taken.delivery_count == 2
+        assert taken.held
+        assert not delivery.held
+        delivery.extend()
+        assert not delivery.held
+        delivery.ack()
+        taken.requeue()
+        redelivered = (await asyncio.wait_for(_either(box, second, 3), PATIENCE_S))[-1]
+        assert redelivered.delivery_count == 3
+        redelivered.ack()
+        await consumer.close()
+
+    async def test_extend_keeps_a_message(self, harness: Harness) -> None:
+        """However long."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        await transport.publish(QUEUE, b"long")
+        box = Mailbox()
+        await transport.consume(QUEUE, box, window=2)
+        (delivery,) = await box.wait_for(1)
+        for _ in range(8):
+            await asyncio.sleep(harness.lease_s / 3)
+            delivery.extend()
+            assert delivery.held
+        assert len(box.deliveries) == 1
+        delivery.ack()
+        assert not delivery.held
+        await quiet()
+        assert (await transport.depth(QUEUE)).in_flight == 0
+
+    async def test_closing_a_consumer_gives_back_at_once(self, harness: Harness) -> None:
+        """What it had not shown; what it had can still be settled."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        bodies = [str(number).encode() for number in range(300)]
+        await asyncio.gather(*(transport.publish(QUEUE, body) for body in bodies))
+        first, second = Mailbox(), Mailbox(ack=True)
+        consumer = await transport.consume(QUEUE, first, window=100)
+        await first.wait_for(1)
+        await consumer.close()
+        seen = len(first.deliveries)
+        await transport.consume(QUEUE, second, window=100)
+        await second.wait_for(300 - seen, timeout_s=harness.lease_s * 0.8)
+        for delivery in first.deliveries:
+            delivery.ack()
+        await asyncio.sleep(harness.lease_s + QUIET_S)
+        assert len(first.deliveries) == seen
+        assert sorted(first.bodies + second.bodies) == sorted(bodies)
+
+    async def test_consumers_share(self, harness: Harness) -> None:
+        """Each message goes to one of them, and one that stands still holds only its window."""
+        transport, another = await harness.connect(), await harness.connect()
+        await transport.ensure(QUEUE)
+        stuck, busy = Mailbox(), Mailbox(ack=True)
+        await transport.consume(QUEUE, stuck, window=2)
+        await another.consume(QUEUE, busy, window=5)
+        await quiet()
+        for number in range(40):
+            await transport.publish(QUEUE, str(number).encode())
+        await busy.wait_for(38, timeout_s=harness.lease_s * 0.8)
+        assert len(stuck.deliveries) == 2
+        assert len(set(stuck.bodies + busy.bodies)) == 40
+
+    async def test_a_receiver_that_raises_gives_the_message_back(
+        self, harness: Harness, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """And the consumer goes on."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        box = Mailbox(ack=True)
+
+        def refuse_once(delivery: Delivery) -> None:
+            if delivery.delivery_count == 1:
+                raise RuntimeError("a bug of the receiver")
+            box(delivery)
+
+        await transport.publish(QUEUE, b"1")
+        await transport.consume(QUEUE, refuse_once)
+        await box.wait_for(1)
+        assert "a bug of the receiver" in caplog.text
+
+
+class FaultContract:
+    """Faults: nothing accepted is lost, nothing goes silent."""
+
+    async def test_closing_a_transport_loses_nothing(self, harness: Harness) -> None:
+        """In the middle of consuming; acks given before the close arrive."""
+        transport, another = await harness.connect(), await harness.connect()
+        await transport.ensure(QUEUE)
+        bodies = {str(number).encode() for number in range(400)}
+        await asyncio.gather(*(transport.publish(QUEUE, body) for body in bodies))
+        first, second = Mailbox(ack=True), Mailbox(ack=True)
+        await transport.consume(QUEUE, first, window=20)
+        await first.wait_for(50)
+        await transport.close()
+        await transport.close()
+        with pytest.raises(TransportUnavailable):
+            await transport.publish(QUEUE, b"too late")
+        await another.consume(QUEUE, second, window=20)
+        await second.wait_for_bodies(bodies - set(first.bodies), timeout_s=harness.lease_s * 0.8)
+        await quiet()
+        assert not set(first.bodies) & set(second.bodies)
+        assert (await another.depth(QUEUE)).ready == 0
+
+    async def test_a_crash_of_a_client_loses_nothing(self, harness: Harness) -> None:
+        """What it held comes to another, counted, within the lease."""
+        transport, another = await harness.connect(), await harness.connect()
+        await transport.ensure(QUEUE)
+        bodies = {str(number).encode() for number in range(10)}
+        for body in bodies:
+            await transport.publish(QUEUE, body)
+        first, second = Mailbox(), Mailbox(ack=True)
+        await transport.consume(QUEUE, first, window=4)
+        await first.wait_for(4)
+        await harness.crash(transport)
+        await another.consume(QUEUE, second, window=10)
+        await second.wait_for(10, timeout_s=harness.lease_s + SLACK_S)
+        assert set(second.bodies) == bodies
+        counts = {delivery.body: delivery.delivery_count for delivery in second.deliveries}
+        assert all(counts[body] == 2 for body in first.bodies)
+        assert all(counts[body] == 1 for body in bodies - set(first.bodies))
+
+    async def test_messages_survive_a_restart_of_the_broker(self, harness: Harness) -> None:
+        """Ready, held and delayed ones; and the clients need not do anything."""
+        transport = await harness.connect()
+        if not transport.capabilities.persistent:
+            pytest.skip("this broker forgets")
+        await transport.ensure(QUEUE)
+        later = harness.now() + timedelta(seconds=2)
+        await transport.publish(QUEUE, b"delayed", not_before=later)
+        await transport.publish(QUEUE, b"held")
+        box = Mailbox()
+        consumer = await transport.consume(QUEUE, box)
+        await box.wait_for(1)
+        await transport.publish(QUEUE, b"ready", dedup_id="ready")
+        await harness.break_broker()
+        await harness.mend_broker()
+        consumer.set_window(10)
+        await box.wait_for_bodies({b"ready", b"delayed"})
+        assert harness.now() >= later
+        for delivery in box.deliveries:
+            delivery.ack()
+        if transport.capabilities.deduplicates:
+            await publish_soon(transport, b"after", "after")
+            await box.wait_for_bodies({b"after"})
+
+    async def test_an_outage_is_told_and_then_over(self, harness: Harness) -> None:
+        """Publishes fail in bounded time; consumers go on by themselves."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        box = Mailbox(ack=True)
+        await transport.consume(QUEUE, box, window=5)
+        await publish_soon(transport, b"before")
+        await box.wait_for(1)
+        await harness.break_broker()
+        begin = asyncio.get_running_loop().time()
+        with pytest.raises(TransportUnavailable):
+            await transport.publish(QUEUE, b"lost", dedup_id="lost")
+        with pytest.raises(TransportUnavailable):
+            await transport.depth(QUEUE)
+        assert asyncio.get_running_loop().time() - begin < PATIENCE_S
+        await harness.mend_broker()
+        bodies = {str(number).encode() for number in range(20)}
+        await asyncio.gather(*(publish_soon(transport, one, one.decode()) for one in bodies))
+        await box.wait_for_bodies(bodies)
+
+    async def test_one_bad_queue_disturbs_no_other(self, harness: Harness) -> None:
+        """Stuck, or deleted under its consumer and made again: the other flows, it comes back."""
+        transport, another = await harness.connect(), await harness.connect()
+        await transport.ensure(QUEUE)
+        await transport.ensure(OTHER)
+        broken, flowing = Mailbox(ack=True), Mailbox(ack=True)
+        await transport.consume(QUEUE, broken, window=5)
+        await transport.consume(OTHER, flowing, window=5)
+        await another.delete(QUEUE)
+        for number in range(50):
+            await transport.publish(OTHER, str(number).encode())
+        await flowing.wait_for(50, timeout_s=SLACK_S + 1)
+        await another.ensure(QUEUE)
+        async with asyncio.timeout(PATIENCE_S):
+            while not broken.deliveries:
+                try:
+                    await another.publish(QUEUE, b"back")
+                except TransportError:
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)
+
+
+class TransportContract(QueueContract, PublishContract, DeliveryContract, FaultContract):
+    """All of it."""
+
+
+async def _either(first: Mailbox, second: Mailbox, total: int) -> list[Delivery]:
+    while len(first.deliveries) + len(second.deliveries) < total:
+        await asyncio.sleep(0.01)
+    both = first.deliveries + second.deliveries
+    return sorted(both, key=lambda delivery: delivery.delivery_count)
+
+
+__all__ = ["Consumer", "Harness", "Mailbox", "TransportContract", "publish_soon", "quiet"]

@@ -1,0 +1,57 @@
+"""The NATS transport keeps the contract, on a real server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from asya.local.broker import NatsServer
+from asya.testing.transport_contract import Harness, TransportContract
+from asya.transports.base import Transport
+from asya.transports.nats import NatsTransport
+
+
+class NatsHarness(Harness):
+    def __init__(self, server: NatsServer) -> None:
+        self.server = server
+        self.transports: list[NatsTransport] = []
+
+    async def connect(self) -> Transport:
+        transport = NatsTransport(
+            self.server.url, "kit", lease_s=self.lease_s, publish_timeout_s=1.0
+        )
+        await transport.connect()
+        self.transports.append(transport)
+        return transport
+
+    async def crash(self, transport: Transport) -> None:
+        assert isinstance(transport, NatsTransport)
+        transport.abort()
+
+    async def break_broker(self) -> None:
+        assert self.server.pid is not None
+        gone = asyncio.Event()
+        self.server.on_exit = lambda code: gone.set()
+        os.kill(self.server.pid, signal.SIGKILL)
+        await gone.wait()
+
+    async def mend_broker(self) -> None:
+        await self.server.start()
+
+
+class TestNats(TransportContract):
+    @pytest.fixture
+    async def harness(self, tmp_path: Path) -> AsyncIterator[NatsHarness]:
+        server = NatsServer(tmp_path / "nats")
+        await server.start()
+        harness = NatsHarness(server)
+        try:
+            yield harness
+        finally:
+            await asyncio.gather(*(transport.close() for transport in harness.transports))
+            await server.stop()
