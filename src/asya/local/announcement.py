@@ -1,0 +1,64 @@
+"""`mesh.json`: how the commands of this folder find the mesh that runs there.
+
+{"pid", "url", "started_at", "data", "logs", "actors"}: written when the mesh is ready, removed
+when it stops. A mesh that was killed leaves it; readers look whether the pid still lives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+FILE: Final = "mesh.json"
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A running mesh. `data` and `logs` are absolute folders."""
+
+    pid: int
+    url: str
+    started_at: str
+    data: str
+    logs: str
+    actors: Sequence[str]
+
+    def write(self, path: Path) -> None:
+        """Write the file at once, or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(f".{self.pid}.new")
+        new.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        new.replace(path)
+
+
+def read(path: Path) -> Announcement | None:
+    """The mesh that runs by this file, or None: no file, not ours, or its process is gone."""
+    try:
+        fields = json.loads(path.read_bytes())
+        found = Announcement(
+            pid=int(fields["pid"]),
+            url=str(fields["url"]),
+            started_at=str(fields["started_at"]),
+            data=str(fields["data"]),
+            logs=str(fields["logs"]),
+            actors=tuple(map(str, fields["actors"])),
+        )
+        os.kill(found.pid, 0)
+    except PermissionError:
+        return found  # it lives, under another user
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found
+
+
+def find(folder: Path) -> Announcement | None:
+    """The mesh that runs from this folder or from one above it."""
+    for place in (folder, *folder.parents):
+        found = read(place / ".asya" / FILE)
+        if found is not None:
+            return found
+    return None

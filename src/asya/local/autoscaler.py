@@ -1,0 +1,181 @@
+"""Brings the replicas of every actor to the number that `scaling` asks for.
+
+One task for the whole mesh. It sleeps until a sidecar reports a change or a look is due: an actor
+at zero with nothing waiting is never looked at, so an idle mesh costs nothing. The broker is asked
+for an actor's depth only while messages wait or are worked on, at most every `POLL_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, Literal, cast
+
+from asya.errors import TransportError
+from asya.local.replicas import ReplicaSet
+from asya.scaling import Bounds, Candidate, Peak, desired, expendable, needed
+from asya.sidecar import Sidecar
+from asya.transports.base import Transport
+
+log = logging.getLogger(__name__)
+
+POLL_S: Final = 0.25
+"""Time between two looks at an actor that has work."""
+
+IDLE_S: Final = 0.5
+"""Time between two looks at the sidecar of an actor whose replicas have nothing to do."""
+
+BROKER_GONE_S: Final = 1.0
+"""Time to the next look when the broker did not answer."""
+
+STARTING_MAX: Final = max(2, os.cpu_count() or 1)
+"""Replicas of the whole mesh that start at a time, each actor's first one not counted: more of
+them would only share the processors, and the first would be ready later."""
+
+
+class ScaledActor:
+    """One actor, as the autoscaler keeps it."""
+
+    def __init__(self, sidecar: Sidecar, replicas: ReplicaSet, bounds: Bounds) -> None:
+        self.sidecar = sidecar
+        self.replicas = replicas
+        self.bounds = bounds
+        self.peak = Peak(bounds.cooldown_s)
+        self.looked_s = float("-inf")
+        self.due_s: float | None = None
+
+    def candidates(self) -> list[Candidate]:
+        """Its replicas, for the choice of whom to end."""
+        starting = [
+            Candidate(each.pid, "starting", each.started_at.timestamp())
+            for each in self.replicas.starting
+        ]
+        known = [
+            Candidate(
+                each.pid,
+                cast("Literal['idle', 'busy', 'terminating']", each.state),
+                each.since.timestamp(),
+            )
+            for each in self.sidecar.snapshot().replicas
+        ]
+        return starting + known
+
+
+class Autoscaler:
+    """The task; `start` it once the sidecars run."""
+
+    def __init__(self, transport: Transport, actors: Sequence[ScaledActor]) -> None:
+        self._transport = transport
+        self._actors = list(actors)
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+        self._wake_s = float("inf")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; actors with a minimum get their replicas at once."""
+        for actor in self._actors:
+            actor.sidecar.on_change = actor.replicas.on_change = partial(self.wake, actor)
+            self.wake(actor)
+        self._task = self._loop.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Start and end no more replicas."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def wake(self, actor: ScaledActor) -> None:
+        """Something changed at an actor: look at it soon. Called for every call that ends."""
+        if actor.replicas.starting_count:
+            for replica in actor.sidecar.snapshot().replicas:
+                actor.replicas.ready(replica.pid)
+        at_s = actor.looked_s + POLL_S if actor.replicas.current else self._loop.time()
+        self._plan(actor, at_s)
+
+    def _plan(self, actor: ScaledActor, at_s: float) -> None:
+        if actor.due_s is not None and actor.due_s <= at_s:
+            return
+        actor.due_s = at_s
+        if at_s < self._wake_s:
+            self._woken.set()
+
+    async def _run(self) -> None:
+        while True:
+            now_s = self._loop.time()
+            due = [each for each in self._actors if each.due_s is not None and each.due_s <= now_s]
+            for actor in due:
+                actor.due_s = None
+                actor.looked_s = now_s
+            if due:
+                await asyncio.gather(*(self._look(each) for each in due))
+            self._woken.clear()
+            self._wake_s = min(
+                (each.due_s for each in self._actors if each.due_s is not None),
+                default=float("inf"),
+            )
+            left_s = self._wake_s - self._loop.time()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if left_s == float("inf") else max(0.0, left_s)):
+                    await self._woken.wait()
+
+    async def _look(self, actor: ScaledActor) -> None:
+        try:
+            next_s = await self._scale(actor)
+        except TransportError:
+            next_s = self._loop.time() + BROKER_GONE_S
+        except Exception:
+            log.exception("autoscaler: %s", actor.sidecar.config.actor)
+            next_s = self._loop.time() + BROKER_GONE_S
+        if next_s is not None:
+            self._plan(actor, next_s)
+
+    async def _scale(self, actor: ScaledActor) -> float | None:
+        """Look at one actor; gives the time of the next look, or None for no plan."""
+        replicas, bounds = actor.replicas, actor.bounds
+        seen = actor.sidecar.snapshot()
+        load = seen.waiting + seen.in_flight
+        if load and not replicas.current and bounds.maximum:
+            # The first message: nothing to ask the broker before the first replica.
+            replicas.start(1)
+        if load:
+            depth = await self._transport.depth(actor.sidecar.config.queue)
+            # The broker may not have told its own count of what has just been handed out.
+            in_flight = max(depth.in_flight, load)
+            need = needed(bounds, ready=depth.ready, in_flight=in_flight)
+        else:
+            need = needed(bounds, ready=0, in_flight=0)
+        now_s = self._loop.time()
+        peak = actor.peak.note(now_s, need)
+        target = desired(need, peak=peak, current=replicas.current)
+        if target > replicas.current:
+            self._start(replicas, target - replicas.current)
+        elif target < replicas.current:
+            self._end(actor, replicas.current - target)
+        if target > replicas.current:
+            return max(now_s + POLL_S, replicas.not_before_s)
+        if not replicas.current and not load:
+            return None
+        busy = load or target < replicas.current
+        fall_s = actor.peak.next_fall_s or float("inf")
+        return min(now_s + (POLL_S if busy else IDLE_S), max(now_s, fall_s))
+
+    def _start(self, replicas: ReplicaSet, missing: int) -> None:
+        starting = sum(each.replicas.starting_count for each in self._actors)
+        room = max(STARTING_MAX - starting, 0 if replicas.current else 1)
+        if room:
+            replicas.start(min(missing, room))
+
+    def _end(self, actor: ScaledActor, surplus: int) -> None:
+        candidates = actor.candidates()
+        starting = {each.pid for each in candidates if each.state == "starting"}
+        for pid in expendable(candidates, surplus):
+            if pid in starting:
+                actor.replicas.stop_starting(pid)
+            elif actor.sidecar.retire(pid):
+                actor.replicas.leave(pid)

@@ -1,0 +1,149 @@
+"""The processes that a killed supervisor left behind, and how the next one ends them.
+
+Every child that is started is written down as one JSON line {pid, create_time, name}; a clean
+stop removes the file. At the next start those of the list that still live are ended: a pid counts
+only with the create time it was noted with, because numbers are used again. Children lead a
+session of their own, so what they forked is found by its session, also when the leader is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+TERM_WAIT_S: Final = 2.0
+"""How long an old broker may take to end by itself."""
+
+COMPACT_AT: Final = 512
+"""Lines after which the file is written anew with the living only."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process that was started, as it is told from a later one with the same number."""
+
+    pid: int
+    create_time: float
+    name: str
+
+
+class ChildRecord:
+    """The file that lists the children of one mesh."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._children: dict[int, Child] = {}
+        self._lines = 0
+
+    def add(self, pid: int, name: str) -> None:
+        """Write down a child. A child that is gone already, or a full disk, is no error."""
+        created = create_time(pid)
+        if created is None:
+            return
+        self._children[pid] = Child(pid, created, name)
+        with contextlib.suppress(OSError):
+            if self._lines >= COMPACT_AT:
+                self._write_all()
+            else:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(_line(self._children[pid]))
+                self._lines += 1
+
+    def remove(self, pid: int) -> None:
+        """Forget a child that has ended. The file may name it still; that does no harm."""
+        self._children.pop(pid, None)
+
+    def clear(self) -> None:
+        """All have ended: remove the file."""
+        self._children.clear()
+        self._lines = 0
+        self.path.unlink(missing_ok=True)
+
+    def read(self) -> list[Child]:
+        """What the last run wrote; lines that were cut off by its death are skipped."""
+        children = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    read = json.loads(line)
+                    children.append(
+                        Child(int(read["pid"]), float(read["create_time"]), str(read["name"]))
+                    )
+        return children
+
+    def _write_all(self) -> None:
+        lines = [_line(each) for each in self._children.values()]
+        new = self.path.with_suffix(".new")
+        new.write_text("".join(lines), encoding="utf-8")
+        new.replace(self.path)
+        self._lines = len(lines)
+
+
+def end_leftovers(children: Iterable[Child]) -> list[Child]:
+    """End those that still live, with all they forked; gives those that did.
+
+    They get SIGTERM, and SIGKILL when they are still there after `TERM_WAIT_S`.
+    """
+    sessions = _sessions()
+    left = {each: pids for each in set(children) if (pids := _session(each, sessions))}
+    found = list(left)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        _signal(left.values(), number)
+        until = time.monotonic() + TERM_WAIT_S
+        while left and time.monotonic() < until:
+            time.sleep(0.01)
+            sessions = _sessions()
+            left = {each: pids for each in left if (pids := _session(each, sessions))}
+    return found
+
+
+def create_time(pid: int) -> float | None:
+    """When a process began, in seconds since 1970, or None when there is none (or a zombie)."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return float(process.create_time())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+
+
+def _line(child: Child) -> str:
+    return json.dumps(asdict(child)) + "\n"
+
+
+def _sessions() -> dict[int, list[int]]:
+    """The living processes of this machine by the session they are in."""
+    import psutil
+
+    sessions: dict[int, list[int]] = {}
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            sessions.setdefault(os.getsid(pid), []).append(pid)
+    return sessions
+
+
+def _session(child: Child, sessions: Mapping[int, list[int]]) -> list[int]:
+    """The living processes of a child's session: itself and what it forked."""
+    created = create_time(child.pid)
+    # Another process has the number now; while a session lives its number is not given away.
+    if created is not None and abs(created - child.create_time) > 0.05:
+        return []
+    members = {*sessions.get(child.pid, ()), child.pid}
+    return [pid for pid in sorted(members) if create_time(pid) is not None]
+
+
+def _signal(groups: Iterable[list[int]], number: signal.Signals) -> None:
+    for pids in groups:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)

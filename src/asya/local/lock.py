@@ -1,0 +1,65 @@
+"""One mesh per data folder: an exclusive lock that the kernel drops with the process.
+
+The lock is `flock` on `<data>/lock`; the file's text is the holder's pid, for the message only.
+Children do not inherit the descriptor (Python's default), so a broker that outlived its
+supervisor holds no lock. Taken first and given back last, by the mesh.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from asya.errors import MeshRunning, UsageError
+
+
+class FolderLock:
+    """The right to use a data folder. Not reentrant."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Make the folder where it is missing, and hold it until `release` or our death.
+
+        Raises:
+            MeshRunning: Another process holds it.
+            UsageError: The folder cannot be made or written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(
+                f"the data folder {self.folder} cannot be used: {error.strerror}; "
+                "make it writable, or give another with --data"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _read_pid(descriptor)
+            os.close(descriptor)
+            raise MeshRunning(str(self.folder), holder) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise UsageError(
+                f"the data folder {self.folder} cannot be locked: {error.strerror}; "
+                "give a folder on a local disk with --data"
+            ) from error
+        self._descriptor = descriptor
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the folder back. The file stays: removing it would race with the next holder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _read_pid(descriptor: int) -> int:
+    """The holder's pid; 0 in the moment between its lock and its writing."""
+    text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    return int(text) if text.isdigit() else 0

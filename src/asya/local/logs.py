@@ -1,0 +1,129 @@
+"""What replicas print: one bounded log per actor.
+
+Every line gets the time and the replica's pid: `2026-11-23T18:25:00.123Z 4711 | text`. Bytes are
+kept as they are, whatever their encoding. A log is two files, `<actor>.log` and `<actor>.log.1`,
+each at most `bytes_max`; when the first is full it becomes the second. A line over `LINE_MAX` is
+cut into several. Written from the event loop, by one `LineWriter` per replica: a write into the
+page cache costs microseconds, and what is read per turn of the loop is bounded by the pipe.
+
+A disk that refuses costs log lines, never a message: what could not be written is counted and
+told in the log when the disk takes bytes again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from asya.clock import Clock, to_rfc3339
+
+LINE_MAX: Final = 64 * 1024
+"""Bytes of one line; a replica that prints no line ends costs this much memory."""
+
+
+class RotatingLog:
+    """An append-only log of bounded size, shared by all replicas of an actor."""
+
+    def __init__(self, path: Path, bytes_max: int) -> None:
+        self.path = path
+        self._bytes_max = bytes_max
+        self._file: int | None = None
+        self._size = 0
+        self._dropped = 0
+
+    @property
+    def former(self) -> Path:
+        """The file that holds what came before the newest `bytes_max` bytes."""
+        return self.path.with_name(self.path.name + ".1")
+
+    def write(self, data: bytes) -> None:
+        """Append bytes; they should be whole lines. Never raises."""
+        try:
+            self._open()
+            if self._size + len(data) > self._bytes_max and self._size > 0:
+                self._rotate()
+            if self._dropped:
+                data = f"({self._dropped} bytes were lost: the disk refused)\n".encode() + data
+            self._write_all(data[-self._bytes_max :])
+            self._dropped = 0
+        except OSError:
+            self._dropped += len(data)
+
+    def close(self) -> None:
+        """Close the file; a later write opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _open(self) -> None:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            self._file = os.open(self.path, flags, 0o644)
+            self._size = os.fstat(self._file).st_size
+
+    def _rotate(self) -> None:
+        self.close()
+        self.path.replace(self.former)
+        self._open()
+
+    def _write_all(self, data: bytes) -> None:
+        assert self._file is not None
+        view = memoryview(data)
+        while view:
+            written = os.write(self._file, view)
+            self._size += written
+            view = view[written:]
+
+
+class LineWriter:
+    """Cuts one replica's output into lines, and puts time and pid before each."""
+
+    def __init__(self, log: RotatingLog, pid: int, clock: Clock) -> None:
+        self._log = log
+        self._pid = pid
+        self._clock = clock
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read; whole lines are written, the rest waits for its end."""
+        head, newline, rest = data.rpartition(b"\n")
+        if not newline:
+            self._rest += data
+            if len(self._rest) >= LINE_MAX:
+                self.flush()
+            return
+        self._write(self._rest + head)
+        self._rest = rest
+        if len(rest) >= LINE_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has no line end, as a line."""
+        if self._rest:
+            self._write(self._rest)
+            self._rest = b""
+
+    def _write(self, lines: bytes) -> None:
+        prefix = f"{to_rfc3339(self._clock.now())} {self._pid} | ".encode()
+        self._log.write(prefix + lines.replace(b"\n", b"\n" + prefix) + b"\n")
+
+
+def tail(path: Path, count: int) -> list[bytes]:
+    """The last `count` lines of a log, without their ends, from both of its files."""
+    lines: deque[bytes] = deque(maxlen=count)
+    for each in (path.with_name(path.name + ".1"), path):
+        lines.extend(_lines(each))
+    return list(lines)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                yield line.rstrip(b"\n")
+    except FileNotFoundError:
+        return

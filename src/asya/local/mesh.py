@@ -1,0 +1,429 @@
+"""The mesh on one machine, put together: what is started in which order, and ended in which.
+
+Started: lock, port, broker, transport, task service, crew, sidecars, autoscaler, gateway. A step
+that fails takes down what was started before it. Stopped: the gateway refuses new work, nothing is
+scaled any more, the sidecars finish what runs within the grace time, replicas end, then the parts
+in reverse. Everything that was accepted is in the broker or in the task store at any moment, so
+`kill` (and a kill -9) loses nothing either; the next `start` goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from asya.clock import Clock, SystemClock, to_rfc3339
+from asya.crew import EndConsumer, Sink, Sump
+from asya.envelope import END_ACTORS, SINK, SUMP, queue_name
+from asya.errors import TransportError, UsageError
+from asya.gateway.port import FlowSpec
+from asya.local import announcement
+from asya.local.announcement import Announcement
+from asya.local.autoscaler import Autoscaler, ScaledActor
+from asya.local.broker import NatsServer
+from asya.local.broker_watch import BrokerWatch
+from asya.local.environment import memory_bytes, read_dotenv, replica_environment
+from asya.local.leftovers import ChildRecord, end_leftovers
+from asya.local.lock import FolderLock
+from asya.local.logs import RotatingLog
+from asya.local.port import LocalPort
+from asya.local.process import Launch
+from asya.local.replicas import ReplicaSet
+from asya.local.web import WebServer, bind, url_of
+from asya.scaling import Bounds
+from asya.sidecar import Cancels, Sidecar, SidecarConfig
+from asya.transports.nats import NatsTransport
+
+if TYPE_CHECKING:
+    from asya.gateway.service import TaskService
+    from asya.manifest import AsyncActor, Manifests
+    from asya.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MESH_LOG: Final = "x-mesh"
+"""The log of the mesh itself, beside those of the actors."""
+
+SOCKET_PATH_MAX: Final = 100
+"""Bytes of the path of a Unix socket; the kernel's limit is 104 or 108."""
+
+BYE_WAIT_S: Final = 2.0
+"""How long a replica may take from its `bye` to its end, when the mesh stops."""
+
+
+class LocalMesh:
+    """One mesh. `start`, then `stop`; not used again.
+
+    Args:
+        manifests: What runs.
+        settings: How.
+        folder: The project's folder: of `.asya/mesh.json`, of `.env`, and of relative paths.
+        environ: The environment that replicas inherit.
+        say: Tells the user one line.
+        clock: The wall clock.
+    """
+
+    def __init__(
+        self,
+        manifests: Manifests,
+        settings: Settings,
+        *,
+        folder: Path,
+        environ: Mapping[str, str],
+        say: Callable[[str], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self.url = ""
+        self.data = (folder / settings.data).absolute()
+        self.actors: dict[str, ScaledActor] = {}
+        self._manifests = manifests
+        self._settings = settings
+        self._folder = folder.absolute()
+        self._environ = environ
+        self._tell = say
+        self._clock = clock or SystemClock()
+        self._cancels = Cancels()
+        self._children = ChildRecord(self.data / "children.jsonl")
+        self._log = RotatingLog(self.logs / f"{MESH_LOG}.log", settings.log_max_bytes)
+        self._stack = contextlib.AsyncExitStack()
+        self._watch: BrokerWatch | None = None
+        self._server: NatsServer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._ready = False
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the logs, `<actor>.log`."""
+        return self.data / "logs"
+
+    @property
+    def flows(self) -> dict[str, FlowSpec]:
+        """The flows that clients may call."""
+        return {
+            flow.name: FlowSpec(
+                name=flow.name,
+                route=tuple(flow.route),
+                description=flow.description,
+                input_schema=flow.input_schema,
+                timeout_s=flow.timeout_s,
+            )
+            for flow in self._manifests.flows
+            if flow.expose.http
+        }
+
+    # -- start ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bring everything up; returns when the gateway takes envelopes and every queue stands.
+
+        Raises:
+            UsageError: The folder, the port, a secret or a limit cannot be used; nothing runs.
+            TransportUnavailable: The broker does not come up, or does not answer.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        self._check()
+        launches = self._launches()
+        lock = FolderLock(self.data)
+        lock.acquire()
+        self._stack.callback(lock.release)
+        self._stack.callback(self._log.close)
+        listening = bind(self._settings.host, self._settings.port)
+        self._stack.callback(listening.close)
+        self.url = url_of(self._settings.host, listening)
+        _make_private(_socket_folder(self.data))
+        transport, left = await asyncio.gather(
+            self._start_broker(), asyncio.to_thread(end_leftovers, self._children.read())
+        )
+        for child in left:
+            self.say(f"{child.name}: ended replica {child.pid}, left behind by a killed mesh")
+        self._children.clear()
+        self._stack.callback(self._children.clear)
+        await transport.connect()
+        self._stack.push_async_callback(transport.close)
+        await self._ensure_queues(transport)
+        port = LocalPort(
+            self._settings.namespace,
+            transport,
+            flows=self.flows,
+            actors=self.actors,
+            cancels=self._cancels,
+            problem=self.problem,
+        )
+        service = await self._start_service(port)
+        web = self._make_web(service, port, listening)
+        self._stack.push_async_callback(web.stop, BYE_WAIT_S)
+        await service.start()
+        await self._start_actors(transport, service, launches)
+        await web.start()
+        self._announce()
+        self._ready = True
+        self._in_background(self._look_for_strange_queues(transport))
+
+    def _check(self) -> None:
+        strange = [
+            f"{actor.source.file}:{actor.source.line}: actor {actor.name} is in the namespace "
+            f"{actor.namespace}; this mesh runs {self._settings.namespace}, set ASYA_NAMESPACE or "
+            "`namespace` in asya.yaml to run the other"
+            for actor in self._manifests.actors
+            if actor.namespace != self._settings.namespace
+        ]
+        if strange:
+            raise UsageError("\n".join(strange))
+
+    def _launches(self) -> dict[str, Launch]:
+        problems = []
+        launches = {}
+        sockets = _socket_folder(self.data)
+        for number, actor in enumerate(self._manifests.actors):
+            try:
+                launches[actor.name] = self._launch(actor, sockets / f"{number}.sock")
+            except UsageError as error:
+                problems.append(str(error))
+        if problems:
+            raise UsageError("\n".join(problems))
+        return launches
+
+    def _launch(self, actor: AsyncActor, socket: Path) -> Launch:
+        dotenv = read_dotenv([actor.folder, self._folder])
+        environment = replica_environment(
+            actor, self._environ, dotenv, socket=socket, path=[actor.folder]
+        )
+        limit = actor.spec.resources.get("limits", {}).get("memory")
+        try:
+            memory_max = None if limit is None else memory_bytes(limit)
+        except ValueError as error:
+            raise UsageError(
+                f"{actor.source.file}:{actor.source.line}: actor {actor.name}: "
+                f"resources.limits.memory: {error}"
+            ) from error
+        return Launch(
+            # -P: the working folder is no place to import the runtime from.
+            argv=(sys.executable, "-P", "-m", "asya.runtime"),
+            folder=actor.folder,
+            environment=environment,
+            memory_max=memory_max,
+        )
+
+    async def _start_broker(self) -> NatsTransport:
+        settings = self._settings
+        if settings.transport_url is not None:
+            return NatsTransport(
+                settings.transport_url, settings.namespace, lease_s=settings.lease_s
+            )
+        server = self._server = NatsServer(self.data / "nats", binary=settings.nats_server)
+        self._stack.push_async_callback(server.stop)
+        await server.start()
+        self._watch = BrokerWatch(server, self.data, self.say)
+        self._watch.start()
+        self._stack.push_async_callback(self._watch.stop)
+        return NatsTransport(server.url, settings.namespace, lease_s=settings.lease_s)
+
+    async def _ensure_queues(self, transport: NatsTransport) -> None:
+        names = [*(each.name for each in self._manifests.actors), SINK, SUMP]
+        queues = [queue_name(self._settings.namespace, name) for name in names]
+        await asyncio.gather(*(transport.ensure(queue) for queue in queues))
+        if self._server is not None:
+            # Nobody else uses this broker: what is held was held by a supervisor that was killed.
+            held = await asyncio.gather(*(transport.recover_orphans(queue) for queue in queues))
+            if sum(held):
+                self.say(f"{sum(held)} envelopes of the last run go on")
+
+    async def _start_service(self, port: LocalPort) -> TaskService:
+        from asya.gateway.service import TaskService
+        from asya.gateway.store.sqlite import SqliteStore
+
+        store = SqliteStore(self.data / "tasks.db")
+        await store.open()
+        self._stack.push_async_callback(store.close)
+        service = TaskService(store, port, self._clock)
+        self._stack.push_async_callback(service.close)
+        self._cancels.add(await service.canceled_recently())
+        return service
+
+    def _make_web(self, service: TaskService, port: LocalPort, listening: object) -> WebServer:
+        from asya.gateway.app import make_app
+
+        return WebServer(make_app(service, port, self._settings), listening)
+
+    async def _start_actors(
+        self, transport: NatsTransport, service: TaskService, launches: Mapping[str, Launch]
+    ) -> None:
+        sump = Sump(service)
+        ends = {SINK: Sink(service, sump), SUMP: sump}
+        for name, end in ends.items():
+            consumer = EndConsumer(
+                name, self._settings.namespace, transport, end, sump, self._clock
+            )
+            self._stack.push_async_callback(consumer.close, BYE_WAIT_S)
+            await consumer.start()
+        for actor in self._manifests.actors:
+            replicas = self._make_replicas(actor.name, launches[actor.name])
+            sidecar = Sidecar(
+                SidecarConfig(
+                    actor.name,
+                    namespace=self._settings.namespace,
+                    resiliency=actor.resiliency(),
+                    concurrency=actor.spec.concurrency,
+                    payload_max_bytes=self._settings.payload_max_bytes,
+                ),
+                transport,
+                listener=service,
+                ends=ends,
+                cancels=self._cancels,
+                clock=self._clock,
+                kill=replicas.kill,
+            )
+            sidecar.on_load_failure = replicas.load_failed
+            self.actors[actor.name] = ScaledActor(sidecar, replicas, self._bounds(actor))
+        self._stack.push_async_callback(self._drain)
+        sockets = {name: Path(each.environment["ASYA_SOCKET"]) for name, each in launches.items()}
+        await asyncio.gather(
+            *(each.sidecar.start(sockets[name]) for name, each in self.actors.items())
+        )
+        autoscaler = Autoscaler(transport, list(self.actors.values()))
+        autoscaler.start()
+        self._stack.push_async_callback(autoscaler.stop)
+
+    def _make_replicas(self, name: str, launch: Launch) -> ReplicaSet:
+        return ReplicaSet(
+            name,
+            launch,
+            RotatingLog(self.logs / f"{name}.log", self._settings.log_max_bytes),
+            self._children,
+            clock=self._clock,
+            say=self.say,
+            done=lambda: self.actors[name].sidecar.snapshot().succeeded,
+            ignore=frozenset({self.data}),
+        )
+
+    def _bounds(self, actor: AsyncActor) -> Bounds:
+        scaling = actor.spec.scaling
+        if not scaling.enabled:
+            return Bounds.fixed(actor.spec.replicas)
+        return Bounds(
+            minimum=scaling.min_replica_count,
+            maximum=scaling.max_replica_count,
+            queue_length=scaling.queue_length,
+            cooldown_s=min(float(scaling.cooldown_period), self._settings.cooldown_s),
+        )
+
+    def _announce(self) -> None:
+        here = Announcement(
+            pid=os.getpid(),
+            url=self.url,
+            started_at=to_rfc3339(self._clock.now()),
+            data=str(self.data),
+            logs=str(self.logs),
+            actors=list(self.actors),
+        )
+        for path in {self.data / announcement.FILE, self._folder / ".asya" / announcement.FILE}:
+            here.write(path)
+            self._stack.callback(path.unlink, missing_ok=True)
+
+    async def _look_for_strange_queues(self, transport: NatsTransport) -> None:
+        """Name queues of actors that are gone, and remove those in which nothing waits."""
+        if self._server is None:
+            return
+        prefix = queue_name(self._settings.namespace, "")
+        known = {*self.actors, *END_ACTORS}
+        for queue in await transport.queues():
+            name = queue.removeprefix(prefix)
+            if name in known:
+                continue
+            depth = await transport.depth(queue)
+            waiting = depth.ready + depth.in_flight + depth.delayed
+            if waiting:
+                self.say(
+                    f"{name}: {waiting} envelopes wait for this actor, which is not part of this "
+                    "mesh; they go on when it is"
+                )
+            else:
+                await transport.delete(queue)
+
+    # -- while it runs ----------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """Tell the user one line, and write it down in the mesh's own log."""
+        self._log.write(f"{to_rfc3339(self._clock.now())} {os.getpid()} | {text}\n".encode())
+        self._tell(text)
+
+    def problem(self) -> str | None:
+        """Why no envelope can be taken now, for people, or None when all is well."""
+        if self._stopping:
+            return "the mesh is stopping"
+        if not self._ready:
+            return "the mesh is starting"
+        return self._watch.problem() if self._watch is not None else None
+
+    def _in_background(self, coroutine: object) -> None:
+        task = asyncio.ensure_future(coroutine)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._background_ended)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(task.exception(), TransportError):
+            log.warning("%s", task.exception())
+
+    # -- stop -------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Stop in order. Takes the grace time and a few seconds at most; nothing is left running."""
+        self._stopping = True
+        for task in list(self._tasks):
+            task.cancel()
+        await self._stack.aclose()
+
+    def kill(self) -> None:
+        """End all replicas now, so that a `stop` under way has nothing to wait for."""
+        for actor in self.actors.values():
+            actor.replicas.kill_all()
+
+    async def _drain(self) -> None:
+        grace_s = self._settings.grace_s
+        actors = self.actors.values()
+        busy = sum(each.sidecar.snapshot().in_flight for each in actors)
+        if busy:
+            self.say(f"stopping: {busy} envelopes are being finished (at most {grace_s:g} s)")
+        await asyncio.gather(*(each.sidecar.drain(grace_s) for each in actors))
+        await asyncio.gather(*(each.replicas.stop(BYE_WAIT_S) for each in actors))
+
+
+def _socket_folder(data: Path) -> Path:
+    """The folder of the sockets: in the data folder, or where that path is too long, elsewhere."""
+    folder = data / "run"
+    if len(os.fsencode(folder / "99999.sock")) > SOCKET_PATH_MAX:
+        digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
+        folder = Path(tempfile.gettempdir()) / f"asya-{os.getuid()}-{digest}"
+    return folder
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only we can enter; one that is there must be ours.
+
+    Raises:
+        UsageError: It cannot be made, or belongs to another user.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if not folder.is_dir() or folder.is_symlink() or status.st_uid != os.getuid():
+            raise UsageError(f"{folder} belongs to another user; give another folder with --data")
+        folder.chmod(0o700)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be used for sockets: {error.strerror}") from error

@@ -1,0 +1,99 @@
+"""The mesh as the gateway sees it: the local side of `asya.gateway.port.MeshPort`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from asya.envelope import Envelope, encode, queue_name
+from asya.errors import TransportError
+from asya.gateway.port import ActorStatus, FlowSpec, ReplicaStatus
+from asya.local.autoscaler import ScaledActor
+from asya.sidecar import Cancels
+from asya.transports.base import Depth, Transport
+
+UNKNOWN_DEPTH = Depth(ready=0, in_flight=0, delayed=0)
+
+
+class LocalPort:
+    """Answers for the mesh of this process.
+
+    Args:
+        namespace: The mesh's namespace.
+        transport: Connected before the first `publish`.
+        flows: The flows by name.
+        actors: The actors by name; filled while the mesh starts.
+        cancels: Shared with the sidecars.
+        problem: Why no envelope can be taken now, or None.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        transport: Transport,
+        *,
+        flows: Mapping[str, FlowSpec],
+        actors: Mapping[str, ScaledActor],
+        cancels: Cancels,
+        problem: Callable[[], str | None],
+    ) -> None:
+        self._namespace = namespace
+        self._transport = transport
+        self._flows = flows
+        self._actors = actors
+        self._cancels = cancels
+        self._problem = problem
+
+    @property
+    def namespace(self) -> str:
+        """The namespace whose queues these are."""
+        return self._namespace
+
+    async def publish(self, envelope: Envelope, *, dedup_id: str) -> None:
+        """Put an envelope into the queue of its `route.curr`; confirmed when this returns."""
+        queue = queue_name(self._namespace, envelope.route.curr)
+        await self._transport.publish(queue, encode(envelope), dedup_id=dedup_id)
+
+    async def actors(self) -> list[str]:
+        """The actors of this mesh. A queue that an earlier mesh left is no actor."""
+        return list(self._actors)
+
+    async def ready(self, actor: str) -> int:
+        """Messages that wait in the actor's queue."""
+        return (await self._transport.depth(queue_name(self._namespace, actor))).ready
+
+    def cancel(self, ids: Iterable[str]) -> None:
+        """Tell every sidecar that these envelopes, and children of these roots, are canceled."""
+        self._cancels.add(ids)
+
+    async def actor_status(self) -> list[ActorStatus]:
+        """What runs. A depth that the broker does not tell now is given as 0."""
+        return list(await asyncio.gather(*(self._status(name) for name in self._actors)))
+
+    def flows(self) -> Mapping[str, FlowSpec]:
+        """The flows by name."""
+        return self._flows
+
+    def problem(self) -> str | None:
+        """Why no envelope can be taken now, or None."""
+        return self._problem()
+
+    async def _status(self, name: str) -> ActorStatus:
+        actor = self._actors[name]
+        try:
+            depth = await self._transport.depth(queue_name(self._namespace, name))
+        except TransportError:
+            depth = UNKNOWN_DEPTH
+        seen = actor.sidecar.snapshot()
+        replicas = [
+            ReplicaStatus(each.pid, "starting", each.started_at) for each in actor.replicas.starting
+        ]
+        replicas += [ReplicaStatus(each.pid, each.state, each.since) for each in seen.replicas]
+        return ActorStatus(
+            name=name,
+            transport=self._transport.capabilities.name,
+            queue=depth,
+            replicas=replicas,
+            rate=seen.rate,
+            last_error=actor.replicas.problem or seen.last_error,
+        )

@@ -1,0 +1,147 @@
+"""One child process: a runtime that serves an actor, in a session of its own.
+
+What it prints goes to the actor's log. It is ended as a group, with everything it forked; a
+handler that makes a session of its own (a daemon) gets away. On Linux the kernel is told to
+choose replicas first when memory runs out, so that it does not choose the broker, and the
+manifest's memory limit holds (`RLIMIT_DATA`: what a process writes to, not what it maps); a
+handler over it gets a `MemoryError`. Elsewhere both are left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, cast
+
+from asya.clock import Clock
+from asya.local.logs import LineWriter, RotatingLog
+
+OOM_SCORE: Final = 500
+"""Of 1000: how much rather a replica is killed than another process of its size."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the replicas of an actor are started.
+
+    Attributes:
+        argv: The program and its arguments.
+        folder: Its working folder.
+        environment: All of its variables.
+        memory_max: Bytes of data it may have, or None for no limit.
+    """
+
+    argv: Sequence[str]
+    folder: Path
+    environment: Mapping[str, str]
+    memory_max: int | None = None
+
+
+class ReplicaProcess(asyncio.SubprocessProtocol):
+    """A running child. Made by `spawn`; `ended` is set when it has been reaped."""
+
+    def __init__(
+        self, log: RotatingLog, clock: Clock, on_end: Callable[[ReplicaProcess], None]
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._on_end = on_end
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._writer: LineWriter | None = None
+        self.pid = 0
+        self.started_at: datetime = clock.now()
+        self.started_s = asyncio.get_running_loop().time()
+        self.ended = asyncio.Event()
+
+    @classmethod
+    async def spawn(
+        cls,
+        launch: Launch,
+        log: RotatingLog,
+        clock: Clock,
+        on_end: Callable[[ReplicaProcess], None],
+    ) -> ReplicaProcess:
+        """Start a process.
+
+        Raises:
+            OSError: The program cannot be started.
+        """
+        loop = asyncio.get_running_loop()
+        _, protocol = await loop.subprocess_exec(
+            lambda: cls(log, clock, on_end),
+            *launch.argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=str(launch.folder),
+            env=dict(launch.environment),
+            start_new_session=True,
+        )
+        _limit(protocol.pid, launch.memory_max)
+        return protocol
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, minus the number of the signal that ended it, or None while it runs."""
+        return self._transport.get_returncode() if self._transport else None
+
+    def describe_end(self) -> str:
+        """How it ended, for people: `exited with code 3`, `was ended by SIGKILL`."""
+        code = self.returncode
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                return f"was ended by {signal.Signals(-code).name}"
+        return f"exited with code {code}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process and all of its group; nothing when they are gone."""
+        if self.ended.is_set():
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The process runs."""
+        self._transport = cast("asyncio.SubprocessTransport", transport)
+        self.pid = self._transport.get_pid()
+        self._writer = LineWriter(self._log, self.pid, self._clock)
+
+    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
+        """The process printed."""
+        if self._writer is not None:
+            self._writer.feed(cast("bytes", data))
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """Nobody of the group can print any more."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def process_exited(self) -> None:
+        """The process was reaped: end what it forked, which would hold its pipe for ever."""
+        self.signal(signal.SIGKILL)
+        self.ended.set()
+        self._on_end(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Reaped, and its pipe is closed."""
+        if self._writer is not None:
+            self._writer.flush()
+
+
+def _limit(pid: int, memory_max: int | None) -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    # Both may fail when the process is gone already, or in a sandbox: then there is no limit.
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
+    if memory_max is not None:
+        with contextlib.suppress(OSError, ValueError):
+            resource.prlimit(pid, resource.RLIMIT_DATA, (memory_max, memory_max))

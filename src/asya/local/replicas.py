@@ -1,0 +1,344 @@
+"""The replicas of one actor: started, watched, ended.
+
+What it decides by itself: a replica that dies is not started again faster than the back-off
+allows, and an actor whose handler cannot be loaded is *broken*: it is named once, then a single
+replica is tried when a file of its folder changes, or when the (longer) back-off is over. How
+many should run is the autoscaler's business; calls are the sidecar's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+from asya.clock import Clock
+from asya.envelope import ErrorInfo
+from asya.local.leftovers import ChildRecord
+from asya.local.logs import RotatingLog
+from asya.local.process import Launch, ReplicaProcess
+
+START_TIMEOUT_S: Final = 600.0
+"""How long a handler may take to load: models are fetched on a first start."""
+
+CRASH_FIRST_S: Final = 0.1
+CRASH_MOST_S: Final = 2.0
+"""Back-off between deaths with no envelope done in between. The first death costs nothing."""
+
+BROKEN_FIRST_S: Final = 2.0
+BROKEN_MOST_S: Final = 60.0
+"""Back-off between attempts to load a handler, while no file changes."""
+
+WATCH_EVERY_S: Final = 0.5
+WATCH_FILES_MAX: Final = 5000
+"""How often, and at how many files, a broken actor's folder is looked at."""
+
+END_WAIT_S: Final = 5.0
+"""How long a replica that was asked to end may take, before SIGTERM and then SIGKILL."""
+
+State = Literal["starting", "ready", "leaving"]
+
+
+class ReplicaSet:
+    """All replicas of an actor.
+
+    Args:
+        actor: The actor's name, for messages.
+        launch: How a replica is started.
+        log: Where they print.
+        record: Where children are written down.
+        say: Tells the user one line.
+        done: How many envelopes the actor has done; a growing count ends a back-off.
+        ignore: Folders that are not watched (the data folder).
+
+    Attributes:
+        on_change: Called when a replica ended, or may be started again.
+        problem: Why the handler cannot be loaded, or None.
+    """
+
+    def __init__(
+        self,
+        actor: str,
+        launch: Launch,
+        log: RotatingLog,
+        record: ChildRecord,
+        *,
+        clock: Clock,
+        say: Callable[[str], None],
+        done: Callable[[], int],
+        ignore: frozenset[Path] = frozenset(),
+    ) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        self.problem: str | None = None
+        self.launch = launch
+        self._actor = actor
+        self._log = log
+        self._record = record
+        self._clock = clock
+        self._say = say
+        self._done = done
+        self._ignore = ignore
+        self._loop = asyncio.get_running_loop()
+        self._processes: dict[int, ReplicaProcess] = {}
+        self._states: dict[int, State] = {}
+        self._killed: set[int] = set()
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._spawning = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watcher: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._crashes = 0
+        self._done_at_crash = -1
+        self._not_before_s = 0.0
+        self._stopping = False
+
+    # -- what runs --------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> int:
+        """Replicas that run or are being started, without those that were asked to end."""
+        leaving = sum(state == "leaving" for state in self._states.values())
+        return len(self._processes) + self._spawning - leaving
+
+    @property
+    def starting(self) -> list[ReplicaProcess]:
+        """Those whose handler is not loaded yet."""
+        return [each for each in self._processes.values() if self._states[each.pid] == "starting"]
+
+    @property
+    def starting_count(self) -> int:
+        """How many are not ready yet, those that have no pid yet included."""
+        return len(self.starting) + self._spawning
+
+    @property
+    def alive(self) -> bool:
+        """Whether any process is left."""
+        return bool(self._processes or self._spawning)
+
+    @property
+    def not_before_s(self) -> float:
+        """The loop's time before which no replica may be started."""
+        return self._not_before_s
+
+    # -- starting ---------------------------------------------------------------------------------
+
+    def start(self, count: int) -> int:
+        """Start at most `count` replicas, as the back-off allows; gives how many.
+
+        A broken actor gets one at a time.
+        """
+        if self._stopping or self._loop.time() < self._not_before_s:
+            return 0
+        if self.problem is not None:
+            count = min(count, 1 - self.starting_count)
+        for _ in range(count):
+            self._spawning += 1
+            task = self._loop.create_task(self._start())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return max(0, count)
+
+    async def _start(self) -> None:
+        try:
+            process = await ReplicaProcess.spawn(self.launch, self._log, self._clock, self._ended)
+        except OSError as error:
+            self._spawning -= 1
+            self._load_failed(f"{self.launch.argv[0]} cannot be started: {error}")
+            return
+        self._spawning -= 1
+        pid = process.pid
+        self._processes[pid] = process
+        self._states[pid] = "starting"
+        self._record.add(pid, self._actor)
+        if process.ended.is_set():
+            self._ended(process)
+        elif self._stopping:
+            process.signal(signal.SIGKILL)
+        else:
+            self._timers[pid] = self._loop.call_later(START_TIMEOUT_S, self._start_timed_out, pid)
+
+    def _start_timed_out(self, pid: int) -> None:
+        self._leave(pid)
+        self.kill(pid)
+        self._load_failed(f"the handler was not loaded after {START_TIMEOUT_S:.0f} s")
+
+    def ready(self, pid: int) -> None:
+        """The replica has loaded its handler. Called as often as one likes."""
+        if self._states.get(pid) != "starting":
+            return
+        self._states[pid] = "ready"
+        self._cancel_timer(pid)
+        took_s = self._loop.time() - self._processes[pid].started_s
+        if self.problem is not None:
+            self._say(f"{self._actor}: the handler loads again")
+            self.problem = None
+        self._failures = 0
+        self._stop_watching()
+        self._say(f"{self._actor}: replica {pid} up ({took_s:.2f} s)")
+
+    def load_failed(self, pid: int, error: ErrorInfo) -> None:
+        """A replica said why its handler cannot be loaded; it ends by itself."""
+        if pid in self._states:
+            self._leave(pid)
+            self._log.write(error.traceback.encode() + b"\n" if error.traceback else b"")
+            self._load_failed(f"{error.type}: {error.message}")
+
+    def _load_failed(self, text: str) -> None:
+        if self._stopping:
+            return
+        self._failures += 1
+        delay_s = min(BROKEN_MOST_S, BROKEN_FIRST_S * 2 ** min(self._failures - 1, 10))
+        self._not_before_s = self._loop.time() + delay_s
+        if text != self.problem:
+            self._say(
+                f"{self._actor}: the handler {self.launch.environment.get('ASYA_HANDLER', '')} "
+                f"cannot be loaded: {text}; tried again when a file in {self.launch.folder} "
+                f"changes (traceback: asya logs {self._actor})"
+            )
+        self.problem = text
+        if self._watcher is None:
+            self._watcher = self._loop.create_task(self._watch())
+        self.on_change()
+
+    async def _watch(self) -> None:
+        """Wait for a change in the folder of a broken actor; then it may be tried at once."""
+        folder, ignore = self.launch.folder, self._ignore
+        before = await asyncio.to_thread(fingerprint, folder, ignore)
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            now = await asyncio.to_thread(fingerprint, folder, ignore)
+            if now != before:
+                before = now
+                self._failures = 0
+                self._not_before_s = 0.0
+                self.on_change()
+
+    def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    # -- ending -----------------------------------------------------------------------------------
+
+    def kill(self, pid: int) -> None:
+        """End a replica and all it forked, now. For timeouts and cancels: no crash of its own."""
+        process = self._processes.get(pid)
+        if process is not None:
+            self._killed.add(pid)
+            process.signal(signal.SIGKILL)
+
+    def leave(self, pid: int) -> None:
+        """The replica was asked to end (`bye`): it no longer counts, and goes for sure."""
+        if pid in self._processes:
+            self._leave(pid)
+
+    def stop_starting(self, pid: int) -> None:
+        """End a replica that is not ready yet and not needed any more."""
+        self.leave(pid)
+        if pid in self._processes:
+            self._processes[pid].signal(signal.SIGTERM)
+
+    def _leave(self, pid: int) -> None:
+        self._states[pid] = "leaving"
+        self._cancel_timer(pid)
+        self._timers[pid] = self._loop.call_later(END_WAIT_S, self._end_for_sure, pid)
+
+    def _end_for_sure(self, pid: int) -> None:
+        if pid in self._processes:
+            self._processes[pid].signal(signal.SIGTERM)
+            self._timers[pid] = self._loop.call_later(1.0, self.kill, pid)
+
+    def _ended(self, process: ReplicaProcess) -> None:
+        pid = process.pid
+        if self._processes.pop(pid, None) is None:
+            return  # it ended before `_start` knew it, which calls again
+        state = self._states.pop(pid)
+        killed = pid in self._killed
+        self._killed.discard(pid)
+        self._cancel_timer(pid)
+        self._record.remove(pid)
+        if self._stopping:
+            return
+        if state == "leaving":
+            if self.problem is None:
+                self._say(f"{self._actor}: replica {pid} down")
+        elif killed:
+            self._say(f"{self._actor}: replica {pid} was stopped in the middle of a call")
+        elif state == "starting":
+            self._load_failed(f"the replica {process.describe_end()} before the handler was loaded")
+        else:
+            self._crashed(process)
+        self.on_change()
+
+    def _crashed(self, process: ReplicaProcess) -> None:
+        if self._done() > self._done_at_crash:
+            self._crashes = 0
+        self._done_at_crash = self._done()
+        self._crashes += 1
+        delay_s = 0.0
+        if self._crashes > 1:
+            delay_s = min(CRASH_MOST_S, CRASH_FIRST_S * 2 ** min(self._crashes - 2, 10))
+        self._not_before_s = self._loop.time() + delay_s
+        self._say(f"{self._actor}: replica {process.pid} {process.describe_end()}")
+
+    def _cancel_timer(self, pid: int) -> None:
+        timer = self._timers.pop(pid, None)
+        if timer is not None:
+            timer.cancel()
+
+    async def stop(self, wait_s: float) -> None:
+        """End all: those that were told `bye` get `wait_s` seconds, then SIGTERM, then SIGKILL."""
+        self._stopping = True
+        self._stop_watching()
+        for process in self.starting:
+            process.signal(signal.SIGTERM)
+        await self._all_ended(wait_s)
+        for number, seconds in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 2.0)):
+            for process in list(self._processes.values()):
+                process.signal(number)
+            await self._all_ended(seconds)
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._log.close()
+
+    async def _all_ended(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if self._tasks:
+                    await asyncio.wait(set(self._tasks))
+                for process in list(self._processes.values()):
+                    await process.ended.wait()
+
+    def kill_all(self) -> None:
+        """End everything now; does not wait."""
+        self._stopping = True
+        for process in self._processes.values():
+            process.signal(signal.SIGKILL)
+
+
+def fingerprint(folder: Path, ignore: frozenset[Path]) -> frozenset[tuple[str, int, int]]:
+    """Path, time of change and size of a folder's files, at most `WATCH_FILES_MAX` of them.
+
+    Hidden folders, caches and `ignore` are left out: what changes there changes no handler.
+    """
+    found: set[tuple[str, int, int]] = set()
+    for root, folders, files in os.walk(folder):
+        folders[:] = [
+            each
+            for each in sorted(folders)
+            if not each.startswith((".", "__pycache__", "node_modules"))
+            and Path(root, each) not in ignore
+        ]
+        for name in sorted(files):
+            with contextlib.suppress(OSError):
+                path = os.path.join(root, name)  # noqa: PTH118  Path costs ten times as much here
+                status = os.stat(path)  # noqa: PTH116  the same
+                found.add((path, status.st_mtime_ns, status.st_size))
+            if len(found) >= WATCH_FILES_MAX:
+                return frozenset(found)
+    return frozenset(found)
