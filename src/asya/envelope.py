@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 import uuid
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from asya.clock import from_rfc3339, to_rfc3339
 from asya.errors import ParseError
@@ -28,6 +28,9 @@ HOPS_MAX: Final = 1000
 
 ROUTE_MAX: Final = 1000
 """Actors that may stand in `route.next`."""
+
+ID_MAX: Final = 256
+"""Characters of an id."""
 
 NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 NAME_MAX: Final = 63
@@ -45,40 +48,56 @@ END_ACTORS: Final = frozenset({SINK, SUMP})
 PHASES: Final = ("pending", "processing", "retrying", "paused", "succeeded", "failed", "canceled")
 TERMINAL_PHASES: Final = frozenset({"succeeded", "failed", "canceled"})
 
+_HOP_MAX: Final = 2**31 - 1
+"""A count that fits every store; whoever writes a larger one into the header gets this."""
 _CHILD_NAMESPACE: Final = uuid.UUID("6b1f8f0e-58a4-4c0b-9d53-1c5b8f6f2a11")
 _NAME: Final = re.compile(NAME_PATTERN)
+
+
+ActorNames = list[str]
+_Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
 class Route(msgspec.Struct, omit_defaults=False):
     """Where an envelope has been, is, and will go."""
 
-    prev: list[str]
-    curr: str
-    next: list[str]
+    prev: Annotated[
+        ActorNames,
+        Meta(description="Hops already made, oldest first, the 64 newest; `x-asya-hop` counts all"),
+    ]
+    curr: Annotated[str, Meta(description="The actor in whose queue it is")]
+    next: Annotated[ActorNames, Meta(description="Hops still to make; handlers may rewrite it")]
 
 
 class ErrorInfo(msgspec.Struct, omit_defaults=True):
     """What a handler raised. `mro` holds dotted names, most derived first, builtins included."""
 
-    type: str
-    message: str = ""
-    mro: list[str] = []
-    args: list[str | int | float | bool | None] = []
-    traceback: str = ""
+    type: Annotated[str, Meta(description="The dotted name of the class; builtins stand bare")]
+    message: Annotated[str, Meta(description="What `str()` of the error gives")] = ""
+    mro: Annotated[list[str], Meta(description="Names of the class and its bases, in order")] = []
+    args: Annotated[
+        list[str | int | float | bool | None],
+        Meta(description="The error's arguments, as JSON scalars"),
+    ] = []
+    traceback: Annotated[str, Meta(description="The user's frames, as Python prints them")] = ""
 
 
 class Status(msgspec.Struct):
     """The mesh's own record inside the envelope. Times are RFC 3339 UTC texts."""
 
-    phase: str = "pending"
-    actor: str = ""
-    attempt: int = 1
-    max_attempts: int = 1
-    created_at: str = ""
-    updated_at: str = ""
-    deadline_at: str | None = None
-    reason: str | None = None
-    error: ErrorInfo | None = None
+    phase: Annotated[
+        str, Meta(description="How far it is", extra_json_schema={"enum": list(PHASES)})
+    ] = "pending"
+    actor: Annotated[str, Meta(description="The actor that the phase is about")] = ""
+    attempt: Annotated[_Count, Meta(description="Attempts at this actor, this one included")] = 1
+    max_attempts: Annotated[_Count, Meta(description="Attempts that the policy allows")] = 1
+    created_at: Annotated[str, Meta(description="When the envelope was made")] = ""
+    updated_at: Annotated[str, Meta(description="When this record was written")] = ""
+    deadline_at: Annotated[
+        str | None, Meta(description="When its time is over; every actor keeps it")
+    ] = None
+    reason: Annotated[str | None, Meta(description="Why it failed, in one word")] = None
+    error: Annotated[ErrorInfo | None, Meta(description="What the last attempt raised")] = None
 
 
 STATUS_FIELDS: Final = frozenset(Status.__struct_fields__)
@@ -143,15 +162,15 @@ class Envelope:
         if raw is None:
             return len(self.route.prev)
         try:
-            return int(_decode_int(raw))
+            count: int = _decode_int(raw)
         except msgspec.DecodeError:
             return len(self.route.prev)
+        return min(count, _HOP_MAX) if count >= 0 else len(self.route.prev)
 
     @property
     def root(self) -> str:
         """The id of the first ancestor; its own id for an envelope that never fanned out."""
-        raw = self.headers.get(ROOT_HEADER)
-        return self.id if raw is None else self.header_text(ROOT_HEADER) or self.id
+        return self.header_text(ROOT_HEADER) or self.id
 
     @property
     def deadline(self) -> datetime | None:
@@ -159,14 +178,28 @@ class Envelope:
         return from_rfc3339(self.status.deadline_at) if self.status.deadline_at else None
 
     def header(self, name: str, default: Any = None) -> Any:
-        """The decoded value of a header."""
+        """The decoded value of a header; `default` also for JSON that Python cannot hold.
+
+        Such are nesting near the recursion limit and numbers like `1e999`, from outside only.
+        """
         raw = self.headers.get(name)
-        return default if raw is None else _decode_any(raw)
+        if raw is None:
+            return default
+        try:
+            return _decode_any(raw)
+        except (msgspec.DecodeError, RecursionError):
+            return default
 
     def header_text(self, name: str) -> str | None:
         """The header's value where it is a string, else None."""
-        value = self.header(name)
-        return value if isinstance(value, str) else None
+        raw = self.headers.get(name)
+        if raw is None:
+            return None
+        try:
+            text: str = _decode_text(raw)
+        except msgspec.DecodeError:
+            return None
+        return text
 
     def copy(self) -> Envelope:
         """A copy whose route, headers and status can be changed; raw bytes are shared."""
@@ -191,7 +224,7 @@ _decode_route = msgspec.json.Decoder(_WireRoute).decode
 _decode_status = msgspec.json.Decoder(Status).decode
 _decode_int = msgspec.json.Decoder(int).decode
 _decode_any = msgspec.json.Decoder().decode
-_decode_id = msgspec.json.Decoder(str).decode
+_decode_text = msgspec.json.Decoder(str).decode
 _NULL: Final = Raw(b"null")
 
 
@@ -206,7 +239,10 @@ def decode(data: bytes) -> Envelope:
     Raises:
         ParseError: Not JSON, a required field is missing, or a field has a wrong type. The text
             names the field.
+
+    Of a key that stands twice the last one counts, as in Python's own `json`.
     """
+    _check_utf8(data)
     fields = _as(_decode_fields, data, "the message")
     if "id" not in fields:
         raise ParseError("the field `id` is missing")
@@ -214,13 +250,13 @@ def decode(data: bytes) -> Envelope:
         raise ParseError("the field `route` is missing")
     if "payload" not in fields:
         raise ParseError("the field `payload` is missing")
-    envelope_id = _as(_decode_id, fields.pop("id"), "`id`")
-    if not envelope_id or len(envelope_id) > 256:
-        raise ParseError("`id` must be a text of 1 to 256 characters")
+    envelope_id = _as(_decode_text, fields.pop("id"), "`id`")
+    if problem := id_problem(envelope_id):
+        raise ParseError(f"`id` {problem}")
     wire = _as(_decode_route, fields.pop("route"), "`route`")
     payload = fields.pop("payload")
     raw_parent = fields.pop("parent_id", _NULL)
-    parent_id = None if _is_null(raw_parent) else _as(_decode_id, raw_parent, "`parent_id`")
+    parent_id = None if _is_null(raw_parent) else _as(_decode_text, raw_parent, "`parent_id`")
     raw_headers = fields.pop("headers", _NULL)
     headers = {} if _is_null(raw_headers) else _as(_decode_fields, raw_headers, "`headers`")
     raw_status = fields.pop("status", _NULL)
@@ -237,6 +273,25 @@ def decode(data: bytes) -> Envelope:
     )
 
 
+def _check_utf8(data: bytes) -> None:
+    # the decoder takes the insides of skipped texts as they are, valid or not
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            raise ParseError(f"the message is not UTF-8 at byte {error.start}") from error
+
+
+def id_problem(text: str) -> str | None:
+    """What is wrong with an id that came from outside, or None.
+
+    Ids stand in URLs, logs and brokers' headers: printable characters only.
+    """
+    if 0 < len(text) <= ID_MAX and text.isprintable():
+        return None
+    return f"must be 1 to {ID_MAX} printable characters"
+
+
 def _read_status(raw: Raw) -> tuple[Status, dict[str, Raw]]:
     if _is_null(raw):
         return Status(), {}
@@ -246,7 +301,7 @@ def _read_status(raw: Raw) -> tuple[Status, dict[str, Raw]]:
     if status.deadline_at:
         try:
             from_rfc3339(status.deadline_at)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ParseError(f"`status.deadline_at`: {error}") from error
     fields = _as(_decode_fields, raw, "`status`")
     return status, {key: value for key, value in fields.items() if key not in STATUS_FIELDS}
@@ -329,7 +384,7 @@ def queue_name(namespace: str, actor: str) -> str:
 
 def is_actor_name(name: str) -> bool:
     """Whether `name` is a DNS label of at most 63 characters."""
-    return len(name) <= NAME_MAX and _NAME.match(name) is not None
+    return len(name) <= NAME_MAX and _NAME.fullmatch(name) is not None
 
 
 def route_problem(actors: list[str]) -> str | None:
@@ -342,3 +397,34 @@ def route_problem(actors: list[str]) -> str | None:
         if name in END_ACTORS:
             return f"{name} may not stand in a route: every envelope ends there by itself"
     return None
+
+
+class _Document(msgspec.Struct):
+    """The message between actors: one JSON object in UTF-8. Other fields travel on unchanged."""
+
+    id: Annotated[
+        str,
+        Meta(min_length=1, max_length=ID_MAX, description="Unique; a UUID when the mesh makes it"),
+    ]
+    route: Annotated[Route, Meta(description="Where it has been, is, and will go")]
+    payload: Annotated[Raw, Meta(description="The user's data, any JSON value; never decoded")]
+    parent_id: Annotated[
+        str | None, Meta(description="Of fan-out children: the envelope they came from")
+    ] = None
+    headers: Annotated[
+        dict[str, Raw] | None,
+        Meta(description="Metadata, any JSON values. Keys that start with `x-asya-` are ours"),
+    ] = None
+    status: Annotated[Status | None, Meta(description="The mesh's own record")] = None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of what `decode` takes; `encode` writes all but `parent_id` always."""
+    schema: dict[str, Any] = msgspec.json.schema(_Document)
+    parts: dict[str, Any] = schema["$defs"]
+    parts["Route"]["required"] = ["curr"]
+    for name in ("prev", "next"):
+        parts["Route"]["properties"][name]["default"] = []
+    document: dict[str, Any] = parts.pop("_Document")
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect} | document | {"title": "Envelope", "$defs": parts}

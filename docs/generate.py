@@ -1,0 +1,167 @@
+"""Write the reference pages that are made from the code, or check that they are up to date.
+
+    python docs/generate.py            write
+    python docs/generate.py --check    exit 1 and name the pages that differ
+
+A reference joins by a row in `PAGES`: the page's path under `docs/`, and a function that gives
+its whole text. A test runs the check.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from asya import envelope, manifest, settings
+
+FOLDER: Final = Path(__file__).resolve().parent
+MADE: Final = "<!-- Made by docs/generate.py; change the model, not this page. -->\n"
+
+MANIFEST: Final = """\
+# Manifests
+
+A manifest is a YAML document with `apiVersion: asya.sh/v1alpha1` and the `kind` AsyncActor or
+Flow. A file may hold several, divided by `---`. `asya validate PATH…` checks them, and
+`asya schema AsyncActor` prints the [JSON Schema](schema/AsyncActor.json) for your editor.
+
+Validation is strict: a field that is not in the tables below, a text where a number belongs, or a
+duration without a unit is an error with file, line, path and the nearest valid name. All problems
+of all files are shown at once.
+
+- **Folders**: `asya up FOLDER` takes every `*.yaml` and `*.yml` in it and below, but not hidden
+  ones and not `asya.yaml`. Documents of other kinds (a Deployment, say) are passed over with a
+  note. In a file that is named they are an error.
+- **Durations** are Go style: `500ms`, `30s`, `5m`, `1h30m`, `0s`. Units: `ns us ms s m h`.
+- **Names** of actors are DNS labels: `a-z`, `0-9` and `-`, at most 63. Names that start with `x-`
+  belong to the system. Two actors of one name in one namespace are an error.
+- **Kubernetes' own objects** (`resources`, `tolerations`, `volumes`, …) are taken as they are.
+- **YAML**: a key may stand once. Dates are texts. Aliases and `<<` work; a document may be nested
+  {depth} levels and hold {nodes} values.
+- **Warnings** are not errors: a route to an actor that is not among the manifests (it may run
+  elsewhere), `delivery: express` and `group` (this version takes the durable way and gives each
+  actor its own replica), and `valueFrom`, which only Kubernetes can read.
+- `batching`, and transports other than `nats`, are refused by this version.
+
+On a laptop the handler is imported from the manifest's folder. An actor needs no manifest at all:
+`asya up handlers.py:embed` makes one from the function, with the function's name (`_` becomes
+`-`) and every default.
+
+## AsyncActor
+
+{actor}
+## Flow
+
+{flow}"""
+
+SETTINGS: Final = """\
+# Settings
+
+Settings hold for a whole mesh. They come from `asya.yaml` in the project's folder, from `ASYA_*`
+variables, and from flags; a flag wins over a variable, a variable over the file, the file over
+the default.
+
+```yaml
+# asya.yaml: one flat mapping, nothing is required
+port: 9000
+cooldown: 30s
+payloadMax: 2MiB
+```
+
+- Durations are Go style with a unit (`30s`), sizes are bytes or have a unit (`4MiB`, `500kB`).
+- Relative paths count from the project's folder in the file, and from the working folder in
+  variables and flags.
+- An unknown key is an error. So is a variable close to one of these (`ASYA_PROT`); other `ASYA_*`
+  variables are left alone. An empty variable counts as not set.
+
+{table}"""
+
+ENVELOPE: Final = """\
+# Envelope
+
+The message between actors: one JSON object in UTF-8. It carries its own route. The
+[JSON Schema](schema/Envelope.json) is what `asya schema Envelope` prints.
+
+- Fields that are not in the table travel on unchanged, as raw bytes, and so do the values of
+  `headers` and `payload`.
+- What is no envelope (not JSON, not UTF-8, a required field missing, a field of a wrong type) goes
+  to `x-sump` with its bytes kept and the reason `ParseError`; the text names the field.
+- Of a key that stands twice the last one counts.
+- `prev` keeps the {prev} newest hops; the header `x-asya-hop` counts all, and an envelope may make
+  {hops}. A route may hold {route} actors. An id is 1 to {id} printable characters.
+- Times are RFC 3339 in UTC.
+
+{table}"""
+
+
+def manifest_page() -> str:
+    """docs/reference/manifest.md."""
+    from asya.document import DEPTH_MAX, NODES_MAX
+
+    return MANIFEST.format(
+        depth=DEPTH_MAX,
+        nodes=f"{NODES_MAX:,}",
+        actor=manifest.reference_markdown("AsyncActor"),
+        flow=manifest.reference_markdown("Flow"),
+    )
+
+
+def settings_page() -> str:
+    """docs/reference/settings.md."""
+    return SETTINGS.format(table=settings.reference_markdown())
+
+
+def envelope_page() -> str:
+    """docs/reference/envelope.md."""
+    return ENVELOPE.format(
+        prev=envelope.PREV_MAX,
+        hops=f"{envelope.HOPS_MAX:,}",
+        route=f"{envelope.ROUTE_MAX:,}",
+        id=envelope.ID_MAX,
+        table=manifest.reference_markdown("Envelope"),
+    )
+
+
+def _schema(make: Callable[[], dict[str, Any]]) -> Callable[[], str]:
+    return lambda: json.dumps(make(), ensure_ascii=False, indent=2) + "\n"
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "reference/manifest.md": lambda: MADE + manifest_page(),
+    "reference/settings.md": lambda: MADE + settings_page(),
+    "reference/envelope.md": lambda: MADE + envelope_page(),
+    "reference/schema/AsyncActor.json": _schema(lambda: manifest.json_schema("AsyncActor")),
+    "reference/schema/Flow.json": _schema(lambda: manifest.json_schema("Flow")),
+    "reference/schema/Envelope.json": _schema(envelope.json_schema),
+    "reference/schema/Settings.json": _schema(settings.json_schema),
+}
+
+
+def stale(folder: Path = FOLDER) -> list[str]:
+    """The pages that differ from what the code says."""
+    return [
+        page
+        for page, make in PAGES.items()
+        if not (folder / page).is_file() or (folder / page).read_text("utf-8") != make()
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check; the exit code."""
+    pages = stale()
+    if arguments == ["--check"]:
+        for page in pages:
+            print(f"docs/{page} is out of date; run python docs/generate.py", file=sys.stderr)
+        return 1 if pages else 0
+    for page in pages:
+        path = FOLDER / page
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(PAGES[page](), "utf-8")
+        print(f"wrote docs/{page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

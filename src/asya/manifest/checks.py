@@ -1,0 +1,220 @@
+"""What no single field can say: fields against one another, and manifests against one another.
+
+The checks of one document work on the data as it was written, not on the model, so that they run
+beside the validation and all problems of a file come out at once. Called by `loading`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from asya.document import Document, Loc, Problem, quoted, shown, unknown
+from asya.errors import nearest
+from asya.manifest.model import AsyncActor, Flow, Scaling
+
+
+def document_problems(data: Any, document: Document) -> Iterator[Problem]:
+    """What is wrong between the fields of one document."""
+    spec = _mapping(data, "spec")
+    if data.get("kind") == "Flow":
+        yield from _schema_problems(spec.get("inputSchema"), document)
+        return
+    scaling = _mapping(spec, "scaling")
+    yield from _scaling_problems(scaling, document)
+    if "replicas" in spec and scaling.get("enabled", True) is True:
+        yield document.problem(
+            ("spec", "replicas"),
+            "only has a meaning with scaling off; add `scaling: {enabled: false}`, or take "
+            "`scaling.minReplicaCount` and `maxReplicaCount`",
+            key=True,
+        )
+    yield from _rule_problems(_mapping(spec, "resiliency"), document)
+    yield from _env_problems(spec.get("env"), ("spec", "env"), document)
+    yield from _env_problems(
+        _mapping(spec, "sidecar").get("env"), ("spec", "sidecar", "env"), document
+    )
+
+
+def _mapping(data: Any, key: str) -> dict[str, Any]:
+    value = data.get(key) if isinstance(data, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    for index, item in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(item, dict):
+            yield index, item
+
+
+def _scaling_problems(scaling: dict[str, Any], document: Document) -> Iterator[Problem]:
+    fewest = scaling.get("minReplicaCount")
+    default = cast("int", Scaling.model_fields["max_replica_count"].default)
+    most = scaling.get("maxReplicaCount", default)
+    if type(fewest) is int and type(most) is int and fewest > most:
+        which = "" if "maxReplicaCount" in scaling else ", its default"
+        yield document.problem(
+            ("spec", "scaling", "minReplicaCount"),
+            f"expected at most maxReplicaCount ({most}{which}), got {fewest}",
+        )
+
+
+def _rule_problems(resiliency: dict[str, Any], document: Document) -> Iterator[Problem]:
+    policies = [str(name) for name in _mapping(resiliency, "policies")]
+    for index, rule in _items(resiliency.get("rules")):
+        policy = rule.get("policy")
+        if isinstance(policy, str) and policy and policy not in policies:
+            text = unknown("policy", policy, policies)
+            if not policies:
+                text += "; there is no `policies`"
+            yield document.problem(("spec", "resiliency", "rules", index, "policy"), text)
+
+
+def _env_problems(env: Any, loc: Loc, document: Document) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for index, item in _items(env):
+        name = item.get("name")
+        if item.get("value") is not None and item.get("valueFrom") is not None:
+            text = "expected `value` or `valueFrom`, got both"
+            yield document.problem((*loc, index, "valueFrom"), text, key=True)
+        if isinstance(name, str):
+            if name in seen:
+                yield document.problem((*loc, index, "name"), f"{quoted(name)} stands twice")
+            seen.add(name)
+
+
+def _schema_problems(schema: Any, document: Document) -> Iterator[Problem]:
+    if not isinstance(schema, dict):
+        return
+    loc: Loc = ("spec", "inputSchema")
+    try:
+        from jsonschema import Draft202012Validator, SchemaError
+        from jsonschema.validators import validator_for
+    except ImportError:
+        # without the extra `gateway` nothing here could check a payload either
+        return
+    validator = validator_for(schema, default=Draft202012Validator)
+    dialect = schema.get("$schema", validator.META_SCHEMA["$id"])
+    if not isinstance(dialect, str) or dialect.rstrip("#") != validator.META_SCHEMA["$id"].rstrip(
+        "#"
+    ):
+        text = f"unknown dialect {shown(dialect)}; leave it out for Draft 2020-12"
+        yield document.problem((*loc, "$schema"), text)
+        return
+    try:
+        validator.check_schema(schema)
+    except SchemaError as error:
+        path: Loc = (*loc, *error.absolute_path)
+        yield document.problem(path, f"is no JSON Schema: {error.message[:200]}")
+    except RecursionError:
+        yield document.problem(loc, "is nested too deeply")
+
+
+def document_warnings(data: Any, document: Document) -> Iterator[Problem]:
+    """What is allowed, and yet may surprise."""
+    spec = _mapping(data, "spec")
+    if spec.get("delivery") == "express":
+        yield document.problem(
+            ("spec", "delivery"),
+            "this version takes every hop through the broker (`durable`), which is slower and "
+            "loses nothing",
+        )
+    if spec.get("group") is not None:
+        yield document.problem(
+            ("spec", "group"), "this version gives each actor a replica of its own"
+        )
+    for index, item in _items(spec.get("env")):
+        if item.get("valueFrom") is not None:
+            yield document.problem(
+                ("spec", "env", index, "valueFrom"),
+                f"is read on Kubernetes only; on a laptop set {item.get('name')} in the "
+                "environment or in .env",
+                key=True,
+            )
+
+
+@dataclass(frozen=True)
+class Named:
+    """A manifest's names as they were written, whether or not the rest of it is right."""
+
+    kind: str
+    namespace: str
+    name: str
+    actor: str | None
+    document: Document
+
+
+def named(data: Any, document: Document, namespace: str) -> Named | None:
+    """The names in a document; None where there is no usable one."""
+    metadata = _mapping(data, "metadata")
+    name, own = metadata.get("name"), metadata.get("namespace")
+    if not isinstance(name, str):
+        return None
+    actor = _mapping(data, "spec").get("actor")
+    return Named(
+        kind=data["kind"],
+        namespace=own if isinstance(own, str) else namespace,
+        name=name,
+        actor=actor if isinstance(actor, str) else None,
+        document=document,
+    )
+
+
+def name_problems(everything: Iterable[Named]) -> Iterator[Problem]:
+    """Two actors of one name, two objects of one kind and name; both places are named."""
+    objects: dict[tuple[str, str, str], Named] = {}
+    actors: dict[tuple[str, str], Named] = {}
+    for item in everything:
+        first = objects.setdefault((item.kind, item.namespace, item.name), item)
+        if first is not item:
+            where = _place(first.document, ("metadata", "name"))
+            text = f"another {item.kind} {quoted(item.name)} stands at {where}"
+            yield item.document.problem(("metadata", "name"), text)
+        if item.kind != "AsyncActor":
+            continue
+        name = item.actor or item.name
+        other = actors.setdefault((item.namespace, name), item)
+        if other is not item and first is item:
+            where = _place(other.document, _actor_loc(other))
+            text = f"another actor {quoted(name)} stands at {where}"
+            yield item.document.problem(_actor_loc(item), text)
+
+
+def _actor_loc(item: Named) -> Loc:
+    return ("spec", "actor") if item.actor else ("metadata", "name")
+
+
+def _place(document: Document, loc: Loc) -> str:
+    return f"{document.file}:{document.line_of(loc)}"
+
+
+Placed = tuple[AsyncActor | Flow, Document]
+
+
+def route_warnings(placed: Iterable[Placed], also: Iterable[str] = ()) -> Iterator[Problem]:
+    """Routes that name an actor which is not among these manifests; it may live elsewhere.
+
+    `also` are names of actors without a manifest.
+    """
+    everything = list(placed)
+    actors = [manifest for manifest, _ in everything if isinstance(manifest, AsyncActor)]
+    for manifest, document in everything:
+        known = {other.name for other in actors if other.namespace == manifest.namespace}
+        known.update(also)
+        for loc, name in _routes(manifest):
+            if name not in known:
+                close = nearest(name, known)
+                hint = f"; did you mean {close!r}?" if close else ""
+                text = f"no actor {quoted(name)} among these manifests{hint}"
+                yield document.problem(loc, text)
+
+
+def _routes(manifest: AsyncActor | Flow) -> Iterator[tuple[Loc, str]]:
+    if isinstance(manifest, Flow):
+        for index, name in enumerate(manifest.route):
+            yield ("spec", "route", index), name
+        return
+    for policy, spec in manifest.spec.resiliency.policies.items():
+        for index, name in enumerate(spec.on_exhausted):
+            yield ("spec", "resiliency", "policies", policy, "onExhausted", index), name

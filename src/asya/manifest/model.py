@@ -1,0 +1,550 @@
+"""AsyncActor and Flow: the one definition of the user's YAML.
+
+A field stands here once, with its type, default and description; validation, the JSON Schema and
+the reference in the docs are made from it. Attributes are the fields' names in snake_case,
+durations are seconds. Sub-objects that Kubernetes defines (tolerations, volumes, resources) are
+taken as they are. What no single field can say is in `checks`. Read through `asya.manifest`.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    WithJsonSchema,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from asya import resiliency
+from asya.document import quoted, shown
+from asya.durations import DURATION_PATTERN, parse_duration
+from asya.envelope import (
+    END_ACTORS,
+    NAME_MAX,
+    NAME_PATTERN,
+    ROUTE_MAX,
+    is_actor_name,
+)
+from asya.errors import nearest
+
+API_VERSION: Final = "asya.sh/v1alpha1"
+GROUP: Final = "asya.sh/"
+SYSTEM_NAMES: Final = "x-"
+TRANSPORTS: Final = ("nats",)
+"""Transports of this version; more are to come."""
+TRANSPORTS_KNOWN: Final = ("nats", "rabbitmq", "sqs", "pubsub")
+ATTEMPTS_MAX: Final = 1000
+REPLICAS_MAX: Final = 10_000
+CONCURRENCY_MAX: Final = 1000
+SECONDS_MAX: Final = 10**9
+RUNTIME_VARIABLES: Final = frozenset(
+    f"ASYA_{name}" for name in ("SOCKET", "HANDLER", "ACTOR", "CONCURRENCY", "TOKEN", "PATH")
+)
+"""What the mesh itself tells a replica; a manifest may not set these."""
+
+_HANDLER: Final = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
+_DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def _bad(text: str) -> PydanticCustomError:
+    # a template of its own, so that braces in the user's text are no placeholders
+    return PydanticCustomError("asya", "{text}", {"text": text})
+
+
+def _label(value: str) -> str:
+    if is_actor_name(value):
+        return value
+    made = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:NAME_MAX].strip("-")
+    hint = f"; {quoted(made)} would do" if made else ""
+    raise _bad(
+        f'expected a name of a-z, 0-9 and "-" (at most {NAME_MAX}, "-" not at the ends), '
+        f"got {quoted(value)}{hint}"
+    )
+
+
+def _own_name(value: str) -> str:
+    if value.startswith(SYSTEM_NAMES):
+        raise _bad(f'names that start with "x-" are the system\'s, got {quoted(value)}')
+    return _label(value)
+
+
+def _hop(value: str) -> str:
+    if value in END_ACTORS:
+        raise _bad(f"{value} may not stand in a route: every envelope ends there by itself")
+    return _label(value)
+
+
+def _duration(value: Any) -> float:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        got = "" if isinstance(value, (str, int, float)) else f", got {shown(value)}"
+        raise _bad(f"{error}{got}") from error
+
+
+def _positive(value: float) -> float:
+    if value <= 0:
+        raise _bad('expected a duration longer than "0s"')
+    return value
+
+
+def _handler(value: str) -> str:
+    if _DOTTED.fullmatch(value) and "." in value:
+        for part in value.split("."):
+            if keyword.iskeyword(part):
+                raise _bad(f"{part!r} in {quoted(value)} is a keyword of Python")
+        return value
+    module, _, function = value.replace(".py:", ":").partition(":")
+    hint = ""
+    if function:
+        hint = f"; {quoted(module.replace('/', '.') + '.' + function)} would do"
+    raise _bad(f'expected "module.function" or "module.Class.method", got {quoted(value)}{hint}')
+
+
+def _pattern(value: str) -> str:
+    if not _DOTTED.fullmatch(value):
+        raise _bad(
+            'expected the name of an error, such as "TimeoutError" or '
+            f'"requests.exceptions.Timeout", got {quoted(value)}'
+        )
+    return value
+
+
+def _transport(value: str) -> str:
+    if value in TRANSPORTS:
+        return value
+    have = f"this version of Asya has: {', '.join(TRANSPORTS)}"
+    if value in TRANSPORTS_KNOWN:
+        raise _bad(f"the transport {quoted(value)} is not supported yet; {have}")
+    close = nearest(value, TRANSPORTS)
+    raise _bad(
+        f"unknown transport {quoted(value)}; " + (f"did you mean {close!r}?" if close else have)
+    )
+
+
+def _no_batching(value: Any) -> None:
+    if value is not None:
+        raise _bad(
+            "batching is not supported by this version of Asya; remove it, and the handler gets "
+            "one payload at a time"
+        )
+
+
+def _variable(value: str) -> str:
+    if not value or "=" in value or "\0" in value:
+        raise _bad(f'expected the name of a variable, without "=", got {quoted(value)}')
+    if value in RUNTIME_VARIABLES:
+        raise _bad(f"{value} is set by the mesh itself; take another name")
+    return value
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, str) and "\0" in value:
+        raise _bad("a variable's value may not hold a NUL character")
+    if isinstance(value, bool) or (value is not None and not isinstance(value, str)):
+        hint = "" if isinstance(value, (dict, list)) else f"; write it in quotes: '{shown(value)}'"
+        raise _bad(f"expected a text, got {shown(value)}{hint}")
+    return value
+
+
+def _name_schema(description: str) -> WithJsonSchema:
+    return WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": NAME_PATTERN,
+            "maxLength": NAME_MAX,
+            "description": description,
+        }
+    )
+
+
+_DURATION_SCHEMA: Final = WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN})
+
+Mapping = dict[str, Any]
+Label = Annotated[str, AfterValidator(_label), _name_schema("A DNS label")]
+OwnName = Annotated[
+    str, AfterValidator(_own_name), _name_schema('A DNS label that does not start with "x-"')
+]
+Hop = Annotated[
+    str, AfterValidator(_hop), _name_schema("An actor's name; not `x-sink` or `x-sump`")
+]
+Duration = Annotated[float, BeforeValidator(_duration), _DURATION_SCHEMA]
+LongerThanZero = Annotated[
+    float, AfterValidator(_positive), BeforeValidator(_duration), _DURATION_SCHEMA
+]
+Handler = Annotated[
+    str, AfterValidator(_handler), WithJsonSchema({"type": "string", "pattern": _HANDLER})
+]
+Pattern = Annotated[str, AfterValidator(_pattern), WithJsonSchema({"type": "string"})]
+Transport = Annotated[
+    str, AfterValidator(_transport), WithJsonSchema({"type": "string", "enum": list(TRANSPORTS)})
+]
+Unsupported = Annotated[None, BeforeValidator(_no_batching), WithJsonSchema({"type": "null"})]
+Variable = Annotated[
+    str, AfterValidator(_variable), WithJsonSchema({"type": "string", "pattern": "^[^=]+$"})
+]
+Text = Annotated[str, Field(min_length=1)]
+PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+
+
+def _after(default: str, description: str) -> Any:
+    """A field whose default is a duration."""
+    return Field(
+        parse_duration(default), description=description, json_schema_extra={"default": default}
+    )
+
+
+class Part(BaseModel):
+    """Base of all parts: strict, frozen, camelCase outside."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        hide_input_in_errors=True,
+    )
+
+
+class Metadata(Part):
+    """Name and labels, as everywhere in Kubernetes."""
+
+    name: OwnName = Field(
+        description="The object's name; also the actor's, if `spec.actor` is not given"
+    )
+    namespace: Label | None = Field(
+        default=None, description="Defaults to the mesh's namespace, `default`"
+    )
+    labels: dict[str, str] = Field(default={}, description="As in Kubernetes")
+    annotations: dict[str, str] = Field(default={}, description="As in Kubernetes")
+
+
+class EnvVar(Part):
+    """One environment variable of the handler's process."""
+
+    name: Variable = Field(description="The variable's name")
+    value: Annotated[str | None, BeforeValidator(_value)] = Field(
+        default=None,
+        description="Its value, a text; empty when neither this nor `valueFrom` is given",
+    )
+    value_from: Mapping | None = Field(
+        default=None,
+        description="As in Kubernetes. On a laptop it is not read: the variable comes from the "
+        "environment of `asya up` or from `.env`, and a warning says so",
+    )
+
+
+class SecretKey(Part):
+    """One key of a secret, and the variable that carries it."""
+
+    key: Text = Field(description="The key in the secret")
+    env_var: Variable = Field(description="The variable that the handler reads")
+
+
+class SecretRef(Part):
+    """Keys of one Kubernetes secret as environment variables."""
+
+    secret_name: Text = Field(description="The Kubernetes secret")
+    keys: list[SecretKey] = Field(min_length=1, description="Which keys, as which variables")
+
+
+class Advanced(Part):
+    """KEDA's `advanced` settings; Kubernetes only."""
+
+    restore_to_original_replica_count: bool = Field(default=False, description="As in KEDA")
+    formula: str | None = Field(default=None, description="KEDA's scaling formula")
+    target: str | None = Field(default=None, description="KEDA's target of the formula")
+    activation_target: str | None = Field(default=None, description="KEDA's activation target")
+    metric_type: Literal["AverageValue", "Value", "Utilization"] | None = Field(
+        default=None, description="KEDA's type of the metric"
+    )
+
+
+class Scaling(Part):
+    """How many replicas: `ceil((ready + in flight) / queueLength)`, within the bounds."""
+
+    enabled: bool = Field(default=True, description="Off: always `spec.replicas` replicas")
+    min_replica_count: int = Field(
+        default=0, ge=0, le=REPLICAS_MAX, description="Never fewer; 0 lets an idle actor go to zero"
+    )
+    max_replica_count: int = Field(default=10, ge=1, le=REPLICAS_MAX, description="Never more")
+    polling_interval: int = Field(
+        default=30,
+        ge=1,
+        le=SECONDS_MAX,
+        description="Seconds between two looks at the queue; on a laptop the autoscaler reacts at once",
+    )
+    cooldown_period: int = Field(
+        default=300,
+        ge=0,
+        le=SECONDS_MAX,
+        description="Seconds without work before the last replicas go; on a laptop at most the "
+        "setting `cooldown`",
+    )
+    queue_length: int = Field(
+        default=5, ge=1, le=SECONDS_MAX, description="Envelopes waiting or in flight per replica"
+    )
+    advanced: Advanced | None = Field(
+        default=None, description="KEDA's `advanced`; Kubernetes only"
+    )
+    additional_triggers: list[Mapping] = Field(
+        default=[], description="More KEDA triggers, as KEDA takes them; Kubernetes only"
+    )
+
+
+class PolicySpec(Part):
+    """What to do with an envelope whose handler failed."""
+
+    max_attempts: int = Field(
+        default=1, ge=1, le=ATTEMPTS_MAX, description="Attempts in all; 1 is no retry"
+    )
+    backoff: resiliency.Backoff = Field(
+        default="exponential", description="How the delay grows: d, n·d, or d·2^(n-1)"
+    )
+    initial_delay: Duration = _after("1s", "The delay of the first retry")
+    max_interval: Duration = _after("5m", "No delay is longer")
+    max_duration: LongerThanZero | None = Field(
+        default=None, description="No retry begins later than this after the first attempt"
+    )
+    jitter: bool = Field(
+        default=False, description="Pick each delay uniformly between 0 and itself"
+    )
+    on_exhausted: list[Hop] = Field(
+        default=[],
+        max_length=ROUTE_MAX,
+        description="Actors that get the envelope when no attempt is left; none: `x-sink`",
+    )
+
+
+class RuleSpec(Part):
+    """Errors that fall under a policy. Rules are tried in order, the first match wins."""
+
+    errors: list[Pattern] = Field(
+        min_length=1,
+        description="A name with a dot is the full name of the error's class, one without is the "
+        "last part; both against the whole MRO",
+    )
+    policy: Text = Field(description="A key of `policies`")
+
+
+class ResiliencySpec(Part):
+    """Timeout, retries, and where envelopes go that cannot be handled."""
+
+    actor_timeout: LongerThanZero = _after("5m", "A handler that runs longer is stopped")
+    policies: dict[Text, PolicySpec] = Field(
+        default={}, description="By name; `default` is for errors that no rule names"
+    )
+    rules: list[RuleSpec] = Field(default=[], description="Which errors fall under which policy")
+
+
+class SidecarSpec(Part):
+    """The sidecar's container; Kubernetes only."""
+
+    image: Text | None = Field(default=None, description="Another image than the mesh's")
+    image_pull_policy: PullPolicy = Field(default="IfNotPresent", description="As in Kubernetes")
+    env: list[EnvVar] = Field(default=[], description="Environment variables of the sidecar")
+    resources: Mapping = Field(default={}, description="As in Kubernetes")
+
+
+class ActorSpec(Part):
+    """What an actor is."""
+
+    handler: Handler = Field(description="`module.function` or `module.Class.method`")
+    actor: OwnName | None = Field(
+        default=None,
+        description="The logical name, which names the queue; defaults to `metadata.name`",
+    )
+    transport: Transport | None = Field(
+        default=None,
+        description="The broker's kind; defaults to the mesh's. This version has `nats`",
+    )
+    image: Text | None = Field(
+        default=None,
+        description="The handler's image; not used on a laptop, where the handler is imported "
+        "from the manifest's folder",
+    )
+    image_pull_policy: PullPolicy = Field(default="IfNotPresent", description="As in Kubernetes")
+    python_executable: Text = Field(default="python3", description="The interpreter in the image")
+    env: list[EnvVar] = Field(default=[], description="Environment variables, in Kubernetes' form")
+    secret_refs: list[SecretRef] = Field(
+        default=[], description="Secrets as variables; on a laptop from the environment or `.env`"
+    )
+    resources: Mapping = Field(default={}, description="As in Kubernetes")
+    tolerations: list[Mapping] = Field(default=[], description="As in Kubernetes")
+    node_selector: dict[str, str] = Field(default={}, description="As in Kubernetes")
+    volumes: list[Mapping] = Field(default=[], description="As in Kubernetes")
+    volume_mounts: list[Mapping] = Field(default=[], description="As in Kubernetes")
+    replicas: int = Field(
+        default=1, ge=0, le=REPLICAS_MAX, description="How many; only with `scaling.enabled: false`"
+    )
+    scaling: Scaling = Field(default=Scaling(), description="Replicas by what waits")
+    resiliency: ResiliencySpec = Field(default=ResiliencySpec(), description="Timeouts and retries")
+    concurrency: int = Field(
+        default=1, ge=1, le=CONCURRENCY_MAX, description="Envelopes one replica works on at a time"
+    )
+    batching: Unsupported = Field(
+        default=None, description="`{maxSize, maxWait}`; not supported by this version, and refused"
+    )
+    delivery: Literal["durable", "express"] = Field(
+        default="durable",
+        description="How hops into this actor travel. This version takes every hop through the "
+        "broker, which `express` allows, and warns",
+    )
+    group: Label | None = Field(
+        default=None,
+        description="Actors of one group may share a replica. This version gives each its own, "
+        "and warns",
+    )
+    sidecar: SidecarSpec = Field(default=SidecarSpec(), description="The sidecar's container")
+
+
+class Expose(Part):
+    """Which clients see a flow."""
+
+    http: bool = Field(default=True, description="`POST /v1/flows/{flow}`")
+    mcp: bool = Field(
+        default=False, description="A tool of the MCP face, in versions that have one"
+    )
+    a2a: bool = Field(
+        default=False, alias="a2a", description="A skill of the A2A face, in versions that have one"
+    )
+
+
+class FlowSpec(Part):
+    """An entry into the mesh."""
+
+    route: list[Hop] = Field(min_length=1, max_length=ROUTE_MAX, description="The actors, in order")
+    description: str = Field(default="", description="What it does, for people and for agents")
+    input_schema: Mapping | None = Field(
+        default=None,
+        description="JSON Schema that a payload must fit; Draft 2020-12 unless it says `$schema`",
+    )
+    timeout: LongerThanZero | None = Field(
+        default=None, description="After this an envelope fails with `DeadlineExceeded`"
+    )
+    expose: Expose = Field(default=Expose(), description="Which clients see it")
+
+
+class Source(NamedTuple):
+    """Where a manifest stands: the file as the user gave it, and the line from 1."""
+
+    file: Path
+    line: int
+
+
+class _Manifest(Part):
+    api_version: Literal["asya.sh/v1alpha1"] = Field(description="The version of the form")
+    kind: str = Field(description="What this is")
+    metadata: Metadata = Field(description="Name, namespace, labels")
+
+    _source: Source = PrivateAttr(Source(Path(), 0))
+    _folder: Path = PrivateAttr(Path())
+    _namespace: str = PrivateAttr("default")
+
+    def place(self, source: Source, folder: Path, namespace: str) -> None:
+        """Say where this comes from, and the namespace of a manifest that names none."""
+        self._source = source
+        self._folder = folder
+        self._namespace = namespace
+
+    @property
+    def source(self) -> Source:
+        """Where the manifest stands."""
+        return self._source
+
+    @property
+    def folder(self) -> Path:
+        """The manifest's folder, absolute; on a laptop handlers are imported from it."""
+        return self._folder
+
+    @property
+    def namespace(self) -> str:
+        """`metadata.namespace`, or the mesh's."""
+        return self.metadata.namespace or self._namespace
+
+
+class AsyncActor(_Manifest):
+    """A function as an actor: its queue, its replicas, its rules."""
+
+    kind: Literal["AsyncActor"] = Field(description="What this is")
+    spec: ActorSpec = Field(description="What the actor is")
+
+    @property
+    def name(self) -> str:
+        """The logical name, which names the queue."""
+        return self.spec.actor or self.metadata.name
+
+    def resiliency(self) -> resiliency.Resiliency:
+        """`spec.resiliency` as the sidecar's `decide` takes it."""
+        spec = self.spec.resiliency
+        return resiliency.Resiliency(
+            actor_timeout_s=spec.actor_timeout,
+            policies={name: _policy(name, policy) for name, policy in spec.policies.items()},
+            rules=tuple(
+                resiliency.Rule(errors=tuple(rule.errors), policy=rule.policy)
+                for rule in spec.rules
+            ),
+        )
+
+
+def _policy(name: str, spec: PolicySpec) -> resiliency.Policy:
+    return resiliency.Policy(
+        name=name,
+        max_attempts=spec.max_attempts,
+        backoff=spec.backoff,
+        initial_delay_s=spec.initial_delay,
+        max_interval_s=spec.max_interval,
+        max_duration_s=spec.max_duration,
+        jitter=spec.jitter,
+        on_exhausted=tuple(spec.on_exhausted),
+    )
+
+
+class Flow(_Manifest):
+    """An entry into the mesh, and what clients may see of it."""
+
+    kind: Literal["Flow"] = Field(description="What this is")
+    spec: FlowSpec = Field(description="What the flow is")
+
+    @property
+    def name(self) -> str:
+        """The name that clients call."""
+        return self.metadata.name
+
+    @property
+    def route(self) -> list[str]:
+        """The actors, in order."""
+        return self.spec.route
+
+    @property
+    def description(self) -> str:
+        """What it does."""
+        return self.spec.description
+
+    @property
+    def input_schema(self) -> dict[str, Any] | None:
+        """What a payload must fit, or None."""
+        return self.spec.input_schema
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds that an envelope has, or None."""
+        return self.spec.timeout
+
+    @property
+    def expose(self) -> Expose:
+        """Which clients see it."""
+        return self.spec.expose
+
+
+KINDS: Final[dict[str, type[AsyncActor | Flow]]] = {"AsyncActor": AsyncActor, "Flow": Flow}

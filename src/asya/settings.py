@@ -1,0 +1,489 @@
+"""The mesh's settings: defaults, `asya.yaml`, `ASYA_*` variables, flags, in rising order.
+
+One field of `Settings` is one setting: its type, unit, default, meaning and reason stand there
+once; the file's key, the variable, the JSON Schema and the reference in the docs are made from
+it. Read once, at the entry point, from mappings that are passed in; nothing else in the package
+looks at the environment for settings. Imports no pydantic, since every command reads settings.
+
+A setting `payload_max_bytes` is `payloadMax` in the file, `ASYA_PAYLOAD_MAX` as a variable and
+`--payload-max` as a flag: units are part of the value (`4MiB`, `30s`), not of the name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from asya.document import Problem, documents, quoted, shown, unknown
+from asya.durations import DURATION_PATTERN, format_duration, parse_duration
+from asya.envelope import NAME_MAX, NAME_PATTERN, is_actor_name
+from asya.errors import ManifestError, SettingsError, nearest
+
+SETTINGS_FILE: Final = "asya.yaml"
+PREFIX: Final = "ASYA_"
+TRANSPORTS: Final = ("nats",)
+KIB: Final = 2**10
+MIB: Final = 2**20
+GIB: Final = 2**30
+
+_SIZES: Final = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?(B|KiB|MiB|GiB|kB|MB|GB)")
+_WHOLE: Final = re.compile(r"[0-9]{1,18}")
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"0", "false", "no", "off"})
+
+
+class Kind(NamedTuple):
+    """How values of a setting are read, shown and described."""
+
+    read: Callable[[Any], Any]
+    show: Callable[[Any], Any]
+    schema: dict[str, Any]
+
+
+def parse_size(value: str | int) -> int:
+    """Bytes of a size: `4MiB`, `500kB`, `1024B`, or a whole number of bytes.
+
+    Raises:
+        ValueError: Not a size.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str):
+        if _WHOLE.fullmatch(value):
+            return int(value)
+        match = _SIZE.fullmatch(value)
+        if match and len(value) <= 32:
+            return int(float(match[1]) * _SIZES[match[2]])
+    raise ValueError(f'expected a size such as "4MiB", or a number of bytes, got {shown(value)}')
+
+
+def format_size(size: int) -> str:
+    """The shortest text with a binary unit: `4194304` is `4MiB`."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _SIZES[unit] == 0:
+            return f"{size // _SIZES[unit]}{unit}"
+    return f"{size}B"
+
+
+def _between(low: float, high: float, parse: Callable[[Any], Any], show: Any) -> Any:
+    def read(value: Any) -> Any:
+        number = parse(value)
+        if not low <= number <= high:
+            got = shown(value) if isinstance(value, str) else show(number)
+            raise ValueError(f"expected {show(low)} to {show(high)}, got {got}")
+        return number
+
+    return read
+
+
+def _seconds(value: Any) -> float:
+    # a number is what our own code passes as a flag; the file refuses it before this
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    return parse_duration(value)
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        return int(value)
+    raise ValueError(f"expected a whole number, got {shown(value)}")
+
+
+def _duration(low_s: float, high_s: float) -> Kind:
+    read = _between(low_s, high_s, _seconds, format_duration)
+    return Kind(read, format_duration, {"type": "string", "pattern": DURATION_PATTERN})
+
+
+def _size(low: int, high: int) -> Kind:
+    schema = {
+        "anyOf": [
+            {"type": "string", "pattern": rf"^({_SIZE.pattern}|[0-9]+)$"},
+            {"type": "integer", "minimum": low, "maximum": high},
+        ]
+    }
+    return Kind(_between(low, high, parse_size, format_size), format_size, schema)
+
+
+def _whole(low: int, high: int) -> Kind:
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    return Kind(_between(low, high, _number, int), int, schema)
+
+
+def _read_flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+        return value.lower() in _TRUE
+    raise ValueError(f"expected true or false, got {shown(value)}")
+
+
+def _read_text(value: Any) -> str:
+    if isinstance(value, (str, Path)) and str(value) and "\0" not in str(value):
+        return str(value)
+    raise ValueError(f"expected a text that is not empty, got {shown(value)}")
+
+
+def _read_name(value: Any) -> str:
+    text = _read_text(value)
+    if not is_actor_name(text):
+        raise ValueError(
+            f'expected a name of a-z, 0-9 and "-", at most {NAME_MAX}, got {quoted(text)}'
+        )
+    return text
+
+
+def _read_transport(value: Any) -> str:
+    text = _read_text(value)
+    if text not in TRANSPORTS:
+        close = nearest(text, TRANSPORTS)
+        hint = f"; did you mean {close!r}?" if close else ""
+        have = ", ".join(TRANSPORTS)
+        raise ValueError(f"this version of Asya has {have}, got {quoted(text)}{hint}")
+    return text
+
+
+def _read_url(value: Any) -> str:
+    text = _read_text(value)
+    example = "expected the broker's address, such as nats://127.0.0.1:4222"
+    for part in text.split(","):
+        try:
+            url = urlsplit(part.strip())
+            host, _ = url.hostname, url.port
+        except ValueError as error:
+            raise ValueError(f"{example}: {error}") from error
+        if url.scheme not in {"nats", "tls"}:
+            # the text is not shown: it may hold a password
+            got = f"{url.scheme}://…" if "://" in part else "a text without nats://"
+            raise ValueError(f"{example} (this version of Asya has no other), got {got}")
+        if not host:
+            raise ValueError(f"{example}, got no host")
+    return text
+
+
+_TEXT: Final = {"type": "string", "minLength": 1}
+_PATH: Final = Kind(lambda value: Path(_read_text(value)), str, _TEXT)
+_FLAG: Final = Kind(_read_flag, bool, {"type": "boolean"})
+_NAME: Final = Kind(
+    _read_name, str, {"type": "string", "pattern": NAME_PATTERN, "maxLength": NAME_MAX}
+)
+_HOST: Final = Kind(_read_text, str, _TEXT)
+_TRANSPORT: Final = Kind(_read_transport, str, {"type": "string", "enum": list(TRANSPORTS)})
+_URL: Final = Kind(_read_url, str, _TEXT)
+
+DAY_S: Final = 86_400.0
+YEAR_S: Final = 365 * DAY_S
+
+
+def _setting(default: Any, kind: Kind, meaning: str, reason: str) -> Any:
+    return field(default=default, metadata={"kind": kind, "meaning": meaning, "reason": reason})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What holds for a whole mesh. Attribute names carry the unit: `_s` seconds, `_bytes`."""
+
+    namespace: str = _setting(
+        "default",
+        _NAME,
+        "Namespace of manifests that name none; part of every queue's name",
+        "One mesh on one machine needs no more",
+    )
+    transport: str = _setting(
+        "nats",
+        _TRANSPORT,
+        "Kind of the broker; as a flag, the scheme of the URL says it",
+        "The only one of this version",
+    )
+    transport_url: str | None = _setting(
+        None,
+        _URL,
+        "A broker that runs already; without it `asya up` starts one of its own",
+        "Nothing to install or to start first",
+    )
+    data: Path = _setting(  # noqa: RUF009  a path is as immutable as the rest
+        Path(".asya"),
+        _PATH,
+        "Folder of the broker's and the task store's files and of the logs. Relative to the "
+        "project's folder in the file, to the working folder elsewhere",
+        "Beside the project, hidden, easy to delete",
+    )
+    host: str = _setting(
+        "127.0.0.1",
+        _HOST,
+        "Address that the gateway listens on; other than loopback only with `insecure`",
+        "Nobody else reaches it, since there is no sign-in yet",
+    )
+    port: int = _setting(
+        8080, _whole(0, 65535), "Port of the gateway; 0 takes a free one", "The usual one"
+    )
+    insecure: bool = _setting(
+        False, _FLAG, "Allows a `host` that others can reach, without sign-in", "Safe unless asked"
+    )
+    cooldown_s: float = _setting(
+        10.0,
+        _duration(0, YEAR_S),
+        "Most time without work before an actor's last replicas go; caps `cooldownPeriod`",
+        "A laptop wants its memory back sooner than a cluster",
+    )
+    grace_s: float = _setting(
+        30.0,
+        _duration(0, DAY_S),
+        "Time for what runs to finish at shutdown; the rest goes back to its queue",
+        "What Kubernetes gives",
+    )
+    payload_max_bytes: int = _setting(
+        4 * MIB,
+        _size(KIB, 7 * MIB),
+        "Largest payload",
+        "The broker takes messages of 8 MiB; headers, status and a traceback need room beside it",
+    )
+    retention_s: float = _setting(
+        7 * DAY_S,
+        _duration(60, 100 * YEAR_S),
+        "How long the task store keeps what has ended",
+        "A week of looking back",
+    )
+    log_max_bytes: int = _setting(
+        10 * MIB,
+        _size(64 * KIB, 10 * GIB),
+        "Size at which an actor's log begins anew; the one before is kept",
+        "A handler that prints without end must not fill the disk",
+    )
+    body_max_bytes: int = _setting(
+        5 * MIB,
+        _size(KIB, 64 * MIB),
+        "Largest HTTP request body; must exceed `payloadMax`",
+        "A payload, and the route and headers around it",
+    )
+    streams_max: int = _setting(
+        1000, _whole(1, 100_000), "Event streams open at a time", "Each holds a connection"
+    )
+    queue_max: int = _setting(
+        100_000,
+        _whole(1, 10**9),
+        "Envelopes waiting in a flow's first queue before the gateway answers 429",
+        "Clients are told early rather than served late",
+    )
+    nats_server: Path | None = _setting(  # noqa: RUF009  as above
+        None,
+        _PATH,
+        "The nats-server program; without it that of `asya[local]`, or the one on the PATH",
+        "It comes with the package",
+    )
+    lease_s: float = _setting(
+        10.0,
+        _duration(1, 3600),
+        "How long a message is a sidecar's without a sign of life; extended at a third",
+        "What a dead process held is worked on again after this long",
+    )
+
+
+class _Name(NamedTuple):
+    """A setting's names outside of Python."""
+
+    key: str
+    variable: str
+    flag: str
+
+
+def _outside(attribute: str) -> _Name:
+    if attribute == "transport_url":
+        return _Name("transportUrl", PREFIX + "TRANSPORT_URL", "--transport")
+    if attribute == "transport":
+        return _Name("transport", PREFIX + "TRANSPORT", "--transport")
+    short = re.sub(r"_(s|bytes)$", "", attribute)
+    head, *tail = short.split("_")
+    key = head + "".join(part.capitalize() for part in tail)
+    return _Name(key, PREFIX + short.upper(), "--" + short.replace("_", "-"))
+
+
+_FIELDS: Final = {item.name: item for item in fields(Settings)}
+NAMES: Final = {name: _outside(name) for name in _FIELDS}
+"""Key, variable and flag of each setting, by its attribute."""
+_BY_KEY: Final = {names.key: attribute for attribute, names in NAMES.items()}
+_BY_VARIABLE: Final = {names.variable: attribute for attribute, names in NAMES.items()}
+OTHER_VARIABLES: Final = frozenset(
+    PREFIX + name for name in ("URL", "SOCKET", "HANDLER", "ACTOR", "CONCURRENCY", "TOKEN", "PATH")
+)
+"""Variables of other parts; not settings, and not mistaken for a mistyped one."""
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment; entry points take it from here and pass it on."""
+    return os.environ
+
+
+def read(folder: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """The settings of a project: flag over variable over file over default.
+
+    Args:
+        folder: The project's folder; `asya.yaml` in it is read where there is one.
+        environ: The environment (`environment()` at entry points). An empty variable counts as not set.
+        flags: By attribute of `Settings`; None counts as not given. Values are texts as they were
+            typed, or of the attribute's type.
+
+    Raises:
+        SettingsError: With every value that cannot be used, one line each, naming file and line,
+            variable or flag.
+        ManifestError: `asya.yaml` is no YAML, or has keys or values that cannot be used.
+    """
+    values, sources = _from_file(folder)
+    problems: list[str] = []
+    given = [
+        (NAMES[_BY_VARIABLE[v]].variable, _BY_VARIABLE[v], environ[v])
+        for v in sorted(environ)
+        if v in _BY_VARIABLE and environ[v]
+    ]
+    problems += _mistyped(environ)
+    for attribute, value in flags.items():
+        if attribute not in NAMES:
+            problems.append(unknown("setting", attribute, list(NAMES)))
+        elif value is not None:
+            given.append((NAMES[attribute].flag, attribute, value))
+    for source, attribute, value in given:
+        try:
+            values[attribute] = _value(attribute, value)
+            sources[attribute] = source
+        except ValueError as error:
+            problems.append(f"{source}: {error}")
+    if not problems:
+        settings = Settings(**({"data": folder / Settings.data} | values))
+        problems = [
+            f"{sources.get(attribute, NAMES[attribute].key)}: {text}"
+            for attribute, text in _together(settings)
+        ]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def _value(attribute: str, value: Any) -> Any:
+    return _FIELDS[attribute].metadata["kind"].read(value)
+
+
+def _mistyped(environ: Mapping[str, str]) -> Iterator[str]:
+    """Variables that are close to a setting's. Others may be anybody's, and are left alone."""
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        if variable not in _BY_VARIABLE:
+            known = {name.removeprefix(PREFIX): name for name in _BY_VARIABLE}
+            close = nearest(variable.removeprefix(PREFIX), known)
+            if close:
+                yield f"{variable}: unknown variable; did you mean {known[close]}?"
+
+
+def _from_file(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values of `asya.yaml` by attribute, and where each stands."""
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        return {}, {}
+    found, problems = documents(path)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for document in found[1:]:
+        problems.append(Problem(document.file, document.line, (), "expected one document"))
+    for document in found[:1]:
+        data = document.read()
+        problems += document.problems
+        if not isinstance(data, dict):
+            problems.append(document.problem((), f"expected a mapping, got {shown(data)}"))
+            continue
+        for key, value in data.items():
+            attribute = _BY_KEY.get(key)
+            if attribute is None:
+                text = unknown("setting", key, list(_BY_KEY))
+                problems.append(document.problem((key,), text, key=True))
+                continue
+            try:
+                values[attribute] = _from_yaml(attribute, value, folder)
+            except ValueError as error:
+                problems.append(document.problem((key,), str(error)))
+            sources[attribute] = f"{document.file}:{document.line_of((key,))}: {key}"
+    if problems:
+        raise ManifestError(map(str, sorted(problems, key=lambda problem: problem.line)))
+    return values, sources
+
+
+def _from_yaml(attribute: str, value: Any, folder: Path) -> Any:
+    """As strict as manifests are: a number is not a text, and a duration has a unit."""
+    kind: Kind = _FIELDS[attribute].metadata["kind"]
+    types = {kind.schema.get("type")} | {c["type"] for c in kind.schema.get("anyOf", ())}
+    if "pattern" in kind.schema and kind.show is format_duration and not isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, str) and "string" not in types:
+        noun = "true or false" if "boolean" in types else "a whole number"
+        raise ValueError(f"expected {noun}, got {shown(value)}")
+    read_value = kind.read(value)
+    return folder / read_value if isinstance(read_value, Path) else read_value
+
+
+def _together(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What is wrong between settings: the attribute, and the text."""
+    payload, body = settings.payload_max_bytes, settings.body_max_bytes
+    if body <= payload:
+        text = f"expected more than payloadMax ({format_size(payload)}), got {format_size(body)}"
+        yield "body_max_bytes", text
+    if not settings.insecure and not is_loopback(settings.host):
+        text = f"{quoted(settings.host)} can be reached by others, and there is no sign-in yet"
+        remedy = "take 127.0.0.1, or allow it with --insecure (insecure: true, ASYA_INSECURE=true)"
+        yield "host", f"{text}; {remedy}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of `asya.yaml`."""
+    properties = {}
+    for attribute, item in _FIELDS.items():
+        kind: Kind = item.metadata["kind"]
+        default = None if item.default is None else kind.show(item.default)
+        entry = kind.schema | {"description": f"{item.metadata['meaning']}"}
+        properties[NAMES[attribute].key] = entry | ({} if default is None else {"default": default})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Settings",
+        "description": "Mesh-wide settings, the file `asya.yaml` in the project's folder.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _shown_default(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def reference_markdown() -> str:
+    """The table of all settings, for the docs."""
+    lines = [
+        "| `asya.yaml` | variable | flag | default | meaning | why this default |",
+        "|---|---|---|---|---|---|",
+    ]
+    for attribute, item in _FIELDS.items():
+        kind: Kind = item.metadata["kind"]
+        names = NAMES[attribute]
+        default = "" if item.default is None else f"`{_shown_default(kind.show(item.default))}`"
+        meaning, reason = item.metadata["meaning"], item.metadata["reason"]
+        lines.append(
+            f"| `{names.key}` | `{names.variable}` | `{names.flag}` | {default} | {meaning} "
+            f"| {reason} |"
+        )
+    return "\n".join(lines) + "\n"
