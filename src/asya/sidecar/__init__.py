@@ -5,7 +5,7 @@ runtime. Nothing here decodes a payload.
 """
 
 from asya.sidecar.cancels import Cancels
-from asya.sidecar.sidecar import Sidecar, SidecarConfig
+from asya.sidecar.sidecar import EndActor, Sidecar, SidecarConfig
 from asya.sidecar.snapshot import ReplicaSnapshot, SidecarSnapshot
 
-__all__ = ["Cancels", "ReplicaSnapshot", "Sidecar", "SidecarConfig", "SidecarSnapshot"]
+__all__ = ["Cancels", "EndActor", "ReplicaSnapshot", "Sidecar", "SidecarConfig", "SidecarSnapshot"]

@@ -192,6 +192,11 @@ class Sidecar:
             else:
                 replica.bye()
         await self._settled(self.loop_time() + self.config.drain_s, lambda: bool(self._held))
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of everything at once, as a killed process would; what was held is redelivered."""
+        self._draining = True
         if self._leases is not None:
             self._leases.cancel()
         if self._server is not None:

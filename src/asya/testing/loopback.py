@@ -40,12 +40,20 @@ class LoopbackCall:
 
     def frame(self, payload: Any, **changes: Any) -> None:
         """Emit a frame; `changes`: `next`, `set`, `del`, `status`."""
+        self.frame_raw(json.dumps(payload).encode(), **changes)
+
+    def frame_raw(self, payload: bytes, **changes: Any) -> None:
+        """Emit a frame whose payload is JSON already."""
         self.frames += 1
-        self._reply({"k": protocol.FRAME, **changes}, json.dumps(payload).encode())
+        self._reply({"k": protocol.FRAME, **changes}, payload)
 
     def fly(self, data: dict[str, Any]) -> None:
         """Stream a value."""
-        self._reply({"k": protocol.FLY}, json.dumps(data).encode())
+        self.fly_raw(json.dumps(data).encode())
+
+    def fly_raw(self, data: bytes) -> None:
+        """Stream a value that is JSON already."""
+        self._reply({"k": protocol.FLY}, data)
 
     def done(self, **changes: Any) -> None:
         """End well."""
@@ -53,7 +61,10 @@ class LoopbackCall:
 
     def fail(self, kind: str = "ValueError", message: str = "no", **fields: Any) -> None:
         """End with an error."""
-        error = {"type": kind, "message": message, "mro": [kind, *EXCEPTION_MRO], **fields}
+        self.error({"type": kind, "message": message, "mro": [kind, *EXCEPTION_MRO], **fields})
+
+    def error(self, error: dict[str, Any]) -> None:
+        """End with an error in the form of the wire."""
         self._reply({"k": protocol.ERROR, "error": error})
 
     def canceled(self) -> None:
