@@ -102,7 +102,7 @@ class TaskStore(ABC):
 
     @abstractmethod
     async def outbox(self, *, after: int = 0, limit: int = 100) -> list[Outgoing]:
-        """Unfinished tasks that are not known to be published, with keys above `after`."""
+        """Pending tasks that are not known to be published, with keys above `after`."""
 
     @abstractmethod
     async def record(self, notes: Sequence[Note]) -> list[str]:

@@ -268,7 +268,7 @@ def _insert(connection: sqlite3.Connection, task: TaskRow, body: bytes) -> Inser
     known = _load(connection, [row.id]).get(row.id)
     if known is not None:
         found = connection.execute("SELECT body FROM outbox WHERE key = ?", (known.key,)).fetchone()
-        waits = found is not None and not known.ended
+        waits = found is not None and known.status == "pending"
         outgoing = Outgoing(known.key, known.id, found[0]) if waits else None
         return Insertion(False, known, outgoing)
     _save(connection, row, rules.admitted(row))
@@ -302,8 +302,8 @@ def _published(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
 
 def _outbox(connection: sqlite3.Connection, after: int, limit: int) -> list[Outgoing]:
     sql = (
-        "SELECT key, id, body FROM outbox JOIN tasks USING (key) "  # noqa: S608  constants only
-        f"WHERE key > ? AND {_OPEN} ORDER BY key LIMIT ?"
+        "SELECT key, id, body FROM outbox JOIN tasks USING (key) "
+        "WHERE key > ? AND status = 'pending' ORDER BY key LIMIT ?"
     )
     return [Outgoing(*found) for found in connection.execute(sql, (after, limit))]
 

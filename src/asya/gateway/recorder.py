@@ -1,0 +1,127 @@
+"""The batch of events on their way to the store: bounded, and late by 50 ms at most.
+
+`emit` is called by sidecars on their hot path, so it only appends. Events are grouped by envelope,
+so that the end of one can take its own events along into the transaction that makes it terminal.
+What does not fit is dropped and counted: the end of an envelope never comes this way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from asya.errors import StoreError
+from asya.gateway.store.base import TaskStore
+from asya.gateway.store.rules import Note
+
+DELAY_S: Final = 0.05
+BATCH: Final = 100
+"""Events that are written at once without waiting for the delay."""
+
+PENDING_MAX: Final = 10_000
+"""Events that may wait for the store; more are dropped."""
+
+_log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Collects notes and ids that were published, and writes them in batches.
+
+    Args:
+        store: Where to.
+        on_recorded: Called with the ids of envelopes that have new events, after the commit.
+
+    Attributes:
+        dropped: Events that were dropped.
+    """
+
+    def __init__(self, store: TaskStore, on_recorded: Callable[[Iterable[str]], None]) -> None:
+        self._store = store
+        self._on_recorded = on_recorded
+        self._notes: dict[str, list[Note]] = {}
+        self._count = 0
+        self._published: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self.dropped = 0
+
+    def start(self) -> None:
+        """Begin to write; what was added before is kept until now."""
+        self._loop = asyncio.get_running_loop()
+        self._arm()
+
+    def add(self, note: Note) -> None:
+        """Take one note."""
+        if self._count >= PENDING_MAX:
+            self.dropped += 1
+            return
+        self._notes.setdefault(note.id, []).append(note)
+        self._count += 1
+        self._arm()
+
+    def add_published(self, id: str) -> None:  # noqa: A002  the name on the wire
+        """Take note that an envelope is in its first queue."""
+        self._published.append(id)
+        self._arm()
+
+    def take(self, id: str) -> list[Note]:  # noqa: A002  the name on the wire
+        """Hand the notes of one envelope over to somebody who stores them."""
+        notes = self._notes.pop(id, [])
+        self._count -= len(notes)
+        return notes
+
+    async def flush(self) -> None:
+        """Write now what was added before this call."""
+        for _ in range(2):  # what is being written, and what waits behind it
+            if self._writing is None:
+                self._begin()
+            if self._writing is not None:
+                await asyncio.wait([self._writing])
+
+    def _arm(self) -> None:
+        if self._loop is None or self._writing is not None:
+            return
+        if self._count >= BATCH:
+            self._begin()
+        elif self._timer is None and (self._count or self._published):
+            self._timer = self._loop.call_later(DELAY_S, self._begin)
+
+    def _begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wanted = self._count or self._published
+        if wanted and self._writing is None and self._loop is not None:
+            self._writing = self._loop.create_task(self._write())
+
+    async def _write(self) -> None:
+        groups, self._notes, self._count = self._notes, {}, 0
+        published, self._published = self._published, []
+        try:
+            # The notes go first, with no await before them: an end that comes now, with later
+            # notes of the same envelope, then stands behind them in the store's queue.
+            if groups:
+                await self._record([note for group in groups.values() for note in group])
+            if published:
+                await self._mark(published)
+        finally:
+            self._writing = None
+            self._arm()
+
+    async def _mark(self, ids: list[str]) -> None:
+        try:
+            await self._store.published(ids)
+        except StoreError as error:  # they are published once more after a restart: harmless
+            _log.warning("the task store does not take marks of publication: %s", error)
+
+    async def _record(self, notes: list[Note]) -> None:
+        try:
+            changed = await self._store.record(notes)
+        except StoreError as error:
+            self.dropped += len(notes)
+            _log.warning("%d events were not stored: %s", len(notes), error)
+        else:
+            self._on_recorded(changed)

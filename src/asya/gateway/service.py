@@ -1,0 +1,502 @@
+"""The task service: every envelope that a client sent, from admission to its end.
+
+HTTP, and later MCP and A2A, are thin faces of it; sidecars and the crew tell it what happens, as
+an `events.Listener` and an `events.Ledger`. What is true of a task lives in the store; this file
+holds the order of things: stored before published, published before answered, terminal stored
+before the last actor's message is acked. One service runs in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+from msgspec import Raw
+
+from asya.clock import Clock, to_rfc3339
+from asya.envelope import FLOW_HEADER, Envelope, decode, encode, new_envelope, raw_json
+from asya.errors import (
+    AsyaError,
+    MessageTooLarge,
+    QueueMissing,
+    StoreError,
+    StoreFull,
+    TransportError,
+)
+from asya.events import DeadLetter, Event, Finished, Flown
+from asya.gateway.admission import (
+    RETRY_AFTER_S,
+    Gate,
+    check_headers,
+    check_id,
+    check_payload,
+    check_route,
+    digest,
+)
+from asya.gateway.port import MeshPort
+from asya.gateway.problems import ProblemError
+from asya.gateway.recorder import Recorder
+from asya.gateway.store.base import Detail, Insertion, Outgoing, Query, TaskStore
+from asya.gateway.store.rules import EventRow, TaskRow, note_of
+from asya.gateway.watch import Watch, Watches
+
+CANCEL_STEP: Final = 1_000
+"""Tasks that one transaction cancels."""
+
+CANCELED_RECENTLY_MAX: Final = 10_000
+"""Ids that `canceled_recently` gives a supervisor that starts again."""
+
+SWEEP_STEP: Final = 200
+"""Tasks that one transaction forgets; between two of them others can write."""
+
+SWEEP_EVERY_S: Final = 60.0
+OUTBOX_EVERY_S: Final = 5.0
+
+OUTBOX_AGE_S: Final = 30.0
+"""How long an envelope may be stored and not marked as published before it is published again."""
+
+WAITERS_MAX: Final = 10_000
+"""Requests that may wait at a time; one more is answered as if its time were over."""
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServiceLimits:
+    """The settings that the service reads; defaults as in `asya.settings`.
+
+    Attributes:
+        payload_max_bytes: The largest payload that is admitted.
+        queue_max: Messages that may wait in the first actor's queue before a 429.
+        retention_s: How long ended tasks are kept, in seconds.
+        wait_max_s: The longest `?wait=`, in seconds.
+    """
+
+    payload_max_bytes: int = 4 * 1024 * 1024
+    queue_max: int = 100_000
+    retention_s: float = 7 * 24 * 3600.0
+    wait_max_s: float = 600.0
+
+
+class Ending:
+    """An end that can be waited for, at most `wait_max_s`; never, when too many wait already."""
+
+    def __init__(self, future: asyncio.Future[None] | None, wait_max_s: float) -> None:
+        self._future = future
+        self._wait_max_s = wait_max_s
+
+    async def within(self, timeout_s: float) -> bool:
+        """Whether the envelope ended in time, or the gateway shuts down."""
+        if self._future is None:
+            return False
+        try:
+            async with asyncio.timeout(min(timeout_s, self._wait_max_s)):
+                await self._future
+        except TimeoutError:
+            return False
+        return True
+
+
+class TaskService:
+    """Admits, follows, cancels and ends tasks.
+
+    Args:
+        store: Where tasks live.
+        mesh: Where envelopes go.
+        clock: The time of day.
+        limits: Bounds.
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        mesh: MeshPort,
+        clock: Clock,
+        limits: ServiceLimits | None = None,
+    ) -> None:
+        self.limits = limits or ServiceLimits()
+        self._store = store
+        self._mesh = mesh
+        self._clock = clock
+        self._gate = Gate(mesh, self.limits.queue_max)
+        self._watches = Watches()
+        self._recorder = Recorder(store, self._recorded)
+        self._admitting: dict[str, asyncio.Future[None]] = {}
+        self._chores: list[asyncio.Task[None]] = []
+        self._started = False
+
+    # Life
+
+    async def start(self) -> None:
+        """Open the store and begin the chores: publish what was stored and not published, sweep.
+
+        Raises:
+            StoreError: The store cannot be opened.
+        """
+        await self._store.open()
+        self._started = True
+        self._recorder.start()
+        self._chores = [
+            asyncio.create_task(self._publish_leftovers(), name="asya-outbox"),
+            asyncio.create_task(self._sweep(), name="asya-sweep"),
+        ]
+
+    def release(self) -> None:
+        """End all event streams and answer all waiting requests; called before the server stops."""
+        self._watches.release()
+
+    async def close(self) -> None:
+        """Release everybody, store what is pending, close the store. Idempotent."""
+        self.release()
+        if not self._started:
+            return
+        self._started = False
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self._gate.close()
+        await self._recorder.flush()
+        await self._store.close()
+
+    def problem(self) -> str | None:
+        """Why no envelope can be taken now, or None."""
+        if not self._started:
+            return "the gateway does not run"
+        if self._watches.released:
+            return "the gateway shuts down"
+        return self._mesh.problem()
+
+    async def check(self) -> None:
+        """Find out whether the service can do its work.
+
+        Raises:
+            ProblemError: It cannot.
+        """
+        problem = self.problem()
+        if problem is not None:
+            raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
+        await _read(self._store.outbox(limit=1))
+
+    # What clients ask for
+
+    async def admit(
+        self,
+        actors: Sequence[str],
+        payload: Raw,
+        *,
+        id: str | None = None,  # noqa: A002  the name on the wire
+        headers: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        flow: str | None = None,
+    ) -> TaskRow:
+        """Take a new envelope: when this returns it is stored, and confirmed in its first queue.
+
+        The same id again, with the same route and payload, gives the task that is there.
+
+        Args:
+            actors: The route.
+            payload: JSON, known to be whole.
+            id: The client's own id, or None for a new UUID.
+            headers: Values are JSON values, or `Raw`.
+            timeout_s: Seconds to the deadline, or None for no deadline.
+            flow: The flow that it came in by.
+
+        Raises:
+            ProblemError: Refused; nothing is left behind. After `unavailable` it may run
+                nevertheless (the broker's answer was lost); the same id again is safe.
+        """
+        check_route(actors)
+        check_id(id)
+        check_headers(headers or {})
+        check_payload(payload, self.limits.payload_max_bytes)
+        problem = self.problem()
+        if problem is not None:
+            raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
+        await self._gate.check(actors)
+        row, envelope = self._first(actors, payload, id, headers or {}, timeout_s, flow)
+        async with self._alone(row.id):
+            insertion = await self._insert(row, encode(envelope))
+            found = insertion.row
+            if not insertion.created and found.digest not in {None, row.digest}:
+                raise ProblemError(
+                    "id-conflict",
+                    f"the id {row.id!r} belongs to an envelope with another route or payload",
+                    id=row.id,
+                )
+            if insertion.outgoing is not None:
+                again = envelope if insertion.created else decode(insertion.outgoing.body)
+                await self._publish(again, new=insertion.created)
+        return found
+
+    def _first(
+        self,
+        actors: Sequence[str],
+        payload: Raw,
+        id: str | None,  # noqa: A002  the name on the wire
+        headers: Mapping[str, Any],
+        timeout_s: float | None,
+        flow: str | None,
+    ) -> tuple[TaskRow, Envelope]:
+        now = self._clock.now()
+        all_headers = dict(headers)
+        if flow is not None:
+            all_headers[FLOW_HEADER] = flow
+        deadline = None if timeout_s is None else now + timedelta(seconds=timeout_s)
+        envelope = new_envelope(
+            list(actors),
+            payload,
+            now=now,
+            id=id or str(uuid.uuid4()),
+            headers=all_headers,
+            deadline=deadline,
+        )
+        row = TaskRow(
+            id=envelope.id,
+            root=envelope.id,
+            route=envelope.route,
+            created_at=envelope.status.created_at,
+            updated_at=envelope.status.updated_at,
+            flow=flow,
+            digest=digest(actors, payload),
+            headers=bytes(raw_json(envelope.headers)),
+            deadline_at=envelope.status.deadline_at,
+        )
+        return row, envelope
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, id: str) -> AsyncIterator[None]:  # noqa: A002  the name on the wire
+        """One admission of an id at a time: a second one must not answer before the first is sure."""
+        while id in self._admitting:
+            await asyncio.wait([self._admitting[id]])
+        mine = self._admitting[id] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._admitting[id]
+            mine.set_result(None)
+
+    async def _insert(self, row: TaskRow, body: bytes) -> Insertion:
+        try:
+            return await self._store.insert(row, body)
+        except StoreError as error:
+            raise _store_problem(error) from error
+
+    async def _publish(self, envelope: Envelope, *, new: bool) -> None:
+        """Publish a stored envelope; on failure a new task is forgotten again.
+
+        One that was there before stays: it may have been answered, and not yet marked. When the broker's answer was lost the envelope may be in the queue all the same: its events
+        then make the task anew, and the same id again is recognised by broker and store.
+        """
+        try:
+            await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0")
+        except TransportError as error:
+            if new:
+                await self._take_back(envelope.id)
+            raise _publish_problem(envelope, error) from error
+        self._recorder.add_published(envelope.id)
+        self._gate.admitted(envelope.route.curr)
+
+    async def _take_back(self, id: str) -> None:  # noqa: A002  the name on the wire
+        try:
+            await self._store.discard(id)
+        except StoreError as error:  # then the chore publishes it: the client may see it run
+            _log.warning("the task %s could not be taken back: %s", id, error)
+
+    async def get(self, id: str) -> Detail:  # noqa: A002  the name on the wire
+        """One task.
+
+        Raises:
+            ProblemError: Not known, or the store cannot be read.
+        """
+        detail = await _read(self._store.get(id))
+        if detail is None:
+            raise unknown(id)
+        return detail
+
+    async def list(self, query: Query) -> list[TaskRow]:
+        """A page of tasks, newest first."""
+        return await _read(self._store.tasks(query))
+
+    async def wait(self, id: str, timeout_s: float) -> Detail:  # noqa: A002  as above
+        """The task when it has ended, or as it is when the time is over (see `Ending`)."""
+        with self.ending(id) as ending:
+            detail = await self.get(id)
+            if detail.row.ended or not await ending.within(timeout_s):
+                return detail
+        return await self.get(id)
+
+    @contextlib.contextmanager
+    def ending(self, id: str) -> Iterator[Ending]:  # noqa: A002  as above
+        """The end of an envelope that has not ended yet, and may not be admitted yet."""
+        if self._watches.waiting >= WAITERS_MAX:
+            yield Ending(None, 0)
+            return
+        future = self._watches.add_waiter(id)
+        try:
+            yield Ending(future, self.limits.wait_max_s)
+        finally:
+            self._watches.remove_waiter(id, future)
+
+    async def cancel(self, id: str) -> None:  # noqa: A002  the name on the wire
+        """End a task as canceled, and all children of this root; what has ended stays as it is.
+
+        Raises:
+            ProblemError: Not known, or the store cannot be written.
+        """
+        await self._recorder.flush()
+        at = to_rfc3339(self._clock.now())
+        while True:
+            try:
+                canceled = await self._store.cancel(id, at, limit=CANCEL_STEP)
+            except StoreError as error:
+                raise _store_problem(error) from error
+            if canceled is None:
+                raise unknown(id)
+            if canceled:
+                self._mesh.cancel({id, *canceled})
+            for one in canceled:
+                self._watches.ended(one)
+            if len(canceled) < CANCEL_STEP - 1:
+                return
+
+    async def events(self, id: str, *, after: int, limit: int) -> Sequence[EventRow] | None:  # noqa: A002
+        """Stored events with numbers above `after`, oldest first; None for an unknown id."""
+        return await _read(self._store.events(id, after=after, limit=limit))
+
+    @contextlib.contextmanager
+    def watch(self, id: str) -> Iterator[Watch]:  # noqa: A002  the name on the wire
+        """A `Watch` of one envelope for the time of the block."""
+        watch = self._watches.add(id)
+        try:
+            yield watch
+        finally:
+            self._watches.remove(watch)
+
+    @property
+    def watching(self) -> int:
+        """Watchers that are open."""
+        return self._watches.open
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for an end."""
+        return self._watches.waiting
+
+    @property
+    def dropped(self) -> int:
+        """Events that were dropped since the start."""
+        return self._recorder.dropped
+
+    async def canceled_recently(self) -> Sequence[str]:
+        """Ids canceled within the retention time: a supervisor that starts tells its sidecars.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        since = self._clock.now() - timedelta(seconds=self.limits.retention_s)
+        return await self._store.canceled(to_rfc3339(since), CANCELED_RECENTLY_MAX)
+
+    # What the mesh tells
+
+    def emit(self, event: Event) -> None:
+        """See `events.Listener`."""
+        if isinstance(event, Flown):
+            self._watches.fly(event)
+        else:
+            self._recorder.add(note_of(event))
+
+    async def finish(self, end: Finished) -> bool:
+        """See `events.Ledger`."""
+        notes = self._recorder.take(end.id)
+        try:
+            first = await self._store.finish(end, notes)
+        except StoreError:
+            for note in notes:
+                self._recorder.add(note)
+            raise
+        self._watches.ended(end.id)
+        return first
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """See `events.Ledger`."""
+        await self._store.bury(letter)
+
+    def _recorded(self, ids: Iterable[str]) -> None:
+        for id_ in ids:
+            self._watches.wake(id_)
+
+    # Chores
+
+    async def _publish_leftovers(self) -> None:
+        """Publish what was stored and is not known to be published: a crash between the two."""
+        await self._publish_page(older_than=None)
+        while True:
+            await asyncio.sleep(OUTBOX_EVERY_S)
+            await self._publish_page(older_than=OUTBOX_AGE_S)
+
+    async def _publish_page(self, *, older_than: float | None) -> None:
+        after = 0
+        with contextlib.suppress(AsyaError):  # the next round tries again
+            while page := await self._store.outbox(after=after):
+                after = page[-1].key
+                for outgoing in page:
+                    await self._publish_leftover(outgoing, older_than)
+
+    async def _publish_leftover(self, outgoing: Outgoing, older_than: float | None) -> None:
+        if outgoing.id in self._admitting:
+            return
+        envelope = decode(outgoing.body)
+        if older_than is not None:
+            limit = to_rfc3339(self._clock.now() - timedelta(seconds=older_than))
+            if envelope.status.created_at > limit:
+                return
+        try:
+            await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0")
+        except TransportError as error:
+            _log.warning("the envelope %s is not published yet: %s", envelope.id, error)
+        else:
+            self._recorder.add_published(envelope.id)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            before = self._clock.now() - timedelta(seconds=self.limits.retention_s)
+            try:
+                while await self._store.sweep(to_rfc3339(before), SWEEP_STEP) == SWEEP_STEP:
+                    await asyncio.sleep(0.01)
+            except StoreError as error:
+                _log.warning("old tasks were not swept: %s", error)
+
+
+async def _read(reading: Awaitable[_T]) -> _T:
+    try:
+        return await reading
+    except StoreError as error:
+        raise _store_problem(error) from error
+
+
+def unknown(id: str) -> ProblemError:  # noqa: A002  the name on the wire
+    """The refusal of an id that no task has."""
+    return ProblemError("unknown-envelope", f"there is no envelope {id!r}, or it was swept", id=id)
+
+
+def _store_problem(error: StoreError) -> ProblemError:
+    name = "disk-full" if isinstance(error, StoreFull) else "store-unavailable"
+    return ProblemError(name, str(error), retry_after_s=RETRY_AFTER_S)
+
+
+def _publish_problem(envelope: Envelope, error: TransportError) -> ProblemError:
+    if isinstance(error, MessageTooLarge):
+        return ProblemError("too-large", str(error), id=envelope.id)
+    if isinstance(error, QueueMissing):
+        return ProblemError(
+            "unknown-actor", f"the actor {envelope.route.curr!r} has no queue", id=envelope.id
+        )
+    return ProblemError("unavailable", str(error), id=envelope.id, retry_after_s=RETRY_AFTER_S)
