@@ -87,8 +87,8 @@ def decide(
                 return [fail(envelope, "HopLimit", _hop_limit(envelope), now)]
             fans = fan_out or len(frames) > 1
             return [forward(envelope, frame, i, fans, now) for i, frame in enumerate(frames)]
-        case Raised(error=error):
-            return [_after_error(envelope, error, resiliency, now, uniform)]
+        case Raised():
+            return [_after_error(envelope, outcome, resiliency, now, uniform)]
         case Lost(deaths=deaths, how=how):
             if deaths >= DEATHS_MAX:
                 return [poison(envelope, deaths, how, now)]
@@ -142,17 +142,18 @@ def _stop(envelope: Envelope, final: Changes, now: datetime) -> Send:
 
 def _after_error(
     envelope: Envelope,
-    error: ErrorInfo,
+    raised: Raised,
     resiliency: Resiliency,
     now: datetime,
     uniform: Callable[[float, float], float],
 ) -> Send:
+    error = raised.error
     policy = resiliency.policy_for(error.mro)
     attempt = envelope.status.attempt
     deadline = envelope.deadline
     if deadline is not None and now >= deadline:
         return fail(envelope, "DeadlineExceeded", error, now)
-    began = _first_attempt(envelope, now)
+    began = _first_attempt(envelope, raised.began or now)
     if attempt < policy.max_attempts:
         at = now + timedelta(seconds=delay_s(policy, attempt, uniform))
         in_time = policy.max_duration_s is None or (
@@ -364,12 +365,13 @@ def _leave(out: Envelope, hop: int) -> None:
     out.headers[HOP_HEADER] = Raw(b"%d" % (hop + 1))
 
 
-def _first_attempt(envelope: Envelope, now: datetime) -> datetime:
+def _first_attempt(envelope: Envelope, this_one: datetime) -> datetime:
+    """When the first attempt of this visit began."""
     since = envelope.header_text(SINCE_HEADER)
     try:
-        return from_rfc3339(since) if since else now
+        return from_rfc3339(since) if since else this_one
     except ValueError:
-        return now
+        return this_one
 
 
 def _hop_limit(envelope: Envelope) -> ErrorInfo:

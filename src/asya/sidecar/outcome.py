@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from msgspec import Raw
 
@@ -56,9 +57,14 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """The handler raised, overran its time, or emitted what cannot be sent."""
+    """The handler raised, overran its time, or emitted what cannot be sent.
+
+    Attributes:
+        began: When this attempt began; None means now.
+    """
 
     error: ErrorInfo
+    began: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

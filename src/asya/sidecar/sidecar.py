@@ -22,6 +22,7 @@ from asya.clock import Clock, SystemClock, to_rfc3339
 from asya.crashpoints import crash
 from asya.envelope import (
     DEATHS_HEADER,
+    END_ACTORS,
     FLOW_HEADER,
     Envelope,
     ErrorInfo,
@@ -318,7 +319,18 @@ class Sidecar:
         if self._draining:
             self._settle(self._give_back(work))
         else:
-            (self._alone if work.alone else self._waiting).appendleft(work)
+            self._line_of(work).appendleft(work)
+            work.wait()
+
+    def expire(self, work: Work) -> None:
+        """Its deadline has passed while it stood in line."""
+        line = self._line_of(work)
+        if work in line:
+            line.remove(work)
+            self._settle(self._finish(work, Expired(), set()))
+
+    def _line_of(self, work: Work) -> deque[Work]:
+        return self._alone if work.alone else self._waiting
 
     def finish(self, work: Work, outcome: Outcome, flowing: set[asyncio.Task[None]]) -> None:
         """The call is over: perform what follows from it."""
@@ -355,7 +367,8 @@ class Sidecar:
         elif self._draining:
             self._settle(self._give_back(work))
         else:
-            (self._alone if work.alone else self._waiting).append(work)
+            self._line_of(work).append(work)
+            work.wait()
             self._dispatch()
             if not self._replicas or self._waiting:
                 self.on_change()
@@ -385,7 +398,7 @@ class Sidecar:
             replica = self._freest(ahead)
             if replica is None:
                 return
-            self._begin(self._waiting.popleft(), replica)
+            self._waiting.popleft().begin(replica)
 
     def _freest(self, ahead: int) -> Replica | None:
         best: Replica | None = None
@@ -408,14 +421,7 @@ class Sidecar:
             reserved = min(free, key=lambda replica: replica.in_flight)
             reserved.reserved = True
         if not reserved.in_flight:
-            self._begin(self._alone.popleft(), reserved)
-
-    def _begin(self, work: Work, replica: Replica) -> None:
-        deadline = work.envelope.deadline
-        if deadline is not None and self.now() >= deadline:
-            self._settle(self._finish(work, Expired(), set()))
-            return
-        work.begin(replica)
+            self._alone.popleft().begin(reserved)
 
     def _window(self) -> int:
         working = sum(1 for replica in self._replicas if replica.open)
@@ -441,7 +447,7 @@ class Sidecar:
         sends = [action for action in actions if isinstance(action, rules.Send)]
         self._count(outcome, work, sends)
         if len(sends) == 1:
-            await self._perform(sends[0])
+            await self._perform(sends[0], work.envelope)
         elif sends:
             await asyncio.gather(*(self.perform_child(send, work.envelope) for send in sends))
         if work.running or not sends:
@@ -455,7 +461,7 @@ class Sidecar:
 
     async def perform_child(self, send: rules.Send, parent: Envelope) -> None:
         """Send one frame of a fan-out, and tell of the child that it makes."""
-        await self._perform(send)
+        await self._perform(send, parent)
         envelope = send.envelope
         if envelope.id == parent.id:
             return
@@ -471,8 +477,13 @@ class Sidecar:
             )
         )
 
-    async def _perform(self, send: rules.Send) -> None:
-        """Send until it is confirmed, however long the broker takes to come back."""
+    async def _perform(self, send: rules.Send, origin: Envelope) -> None:
+        """Send until it is confirmed, however long the broker takes to come back.
+
+        Args:
+            send: What `decide` said.
+            origin: The envelope that it comes from, as it was received.
+        """
         delay_s = RETRY_FIRST_S
         while True:
             try:
@@ -482,7 +493,9 @@ class Sidecar:
                 known = await self._known_actors()
                 send = rules.undeliverable(send.envelope, known, self.now())
             except MessageTooLarge as error:
-                send = rules.fail(send.envelope, "MessageTooLarge", error_info(error), self.now())
+                sent = send.envelope
+                kept = origin if origin.id == sent.id else sent
+                send = rules.fail(kept, "MessageTooLarge", error_info(error), self.now())
             except (TransportError, StoreError) as error:
                 log.warning("%s: cannot send on yet: %s", self.config.actor, error)
                 await asyncio.sleep(delay_s)
@@ -505,6 +518,14 @@ class Sidecar:
         )
         crash("after-publish")
 
+    async def _reroute(self, send: rules.Send) -> rules.Send:
+        """There is no such queue: to the dead letters, whose own queue can be made."""
+        target = send.envelope.route.curr
+        if target in END_ACTORS:
+            await self._transport.ensure(queue_name(self.config.namespace, target))
+            return send
+        return rules.undeliverable(send.envelope, await self._known_actors(), self.now())
+
     async def _known_actors(self) -> list[str]:
         prefix = queue_name(self.config.namespace, "")
         try:
@@ -516,7 +537,7 @@ class Sidecar:
         """A message that is no envelope of ours: its bytes go to the dead letters."""
         self._counts.failed += 1
         self._last_error = send.envelope.status.error.message if send.envelope.status.error else ""
-        await self._perform(send)
+        await self._perform(send, send.envelope)
         delivery.ack()
 
     async def _give_back(self, work: Work) -> None:

@@ -59,7 +59,8 @@ class Work:
 
     __slots__ = (
         "_buffered", "_by_deadline", "_extra", "_flowing", "_fly_seq", "_frames", "_index",
-        "_limit_s", "_refused", "_stopping", "_timer", "alone", "canceled", "delivery", "envelope",
+        "_limit_s", "_refused", "_stopping", "_timer", "alone", "began", "canceled", "delivery",
+        "envelope",
         "held_since", "number", "replica", "sidecar", "started_s",
     )  # fmt: skip
 
@@ -76,6 +77,7 @@ class Work:
 
     def _reset(self) -> None:
         self.started_s: float | None = None
+        self.began: datetime | None = None
         self._frames: list[Frame] = []
         self._buffered = 0
         self._index = 0
@@ -98,10 +100,24 @@ class Work:
         """Whether a runtime has begun to work on it."""
         return self.started_s is not None
 
+    def wait(self) -> None:
+        """It stands in line: where its deadline passes there, it ends there."""
+        deadline = self.envelope.deadline
+        if deadline is not None:
+            left_s = max(0.0, seconds_until(deadline, self.sidecar.now()))
+            self._timer = self.sidecar.call_later(left_s, lambda: self.sidecar.expire(self))
+
     def begin(self, replica: Replica) -> None:
         """Give it to a replica."""
+        self._clear_timer()
         self._reset()
         self.replica = replica
+        status = self.envelope.status
+        status.actor = self.sidecar.config.actor
+        if status.phase != "failed":
+            status.phase = "processing"
+        if status.attempt == 1:
+            status.max_attempts = self.sidecar.config.resiliency.default.max_attempts
         self.number = replica.call(self.envelope, self)
 
     # -- the call's events ------------------------------------------------------------------------
@@ -110,7 +126,7 @@ class Work:
         """The time begins to count."""
         sidecar = self.sidecar
         self.started_s = sidecar.loop_time()
-        now = sidecar.now()
+        self.began = now = sidecar.now()
         limit = sidecar.config.resiliency.actor_timeout_s
         deadline = self.envelope.deadline
         if deadline is not None:
@@ -120,6 +136,8 @@ class Work:
         self._limit_s = limit
         self._timer = sidecar.call_later(limit, self._overrun)
         sidecar.emit(self._started(now))
+        if self.canceled:
+            self._stop(Canceled())
 
     def on_frame(self, frame: Frame) -> None:
         """Keep a frame back, or send it on where the bound is passed."""
@@ -218,6 +236,8 @@ class Work:
             outcome = Canceled()
         elif self._stopping is not None and not isinstance(outcome, Lost):
             outcome = self._stopping
+        if isinstance(outcome, Raised):
+            outcome = Raised(outcome.error, self.began)
         self.sidecar.finish(self, outcome, set(self._flowing))
 
     # -- time and cancel --------------------------------------------------------------------------
@@ -231,6 +251,7 @@ class Work:
         if self.canceled:
             return
         self.canceled = True
+        self._clear_timer()
         if self.running:
             self._stop(Canceled())
 

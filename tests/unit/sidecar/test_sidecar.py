@@ -450,6 +450,29 @@ class TestTime:
 
         play(scene)
 
+    def test_an_envelope_ends_at_its_deadline_though_no_replica_ever_comes(self, play):
+        async def scene(bench):
+            first = await bench.send(bench.envelope(deadline_s=5))
+            second = await bench.send(bench.envelope(deadline_s=7))
+            for one in (first, second):
+                assert (await bench.ledger.end_of(one)).reason == "DeadlineExceeded"
+            assert round(asyncio.get_running_loop().time()) == 7
+
+        play(scene)
+
+    def test_the_longest_duration_counts_from_the_begin_of_the_first_attempt(self, play):
+        async def slow(call):
+            await asyncio.sleep(8)
+            call.fail()
+
+        async def scene(bench):
+            bench.replica(slow)
+            end = await bench.ledger.end_of(await bench.send(bench.envelope()))
+            assert (end.reason, end.attempt) == ("PolicyExhausted", 1)
+
+        policy = {"max_attempts": 9, "initial_delay_s": 3, "max_duration_s": 10}
+        play(scene, resiliency=retrying(**policy))
+
 
 class TestDeaths:
     def test_a_death_gives_the_message_to_the_next_replica(self, play):
