@@ -1,0 +1,82 @@
+"""The ratchet: sizes, names and leftovers. A file that is over a bound is split, not excused."""
+
+import ast
+import re
+
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 800
+VAGUE = {"util", "utils", "helper", "helpers", "common", "misc", "manager"}
+
+UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
+ADDRESSES = re.compile(
+    r"pypi\.|pythonhosted\.|registry\.npmjs|registry\.yarnpkg|proxy\.golang|--index-url|extra-index"
+)
+MACHINE_PATHS = re.compile(r"(?<![\w./-])/(work|root|home/\w+|Users/\w+)/")
+UNEXPLAINED = re.compile(r"#\s*(noqa|type:\s*ignore)(?!:?\s*[\[:]?[\w\d, -]+\]?\s\s+\S)")
+
+
+def found(files, root, pattern, *, but=()):
+    """`file:line: text` of every line that the pattern is in."""
+    return [
+        f"{path.relative_to(root)}:{number}: {line.strip()}"
+        for path in files
+        if str(path.relative_to(root)) not in but
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if pattern.search(line)
+    ]
+
+
+def test_functions_are_short(root, python_files):
+    long = [
+        f"{path.relative_to(root)}:{node.lineno}: {node.name} has {lines} lines"
+        for path in python_files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    ]
+    assert long == []
+
+
+def test_files_are_short(root, python_files):
+    long = {
+        str(path.relative_to(root)): lines
+        for path in python_files
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > FILE_LINES_MAX
+    }
+    assert long == {}
+
+
+def test_no_module_has_a_vague_name(root, python_files):
+    vague = [path for path in python_files if VAGUE & set(path.stem.split("_"))]
+    assert [str(path.relative_to(root)) for path in vague] == []
+
+
+def test_nothing_is_left_for_later(root, text_files):
+    assert found(text_files, root, UNFINISHED) == []
+
+
+def test_no_file_holds_the_address_of_a_registry(root, text_files):
+    assert found(text_files, root, ADDRESSES, but={"tests/project/test_tidy.py"}) == []
+
+
+def test_no_file_holds_a_path_of_someones_machine(root, text_files):
+    assert found(text_files, root, MACHINE_PATHS, but={"tests/project/test_tidy.py"}) == []
+
+
+def test_every_exception_from_a_check_says_why(root, python_files):
+    assert found(python_files, root, UNEXPLAINED, but={"tests/project/test_tidy.py"}) == []
+
+
+def test_every_package_that_is_asked_for_is_locked(root):
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = list(project["project"]["dependencies"])
+    for group in (project["project"]["optional-dependencies"], project["dependency-groups"]):
+        wanted += [item for items in group.values() for item in items]
+    names = {Requirement(item).name for item in wanted} - {"asya"}
+    locks = "".join(path.read_text() for path in (root / "requirements").glob("*.lock"))
+    locked = set(re.findall(r"^([a-z0-9-]+)==", locks, re.MULTILINE))
+    assert names - locked == set(), "run `make lock`"
