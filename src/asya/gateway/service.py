@@ -42,8 +42,8 @@ from asya.gateway.admission import (
 from asya.gateway.port import MeshPort
 from asya.gateway.problems import ProblemError
 from asya.gateway.recorder import Recorder
-from asya.gateway.store.base import Detail, Insertion, Outgoing, Query, TaskStore
-from asya.gateway.store.rules import EventRow, TaskRow, note_of
+from asya.gateway.store.base import Detail, EventPage, Insertion, Outgoing, Query, TaskStore
+from asya.gateway.store.rules import TaskRow, note_of
 from asya.gateway.watch import Watch, Watches
 
 CANCEL_STEP: Final = 1_000
@@ -102,6 +102,11 @@ class Ending:
         except TimeoutError:
             return False
         return True
+
+    def give_up(self) -> None:
+        """Nobody waits any more."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
 
 
 class TaskService:
@@ -333,9 +338,9 @@ class TaskService:
         return await self.get(id)
 
     @contextlib.contextmanager
-    def ending(self, id: str) -> Iterator[Ending]:  # noqa: A002  as above
+    def ending(self, id: str, *, wanted: bool = True) -> Iterator[Ending]:  # noqa: A002  as above
         """The end of an envelope that has not ended yet, and may not be admitted yet."""
-        if self._watches.waiting >= WAITERS_MAX:
+        if not wanted or self._watches.waiting >= WAITERS_MAX:
             yield Ending(None, 0)
             return
         future = self._watches.add_waiter(id)
@@ -366,7 +371,7 @@ class TaskService:
             if len(canceled) < CANCEL_STEP - 1:
                 return
 
-    async def events(self, id: str, *, after: int, limit: int) -> Sequence[EventRow] | None:  # noqa: A002
+    async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:  # noqa: A002
         """Stored events with numbers above `after`, oldest first; None for an unknown id."""
         return await _read(self._store.events(id, after=after, limit=limit))
 

@@ -47,6 +47,13 @@ class Detail(msgspec.Struct, frozen=True):
     events: list[EventRow]
 
 
+class EventPage(msgspec.Struct, frozen=True):
+    """Events of one task, oldest first; `ended` tells whether its status is terminal."""
+
+    events: list[EventRow]
+    ended: bool
+
+
 class Query(msgspec.Struct, frozen=True):
     """Which tasks to list, newest first.
 
@@ -138,7 +145,7 @@ class TaskStore(ABC):
         """A page of tasks, newest first."""
 
     @abstractmethod
-    async def events(self, id: str, *, after: int, limit: int) -> list[EventRow] | None:  # noqa: A002
+    async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:  # noqa: A002
         """Events of a task with numbers above `after`, oldest first; None: the id is unknown."""
 
     @abstractmethod

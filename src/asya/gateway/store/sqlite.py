@@ -18,11 +18,19 @@ from typing import Final
 
 import msgspec
 
-from asya.envelope import ErrorInfo, Route
+from asya.envelope import TERMINAL_PHASES, ErrorInfo, Route
 from asya.errors import StoreError
 from asya.events import DeadLetter, Finished
 from asya.gateway.store import rules
-from asya.gateway.store.base import EVENTS_MAX, Detail, Insertion, Outgoing, Query, TaskStore
+from asya.gateway.store.base import (
+    EVENTS_MAX,
+    Detail,
+    EventPage,
+    Insertion,
+    Outgoing,
+    Query,
+    TaskStore,
+)
 from asya.gateway.store.rules import EventRow, Note, TaskRow
 from asya.gateway.store.worker import Worker
 
@@ -142,7 +150,7 @@ class SqliteStore(TaskStore):
         """See `TaskStore.tasks`."""
         return await self._reader.run(lambda connection: _tasks(connection, query))
 
-    async def events(self, id: str, *, after: int, limit: int) -> list[EventRow] | None:  # noqa: A002
+    async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:  # noqa: A002
         """See `TaskStore.events`."""
         return await self._reader.run(lambda connection: _events(connection, id, after, limit))
 
@@ -425,15 +433,17 @@ def _events(
     id: str,  # noqa: A002  the name on the wire
     after: int,
     limit: int,
-) -> list[EventRow] | None:
-    task = connection.execute("SELECT key FROM tasks WHERE id = ?", (id,)).fetchone()
+) -> EventPage | None:
+    # The status is read first: an end that comes between the two is told by the next page.
+    task = connection.execute("SELECT key, status FROM tasks WHERE id = ?", (id,)).fetchone()
     if task is None:
         return None
+    key, status = task
     found = connection.execute(
         "SELECT seq, kind, data FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?",
-        (task[0], after, limit),
+        (key, after, limit),
     )
-    return [EventRow(*event) for event in found]
+    return EventPage([EventRow(*event) for event in found], status in TERMINAL_PHASES)
 
 
 def _dead_letters(

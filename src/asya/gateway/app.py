@@ -1,0 +1,91 @@
+"""The ASGI app: routes from the table of operations, problems from every error.
+
+`make_app` is called by the local mesh, and later by the gateway's own process; `server` serves it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from asya.gateway.endpoints import Endpoints
+from asya.gateway.guard import LoopbackGuard, is_loopback
+from asya.gateway.operations import OPERATIONS
+from asya.gateway.port import GatewaySettings, MeshPort
+from asya.gateway.problems import ProblemError
+from asya.gateway.respond import problem_response
+from asya.gateway.service import TaskService
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_log = logging.getLogger(__name__)
+
+
+def make_app(service: TaskService, mesh: MeshPort, settings: GatewaySettings) -> Starlette:
+    """The HTTP face of a task service.
+
+    The caller starts and closes the service; the app only uses it.
+    """
+    endpoints = Endpoints(service, mesh, settings)
+    by_path: dict[str, dict[str, Handler]] = {}
+    for operation in OPERATIONS:
+        handler: Handler = getattr(endpoints, operation.name)
+        by_path.setdefault(operation.path, {})[operation.method] = handler
+    app = Starlette(
+        routes=[
+            Route(path, _dispatch(handlers), methods=list(handlers))
+            for path, handlers in by_path.items()
+        ],
+        middleware=[Middleware(LoopbackGuard)] if is_loopback(settings.host) else [],
+        exception_handlers={
+            ProblemError: _on_problem,
+            HTTPException: _on_http,
+            ClientDisconnect: _on_disconnect,
+            Exception: _on_bug,
+        },
+    )
+    router: Router = app.router
+    router.redirect_slashes = False
+    return app
+
+
+def _dispatch(handlers: dict[str, Handler]) -> Handler:
+    async def endpoint(request: Request) -> Response:
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    return endpoint
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return problem_response(error)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    """What the router refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        detail = f"there is nothing at {request.url.path}; see /openapi.json"
+        return problem_response(ProblemError("not-found", detail), headers)
+    if error.status_code == 405:
+        detail = f"{request.url.path} takes {headers.get('Allow', 'other methods')}"
+        return problem_response(ProblemError("method-not-allowed", detail), headers)
+    return problem_response(ProblemError("bad-request", error.detail), headers)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    return problem_response(ProblemError("bad-request", "the body was cut off"))
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    detail = f"{type(error).__name__}; the gateway's log has the whole story"
+    return problem_response(ProblemError("internal", detail))

@@ -1,0 +1,276 @@
+"""The handlers of the operations in `operations`, one method each.
+
+They read the request, ask the task service, and answer; what is refused is raised as a
+`ProblemError`. A payload's bytes are let go before a request begins to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec import Raw
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+import asya
+from asya.errors import TransportError, nearest
+from asya.gateway import openapi, views
+from asya.gateway.admission import check_id, seconds
+from asya.gateway.body import Bodies, parse, parse_as
+from asya.gateway.operations import LIST_MAX, STATUSES
+from asya.gateway.port import FlowSpec, GatewaySettings, MeshPort
+from asya.gateway.present import envelope_view, summary_view
+from asya.gateway.problems import ProblemError
+from asya.gateway.respond import json_response
+from asya.gateway.schema import Schemas
+from asya.gateway.service import Ending, TaskService, unknown
+from asya.gateway.store.base import Query
+from asya.gateway.store.rules import TaskRow
+from asya.gateway.stream import EventStream
+from asya.gateway.views import Fault
+
+TRACE_HEADERS: Final = ("traceparent", "tracestate")
+"""HTTP headers (W3C Trace Context) that become headers of the envelope."""
+
+SCHEMA_INLINE_MAX_BYTES: Final = 64 * 1024
+"""Larger payloads are checked against their schema in a thread: it takes milliseconds."""
+
+_NUMBER_MAX: Final = 2**62
+
+
+class Endpoints:
+    """All handlers.
+
+    Args:
+        service: The task service.
+        mesh: For what runs, and for flows.
+        settings: Bounds of bodies and streams.
+    """
+
+    def __init__(self, service: TaskService, mesh: MeshPort, settings: GatewaySettings) -> None:
+        self._service = service
+        self._mesh = mesh
+        self._streams_max = settings.streams_max
+        self._bodies = Bodies(settings.body_max_bytes)
+        self._schemas = Schemas()
+        self._streams = 0
+        self._openapi: bytes | None = None
+
+    async def post_flow(self, request: Request) -> Response:
+        """Send a payload into a flow."""
+        flow = self._flow(request.path_params["flow"])
+        query = request.query_params
+        check_id(query.get("id"))
+        id_ = query.get("id") or str(uuid.uuid4())
+        wait_s = _wait(request)
+        timeout = query.get("timeout")
+        timeout_s = flow.timeout_s if timeout is None else seconds(timeout, "?timeout")
+        with self._service.ending(id_, wanted=wait_s > 0) as ending:
+            async with self._bodies.read(request) as data:
+                value, payload = parse(data)
+                await self._check_schema(flow, value, len(data))
+                del value
+                row = await self._service.admit(
+                    flow.route,
+                    payload,
+                    id=id_,
+                    headers=_trace(request),
+                    timeout_s=timeout_s,
+                    flow=flow.name,
+                )
+            del data, payload
+            return await self._outcome(request.receive, row, ending, wait_s)
+
+    async def post_envelope(self, request: Request) -> Response:
+        """Send an envelope with a route of its own."""
+        wait_s = _wait(request)
+        async with self._bodies.read(request) as data:
+            asked = parse_as(views.EnvelopeRequest, data)
+            check_id(asked.id)
+            id_ = asked.id or str(uuid.uuid4())
+            timeout_s = None if asked.timeout is None else seconds(asked.timeout, "$.timeout")
+            headers: Mapping[str, Any] = {**_trace(request), **(asked.headers or {})}
+            with self._service.ending(id_, wanted=wait_s > 0) as ending:
+                row = await self._service.admit(
+                    asked.route, Raw(asked.payload), id=id_, headers=headers, timeout_s=timeout_s
+                )
+                del data, asked
+                return await self._outcome(request.receive, row, ending, wait_s)
+
+    async def _check_schema(self, flow: FlowSpec, value: Any, size: int) -> None:
+        if flow.input_schema is None:
+            return
+        if size > SCHEMA_INLINE_MAX_BYTES:
+            faults = await asyncio.to_thread(self._schemas.faults, flow, value)
+        else:
+            faults = self._schemas.faults(flow, value)
+        if faults:
+            paths = ", ".join(dict.fromkeys(fault.path for fault in faults))
+            raise ProblemError(
+                "invalid-payload",
+                f"the payload does not fit the input schema of the flow {flow.name}: {paths}",
+                errors=faults,
+            )
+
+    async def _outcome(
+        self, receive: Receive, row: TaskRow, ending: Ending, wait_s: float
+    ) -> Response:
+        if not row.ended and wait_s > 0:
+            gone = asyncio.create_task(_give_up_when_gone(receive, ending))
+            try:
+                await ending.within(wait_s)
+            finally:
+                gone.cancel()
+        if row.ended or wait_s > 0:
+            detail = await self._service.get(row.id)
+            if detail.row.ended:
+                return json_response(envelope_view(detail))
+            row = detail.row
+        url = f"/v1/envelopes/{row.id}"
+        view = summary_view(row)
+        accepted = views.Accepted(row.id, view.status, url, f"{url}/events")
+        return json_response(accepted, 202, {"Location": url})
+
+    async def list_envelopes(self, request: Request) -> Response:
+        """A page of envelopes."""
+        query = request.query_params
+        status = query.get("status")
+        if status is not None and status not in STATUSES:
+            raise _bad_query("status", f"expected one of {', '.join(STATUSES)}, got {status!r}")
+        limit = _whole(query.get("limit", "50"), "limit", 1, LIST_MAX)
+        cursor = query.get("cursor")
+        rows = await self._service.list(
+            Query(
+                status=status,
+                flow=query.get("flow"),
+                actor=query.get("actor"),
+                root=query.get("root"),
+                before=None if cursor is None else _whole(cursor, "cursor", 1, _NUMBER_MAX),
+                limit=limit + 1,
+            )
+        )
+        more = len(rows) > limit
+        page = rows[:limit]
+        cursor = str(page[-1].key) if more else None
+        return json_response(views.EnvelopeList([summary_view(row) for row in page], cursor))
+
+    async def get_envelope(self, request: Request) -> Response:
+        """One envelope."""
+        return json_response(envelope_view(await self._service.get(request.path_params["id"])))
+
+    async def cancel_envelope(self, request: Request) -> Response:
+        """Cancel a task."""
+        await self._service.cancel(request.path_params["id"])
+        return Response(status_code=204)
+
+    async def stream_events(self, request: Request) -> Response:
+        """Stream events."""
+        if request.method == "HEAD":
+            raise ProblemError("method-not-allowed", "a stream has no HEAD", allow="GET")
+        id_ = request.path_params["id"]
+        seen = request.headers.get("last-event-id", "0")
+        if not (seen.isascii() and seen.isdigit() and len(seen) < 19):
+            raise ProblemError("bad-request", f"Last-Event-ID is a number, not {seen!r}")
+        if self._streams >= self._streams_max:
+            raise ProblemError(
+                "too-many-streams",
+                f"{self._streams_max} event streams are open, which is the bound",
+                retry_after_s=5,
+            )
+        if await self._service.events(id_, after=_NUMBER_MAX, limit=1) is None:
+            raise unknown(id_)
+        self._streams += 1
+        return EventStream(self._service, id_, int(seen), self._stream_ended)
+
+    def _stream_ended(self) -> None:
+        self._streams -= 1
+
+    async def list_actors(self, request: Request) -> Response:
+        """What runs."""
+        try:
+            actors = await self._mesh.actor_status()
+        except TransportError as error:
+            raise ProblemError("unavailable", str(error), retry_after_s=1) from error
+        return json_response(views.ActorList(actors))
+
+    async def list_flows(self, request: Request) -> Response:
+        """The flows."""
+        flows = [
+            views.FlowView(
+                flow.name,
+                list(flow.route),
+                flow.description,
+                None if flow.input_schema is None else dict(flow.input_schema),
+                flow.timeout_s,
+                f"/v1/flows/{flow.name}",
+            )
+            for _, flow in sorted(self._mesh.flows().items())
+        ]
+        return json_response(views.FlowList(flows))
+
+    async def get_health(self, request: Request) -> Response:
+        """Alive."""
+        return json_response(views.Health())
+
+    async def get_readiness(self, request: Request) -> Response:
+        """Ready: the mesh and the store take envelopes."""
+        await self._service.check()
+        return json_response(views.Health())
+
+    async def get_openapi(self, request: Request) -> Response:
+        """The OpenAPI document."""
+        if self._openapi is None:
+            self._openapi = openapi.text().encode()
+        return Response(self._openapi, media_type="application/json")
+
+    async def get_index(self, request: Request) -> Response:
+        """Links."""
+        links = {
+            "actors": "/v1/actors",
+            "flows": "/v1/flows",
+            "envelopes": "/v1/envelopes",
+            "readiness": "/readyz",
+            "openapi": "/openapi.json",
+        }
+        index = views.Index("asya", asya.__version__, self._mesh.namespace, links)
+        return json_response(index)
+
+    def _flow(self, name: str) -> FlowSpec:
+        flows = self._mesh.flows()
+        flow = flows.get(name)
+        if flow is None:
+            close = nearest(name, flows)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise ProblemError("unknown-flow", f"there is no flow {name!r}{hint}", nearest=close)
+        return flow
+
+
+async def _give_up_when_gone(receive: Receive, ending: Ending) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    ending.give_up()
+
+
+def _trace(request: Request) -> dict[str, Any]:
+    found = {name: request.headers.get(name) for name in TRACE_HEADERS}
+    return {name: value for name, value in found.items() if value}
+
+
+def _wait(request: Request) -> float:
+    given = request.query_params.get("wait")
+    return 0.0 if given is None else seconds(given, "?wait")
+
+
+def _whole(given: str, name: str, least: int, most: int) -> int:
+    number = int(given) if given.isascii() and given.isdigit() and len(given) < 20 else -1
+    if not least <= number <= most:
+        raise _bad_query(name, f"expected a whole number from {least} to {most}, got {given!r}")
+    return number
+
+
+def _bad_query(name: str, detail: str) -> ProblemError:
+    return ProblemError("invalid", f"?{name}: {detail}", errors=[Fault(f"?{name}", detail)])

@@ -1,0 +1,223 @@
+"""The HTTP face as a table: one entry per operation.
+
+`app` makes the routes from it and `openapi` the document, so that neither can say what the other
+does not. The handler of an operation is the method of `endpoints.Endpoints` with its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from asya.gateway import views
+from asya.gateway.admission import ID_PATTERN
+
+LIST_MAX: Final = 500
+"""Envelopes on one page at most."""
+
+STATUSES: Final = ("pending", "running", "paused", "succeeded", "failed", "canceled")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the path, the query or a header."""
+
+    name: str
+    place: str
+    description: str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path.
+
+    Attributes:
+        name: Also the operation's id and the handler's name.
+        answers: Model by status; None is an answer without content.
+        problems: Names in `problems.KINDS`; those that every operation may give are left out.
+        body: Model of the request's body, `Any` for any JSON value, or None.
+        media: The media type of the answers.
+    """
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    answers: Mapping[int, tuple[str, Any]]
+    problems: tuple[str, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    body: Any = None
+    media: str = "application/json"
+
+
+_ID = Parameter("id", "path", "The envelope's id")
+_WAIT = Parameter(
+    "wait",
+    "query",
+    "Hold on until the envelope has ended, at most so long (and at most 10 minutes): `30s`, `1.5`",
+)
+_POST_PROBLEMS = (
+    "not-json",
+    "body-timeout",
+    "id-conflict",
+    "too-large",
+    "not-json-type",
+    "invalid",
+    "unknown-actor",
+    "queue-full",
+    "unavailable",
+    "disk-full",
+)
+_POST_ANSWERS = {
+    200: ("It has ended within `wait`, or before (an id that is known)", views.EnvelopeView),
+    202: ("Accepted: it is stored and in its first queue", views.Accepted),
+}
+
+OPERATIONS: Final = (
+    Operation(
+        "POST",
+        "/v1/flows/{flow}",
+        "post_flow",
+        "Send a payload into a flow",
+        _POST_ANSWERS,
+        (*_POST_PROBLEMS, "unknown-flow", "invalid-payload"),
+        (
+            Parameter("flow", "path", "The flow's name"),
+            _WAIT,
+            Parameter("timeout", "query", "Time to the deadline, in place of the flow's: `30s`"),
+            Parameter(
+                "id",
+                "query",
+                "An id of the client's own: the same id again is the same task",
+                {"type": "string", "pattern": ID_PATTERN},
+            ),
+        ),
+        Any,
+    ),
+    Operation(
+        "POST",
+        "/v1/envelopes",
+        "post_envelope",
+        "Send an envelope with a route of its own",
+        _POST_ANSWERS,
+        _POST_PROBLEMS,
+        (_WAIT,),
+        views.EnvelopeRequest,
+    ),
+    Operation(
+        "GET",
+        "/v1/envelopes",
+        "list_envelopes",
+        "List envelopes, newest first",
+        {200: ("A page; results and hops are left out", views.EnvelopeList)},
+        ("invalid",),
+        (
+            Parameter(
+                "status", "query", "Only this status", {"type": "string", "enum": list(STATUSES)}
+            ),
+            Parameter("flow", "query", "Only this flow"),
+            Parameter("actor", "query", "Only with this actor in the route, passed or to come"),
+            Parameter("root", "query", "Only this root and its fan-out children"),
+            Parameter(
+                "limit",
+                "query",
+                "Envelopes on the page",
+                {"type": "integer", "minimum": 1, "maximum": LIST_MAX, "default": 50},
+            ),
+            Parameter("cursor", "query", "`next_cursor` of the page before"),
+        ),
+    ),
+    Operation(
+        "GET",
+        "/v1/envelopes/{id}",
+        "get_envelope",
+        "One envelope with its hops and its result",
+        {200: ("The envelope", views.EnvelopeView)},
+        ("unknown-envelope",),
+        (_ID,),
+    ),
+    Operation(
+        "DELETE",
+        "/v1/envelopes/{id}",
+        "cancel_envelope",
+        "Cancel an envelope, and the children of a root; idempotent",
+        {204: ("Canceled, or ended before", None)},
+        ("unknown-envelope", "disk-full"),
+        (_ID,),
+    ),
+    Operation(
+        "GET",
+        "/v1/envelopes/{id}/events",
+        "stream_events",
+        "Server-sent events: history, then live, until the terminal event",
+        {200: ("Events `status`, `progress` and `fly`", {"type": "string"})},
+        ("bad-request", "unknown-envelope", "too-many-streams"),
+        (
+            _ID,
+            Parameter(
+                "Last-Event-ID",
+                "header",
+                "Number of the last event that was seen",
+                {"type": "integer", "minimum": 0},
+            ),
+        ),
+        media="text/event-stream",
+    ),
+    Operation(
+        "GET",
+        "/v1/actors",
+        "list_actors",
+        "What runs: queues, replicas, rates, last errors",
+        {200: ("The actors", views.ActorList)},
+        ("unavailable",),
+    ),
+    Operation(
+        "GET",
+        "/v1/flows",
+        "list_flows",
+        "The flows of this mesh",
+        {200: ("The flows", views.FlowList)},
+    ),
+    Operation(
+        "GET",
+        "/healthz",
+        "get_health",
+        "Whether the gateway runs",
+        {200: ("It does", views.Health)},
+    ),
+    Operation(
+        "GET",
+        "/readyz",
+        "get_readiness",
+        "Whether the mesh takes envelopes",
+        {200: ("It does", views.Health)},
+        ("unavailable",),
+    ),
+    Operation(
+        "GET",
+        "/openapi.json",
+        "get_openapi",
+        "This document",
+        {200: ("OpenAPI 3.1", {"type": "object"})},
+    ),
+    Operation(
+        "GET",
+        "/",
+        "get_index",
+        "Where to go from here",
+        {200: ("Links", views.Index)},
+    ),
+)
+"""All operations. Every one may also answer with the problems of `COMMON_PROBLEMS`."""
+
+COMMON_PROBLEMS: Final = (
+    "bad-request",
+    "forbidden-origin",
+    "method-not-allowed",
+    "internal",
+    "store-unavailable",
+)
+EVENT_MODELS: Final = (views.StatusEvent, views.ProgressEvent, views.FlyEvent)
+"""Data of the server-sent events, for the document."""
