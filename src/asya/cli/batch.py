@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -79,19 +80,25 @@ def call_lines(sender: Sender, lines: Lines, *, concurrency: int, progress: bool
     """
     failed = 0
     pool = ThreadPoolExecutor(concurrency)
-    pending: deque[Future[dict[str, Any]]] = deque()
+    pending: deque[tuple[str, Future[dict[str, Any]]]] = deque()
     try:
         with _bar(lines.total, progress) as advance:
             for payload in lines.payloads:
-                pending.append(pool.submit(_outcome, sender, payload))
-                while pending and (pending[0].done() or len(pending) >= concurrency * AHEAD):
-                    failed += _print(pending.popleft().result())
+                envelope_id = str(uuid.uuid4())
+                future = pool.submit(_outcome, sender, payload, envelope_id)
+                pending.append((envelope_id, future))
+                while pending and (pending[0][1].done() or len(pending) >= concurrency * AHEAD):
+                    failed += _print(pending[0][1].result())
+                    pending.popleft()
                     advance()
             while pending:
-                failed += _print(pending.popleft().result())
+                failed += _print(pending[0][1].result())
+                pending.popleft()
                 advance()
     except KeyboardInterrupt:
-        sys.stderr.write(f"{len(pending)} envelopes may be under way; they go on\n")
+        under_way = [envelope_id for envelope_id, future in pending if not future.done()]
+        sys.stderr.write("these envelopes may be under way, and go on:\n")
+        sys.stderr.writelines(f"  {envelope_id}\n" for envelope_id in under_way)
         sys.stdout.flush()
         # The threads wait for the gateway and cannot be interrupted; they hold nothing.
         os._exit(EXIT_INTERRUPTED)
@@ -102,8 +109,8 @@ def call_lines(sender: Sender, lines: Lines, *, concurrency: int, progress: bool
         raise typer.Exit(EXIT_FAILED)
 
 
-def _outcome(sender: Sender, payload: bytes) -> dict[str, Any]:
-    answer = sender.send(payload, wait_s=WAIT_S)
+def _outcome(sender: Sender, payload: bytes, envelope_id: str) -> dict[str, Any]:
+    answer = sender.send(payload, envelope_id, wait_s=WAIT_S)
     envelope: dict[str, Any] = answer.body
     if answer.status == 200:
         return envelope

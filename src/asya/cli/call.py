@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from asya.cli.display import make_display
-from asya.cli.outcome import Sender, Target, Timeout, Url, connect, follow_to_exit
+from asya.cli.outcome import EnvelopeId, Sender, Target, Timeout, Url, connect, follow_to_exit
 from asya.cli.payload import read_payload
 from asya.errors import UsageError
 
@@ -23,6 +23,7 @@ def call(
         typer.Option("--file", "-f", metavar="FILE", help="JSON lines, one payload each; or -."),
     ] = None,
     timeout: Timeout = None,
+    envelope_id: EnvelopeId = None,
     concurrency: Annotated[
         int, typer.Option(min=1, max=256, help="With -f: payloads under way at a time.")
     ] = 16,
@@ -44,6 +45,8 @@ def call(
     if (payload is None) == (file is None):
         raise UsageError("give one payload, as JSON or as -, or a file of them with -f")
     if file is not None:
+        if envelope_id is not None:
+            raise UsageError("--id names one envelope, and -f sends many")
         from asya.cli.batch import call_lines, open_lines
 
         with open_lines(file) as lines:
@@ -52,5 +55,5 @@ def call(
         return
     body = read_payload(payload or "")
     client = connect(url)
-    envelope_id = Sender(client, target, timeout).send(body).body["id"]
-    follow_to_exit(client, envelope_id, make_display(progress=progress), compact=compact)
+    sent = Sender(client, target, timeout).send(body, envelope_id).body["id"]
+    follow_to_exit(client, sent, make_display(progress=progress), compact=compact)

@@ -108,17 +108,27 @@ class MeshClient:
         return self._ask("GET", path).body
 
     def post(self, path: str, body: bytes, *, wait_s: float = 0.0) -> Answer:
-        """POST a JSON body; a mesh whose queues are full (429) is asked again for a while.
+        """POST a JSON body that carries an id of its own, or whose query does.
+
+        The same id is the same envelope, so a request whose connection broke is sent again for
+        `RECONNECT_MAX_S`, and one that met full queues (429) for `BUSY_MAX_S`.
 
         Args:
             path: Path and query.
             body: JSON.
             wait_s: How long the gateway was asked to hold the answer back.
         """
-        give_up = time.monotonic() + BUSY_MAX_S
+        started = time.monotonic()
         while True:
-            answer, retry_after_s = self._exchange("POST", path, body, wait_s)
-            if answer.status != http.client.TOO_MANY_REQUESTS or time.monotonic() > give_up:
+            try:
+                answer, retry_after_s = self._exchange("POST", path, body, wait_s)
+            except MeshUnreachable:
+                if time.monotonic() - started > wait_s + RECONNECT_MAX_S:
+                    raise
+                time.sleep(0.5)
+                continue
+            busy = answer.status == http.client.TOO_MANY_REQUESTS
+            if not busy or time.monotonic() - started > BUSY_MAX_S:
                 return self._checked(answer)
             time.sleep(retry_after_s)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 from urllib.parse import quote, urlencode
@@ -25,6 +26,10 @@ Url = Annotated[
 Timeout = Annotated[
     str | None,
     typer.Option(metavar="DURATION", help="Time limit for the whole route, such as 30s or 5m."),
+]
+EnvelopeId = Annotated[
+    str | None,
+    typer.Option("--id", help="The envelope's id; sending the same id again sends nothing new."),
 ]
 Target = Annotated[
     str, typer.Argument(metavar="FLOW|A,B,C", help="A flow, or actors separated by commas.")
@@ -54,19 +59,26 @@ class Sender:
             raise UsageError(f"{target!r} names no actor somewhere; write a flow, or a,b,c")
         self._is_flow = len(self._actors) == 1 and target in flow_names(client)
 
-    def send(self, payload: bytes, *, wait_s: int = 0) -> Answer:
+    def send(self, payload: bytes, envelope_id: str | None = None, *, wait_s: int = 0) -> Answer:
         """Send one payload, JSON as bytes.
 
+        Args:
+            payload: JSON.
+            envelope_id: Its id; a new one is made without it. The same id is the same envelope.
+            wait_s: How long the gateway may hold the answer back.
+
         Returns:
-            202 with the id, or with `wait_s` possibly 200 with the envelope at its end.
+            202 with the id, or 200 with the envelope when it has ended.
         """
+        envelope_id = envelope_id or str(uuid.uuid4())
         query: dict[str, str] = {"wait": f"{wait_s}s"} if wait_s else {}
         if self._is_flow:
+            query["id"] = envelope_id
             if self._timeout:
                 query["timeout"] = self._timeout
             path, body = f"/v1/flows/{quote(self._target)}", payload
         else:
-            path, body = "/v1/envelopes", self._wrapped(payload)
+            path, body = "/v1/envelopes", self._wrapped(payload, envelope_id)
         try:
             return self.client.post(_with_query(path, query), body, wait_s=wait_s)
         except Refused as error:
@@ -74,8 +86,8 @@ class Sender:
                 raise UsageError(self._unknown()) from error
             raise
 
-    def _wrapped(self, payload: bytes) -> bytes:
-        fields: dict[str, Any] = {"route": self._actors}
+    def _wrapped(self, payload: bytes, envelope_id: str) -> bytes:
+        fields: dict[str, Any] = {"id": envelope_id, "route": self._actors}
         if self._timeout:
             fields["timeout"] = self._timeout
         return json.dumps(fields).encode()[:-1] + b',"payload":' + payload + b"}"

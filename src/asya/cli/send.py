@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from asya.cli.outcome import Sender, Target, Timeout, Url, connect
+from asya.cli.outcome import EnvelopeId, Sender, Target, Timeout, Url, connect
 from asya.cli.payload import read_payload
 
 
@@ -14,6 +14,7 @@ def send(
     target: Target,
     payload: Annotated[str, typer.Argument(metavar="JSON", help="The payload; - reads stdin.")],
     timeout: Timeout = None,
+    envelope_id: EnvelopeId = None,
     url: Url = None,
 ) -> None:
     """Send a payload and print the envelope's id.
@@ -21,5 +22,5 @@ def send(
     When the command ends well, the envelope is stored and will be worked on, whatever dies.
     """
     body = read_payload(payload)
-    answer = Sender(connect(url), target, timeout).send(body)
+    answer = Sender(connect(url), target, timeout).send(body, envelope_id)
     typer.echo(answer.body["id"])

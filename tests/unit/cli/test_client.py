@@ -93,6 +93,13 @@ def test_full_queues_are_asked_again(gateway, reply):
     assert len(gateway.seen("POST /v1/envelopes")) == 3
 
 
+def test_a_request_whose_connection_broke_is_sent_again(gateway, reply):
+    torn = reply(headers={"Content-Length": "10"})
+    gateway.on("POST /v1/envelopes", torn, reply(202, b'{"id": "e1"}'))
+    assert MeshClient(gateway.url).post("/v1/envelopes", b'{"id": "e1"}').body == {"id": "e1"}
+    assert len(gateway.seen("POST /v1/envelopes")) == 2
+
+
 def test_a_stream_is_parsed_with_comments_and_several_lines():
     lines = [
         b": hello\n",
