@@ -69,7 +69,7 @@ def report(result: Row) -> None:
     peer = f"  beside {result.peer}" if result.peer else ""
     print(
         f"{result.id:4} {result.what:58} {result.value:>10.6g} {result.unit:8}{reached}"
-        f"  ({result.spread[0]:.4g}–{result.spread[1]:.4g}, n={result.runs}){peer}",
+        f"  ({result.spread[0]:.4g} to {result.spread[1]:.4g}, n={result.runs}){peer}",
         file=sys.stderr,
         flush=True,
     )

@@ -58,6 +58,7 @@ class Mesh:
         self.runtime: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
+        """Make the queues, start the sidecar and the replica, wait for its hello."""
         await self.transport.ensure("asya-default-b")
         self.sidecar.on_change = self._changed
         await self.sidecar.start(self.folder / "a.sock")
@@ -65,10 +66,11 @@ class Mesh:
         await asyncio.wait_for(self.ready.wait(), 10)
 
     def _changed(self) -> None:
-        if self.sidecar.snapshot().replicas:
+        if not self.ready.is_set() and self.sidecar.snapshot().replicas:
             self.ready.set()
 
     async def stop(self) -> None:
+        """Drain the sidecar, end the replica."""
         await self.sidecar.drain(2)
         assert self.runtime is not None
         self.runtime.send_signal(signal.SIGKILL)
