@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 
@@ -377,6 +378,39 @@ class DeliveryContract:
             (await box.wait_for(index + 1))[-1].ack()
         assert set(box.bodies) == bodies
         assert [delivery.delivery_count for delivery in box.deliveries] == [1] * 8
+
+    async def test_the_window_holds_while_it_changes_under_load(self, harness: Harness) -> None:
+        """At every delivery; and nothing is lost or done twice on the way."""
+        transport = await harness.connect()
+        await transport.ensure(QUEUE)
+        bodies = [str(number).encode() for number in range(1500)]
+        await asyncio.gather(*(transport.publish(QUEUE, body) for body in bodies))
+        held: set[Delivery] = set()
+        done: list[bytes] = []
+        excess: list[int] = []
+        random = Random(7)  # noqa: S311 -- a repeatable order of windows, no secret
+        loop = asyncio.get_running_loop()
+
+        def settle(delivery: Delivery) -> None:
+            held.discard(delivery)
+            done.append(delivery.body)
+            delivery.ack()
+            if len(done) % 15 == 0:
+                consumer.set_window(random.choice((1, 2, 5, 20, 60)))
+
+        def receive(delivery: Delivery) -> None:
+            held.add(delivery)
+            if len(held) > consumer.window:
+                excess.append(len(held))
+            loop.call_later(random.random() * 0.004, settle, delivery)
+
+        consumer = await transport.consume(QUEUE, receive, window=0)
+        consumer.set_window(10)
+        async with asyncio.timeout(PATIENCE_S):
+            while len(set(done)) < len(bodies):
+                await asyncio.sleep(0.02)
+        assert excess == []
+        assert sorted(done) == sorted(bodies)
 
     async def test_a_lease_that_ends_gives_the_message_to_another(self, harness: Harness) -> None:
         """And the late ack of the first changes nothing."""

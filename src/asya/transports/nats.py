@@ -35,6 +35,8 @@ DEDUP_WINDOW_S = 120.0
 MESSAGE_MAX_BYTES = 8 * 1024 * 1024 - 4096
 """The largest size that NATS advises, less room for headers."""
 HEADERS_MAX_BYTES = 4096
+QUEUES_MAX = 1_000_000
+"""Of one namespace. Left unset, the server's own default is 1,000 for a stream."""
 KNOWN_S = 5.0
 """How long a queue that was seen is believed to exist, in seconds."""
 MISSING_S = 0.5
@@ -256,7 +258,7 @@ class NatsTransport(Transport):
         try:
             config = (await self._api(f"STREAM.INFO.{self._stream}"))["config"]
         except QueueMissing:
-            made = wanted | {"num_replicas": self._replicas, "max_consumers": -1}
+            made = wanted | {"num_replicas": self._replicas, "max_consumers": QUEUES_MAX}
             await self._api(f"STREAM.CREATE.{self._stream}", made)
             return
         if any(config.get(key) != value for key, value in wanted.items()):

@@ -119,6 +119,7 @@ class PullConsumer(Consumer):
         self._renewal: asyncio.Task[None] | None = None
         self._stale = False
         self._broken = False
+        self._complaint = ""
         self._refiller: asyncio.TimerHandle | None = None
         self._heard_at = self._zero_at = self.now()
 
@@ -225,13 +226,18 @@ class PullConsumer(Consumer):
                     self._stale = True
                 except TransportError as error:
                     self._stale = True
-                    log.warning("cannot take messages from queue %s: %s", self.queue, error)
+                    self._complain(str(error))
                 if self._stale:
                     await asyncio.sleep(delay_s)
                     delay_s = min(delay_s * 2, REPAIR_MAX_S)
         finally:
             self._renewal = None
         self._refill()
+
+    def _complain(self, text: str) -> None:
+        if text != self._complaint:
+            self._complaint = text
+            log.warning("cannot take messages from queue %s: %s; trying on", self.queue, text)
 
     async def _renew_once(self) -> None:
         self._stale = False
@@ -245,6 +251,7 @@ class PullConsumer(Consumer):
             self._broken = False
         self._inbox = self.link.new_inbox()
         self._subscription = await self.link.subscribe(self._inbox, self._on_message)
+        self._complaint = ""
         self._zero_at = self._heard_at = self.now()
 
     async def _on_message(self, message: Any) -> None:

@@ -1,0 +1,279 @@
+"""What only NATS can get wrong: requests, layout, orphans; on a real server, by real faults."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from asya.errors import QueueMissing, TransportError, TransportUnavailable
+from asya.local.broker import NatsServer
+from asya.testing.transport_contract import Mailbox, publish_soon, quiet
+from asya.transports.nats import NatsTransport
+
+QUEUE = "asya-kit-first"
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def transport(server: NatsServer) -> AsyncIterator[NatsTransport]:
+    transport = await connected(server)
+    yield transport
+    await transport.close()
+
+
+async def connected(server: NatsServer, lease_s: float = 30.0) -> NatsTransport:
+    transport = NatsTransport(server.url, "kit", lease_s=lease_s, publish_timeout_s=1.0)
+    await transport.connect()
+    return transport
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "asya.transports.nats" and record.levelno >= logging.WARNING
+    ]
+
+
+async def kill(server: NatsServer) -> None:
+    gone = asyncio.Event()
+    server.on_exit = lambda code: gone.set()
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    await gone.wait()
+
+
+async def test_orphans_of_many_queues_come_back_at_once(server: NatsServer) -> None:
+    # given a client that is killed while it holds messages of 25 queues, with a long lease
+    killed = await connected(server)
+    queues = [f"asya-kit-{number:02}" for number in range(25)]
+    box = Mailbox()
+    for queue in queues:
+        await killed.ensure(queue)
+        for body in (b"held", b"held too", b"waiting"):
+            await killed.publish(queue, body)
+        await killed.consume(queue, box, window=2)
+    await box.wait_for(50)
+    killed.abort()
+    # when the next one recovers them all, and one that was empty
+    transport = await connected(server)
+    await transport.ensure("asya-kit-empty")
+    begin = time.perf_counter()
+    found = await asyncio.gather(
+        *(transport.recover_orphans(q) for q in [*queues, "asya-kit-empty"])
+    )
+    # then they come at once, counted, and later deliveries have their long lease
+    assert found == [2] * 25 + [0]
+    again = Mailbox()
+    for queue in queues:
+        await transport.consume(queue, again, window=3)
+    deliveries = await again.wait_for(75, timeout_s=3)
+    assert time.perf_counter() - begin < 4
+    assert sorted(d.delivery_count for d in deliveries) == [1] * 25 + [2] * 50
+    await asyncio.sleep(0.5)
+    assert len(again.deliveries) == 75
+    await transport.close()
+
+
+async def test_a_loss_and_a_return_of_the_server_are_one_line_each(
+    server: NatsServer, transport: NatsTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    await transport.ensure(QUEUE)
+    box = Mailbox(ack=True)
+    await transport.consume(QUEUE, box)
+    await kill(server)
+    with pytest.raises(TransportUnavailable):
+        await transport.publish(QUEUE, b"1", dedup_id="1")
+    await server.start()
+    await publish_soon(transport, b"2", "2")
+    await box.wait_for_bodies({b"2"})
+    lost, back = warnings(caplog)
+    assert lost.startswith(f"lost the connection to NATS at 127.0.0.1:{server.port}")
+    assert back.startswith(f"connected to NATS at 127.0.0.1:{server.port} again")
+    assert server.url.split("//")[1].split("@")[0] not in caplog.text
+
+
+async def test_what_is_held_over_a_restart_can_be_settled(
+    server: NatsServer, transport: NatsTransport
+) -> None:
+    await transport.ensure(QUEUE)
+    for body in (b"done", b"again"):
+        await transport.publish(QUEUE, body)
+    box = Mailbox()
+    await transport.consume(QUEUE, box, window=2)
+    done, again = await box.wait_for(2)
+    await asyncio.sleep(0.5)  # so that the server has written down that they are held
+    await kill(server)
+    await server.start()
+    assert done.held
+    done.ack()
+    again.requeue()
+    await publish_soon(transport, b"new")
+    await box.wait_for_bodies({b"new"})
+    for delivery in box.deliveries:
+        delivery.ack()
+    await quiet()
+    assert box.bodies.count(b"done") == 1
+    assert box.bodies.count(b"again") == 2
+
+
+async def test_a_frozen_server_is_an_outage(server: NatsServer, transport: NatsTransport) -> None:
+    await transport.ensure(QUEUE)
+    box = Mailbox(ack=True)
+    await transport.consume(QUEUE, box)
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        begin = time.perf_counter()
+        with pytest.raises(TransportUnavailable, match="did not answer within 1 s"):
+            await transport.publish(QUEUE, b"1", dedup_id="1")
+        assert time.perf_counter() - begin < 1.5
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    await publish_soon(transport, b"1", "1")
+    await publish_soon(transport, b"2", "2")
+    await box.wait_for_bodies({b"1", b"2"})
+    assert sorted(box.bodies) == [b"1", b"2"]
+
+
+async def test_closing_never_hangs(server: NatsServer) -> None:
+    frozen, alone = await connected(server), await connected(server)
+    for transport in (frozen, alone):
+        await transport.ensure(QUEUE)
+        await transport.consume(QUEUE, Mailbox())
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    begin = time.perf_counter()
+    await frozen.close()
+    os.kill(server.pid, signal.SIGKILL)
+    await alone.close()
+    assert time.perf_counter() - begin < 10
+
+
+async def test_a_queue_deleted_under_its_consumer_is_made_again_and_told_once(
+    server: NatsServer, transport: NatsTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    await transport.ensure(QUEUE)
+    box = Mailbox(ack=True)
+    await transport.consume(QUEUE, box, window=5)
+    another = await connected(server)
+    await another.delete(QUEUE)
+    async with asyncio.timeout(5):
+        while QUEUE not in await another.queues():
+            await asyncio.sleep(0.02)
+    await another.ensure(QUEUE)
+    await another.publish(QUEUE, b"found")
+    await box.wait_for(1)
+    assert [line for line in warnings(caplog) if "made it again" in line] == warnings(caplog)
+    assert len(warnings(caplog)) == 1
+    await another.close()
+
+
+async def test_a_stream_deleted_under_its_consumers_is_made_again(
+    server: NatsServer, transport: NatsTransport
+) -> None:
+    await transport.ensure(QUEUE)
+    box = Mailbox(ack=True)
+    await transport.consume(QUEUE, box)
+    await quiet()
+    await transport._api("STREAM.DELETE.asya-kit")
+    async with asyncio.timeout(20):
+        while not box.deliveries:
+            try:
+                await transport.publish(QUEUE, b"back", dedup_id="back")
+            except TransportError:
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)
+
+
+async def test_deleting_stops_the_own_consumers(transport: NatsTransport) -> None:
+    await transport.ensure(QUEUE)
+    await transport.consume(QUEUE, Mailbox())
+    await transport.delete(QUEUE)
+    await asyncio.sleep(0.5)
+    assert await transport.queues() == []
+    with pytest.raises(QueueMissing):
+        await transport.publish(QUEUE, b"nobody")
+
+
+async def test_lost_requests_are_noticed_by_the_silence(
+    transport: NatsTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asya.transports.nats_pull.SILENCE_S", 0.5)
+    await transport.ensure(QUEUE)
+    box = Mailbox(ack=True)
+    consumer = await transport.consume(QUEUE, box)
+    await quiet()
+    # given a consumer whose request the server does not know
+    await transport._link.unsubscribe(consumer._subscription)  # type: ignore[attr-defined]
+    await transport.publish(QUEUE, b"found")
+    # then it asks again
+    await box.wait_for(1, timeout_s=5)
+
+
+async def test_more_queues_than_one_page_are_listed(
+    server: NatsServer, transport: NatsTransport
+) -> None:
+    names = [f"asya-kit-{number:04}" for number in range(1100)]
+    for begin in range(0, len(names), 100):
+        await asyncio.gather(*(transport.ensure(name) for name in names[begin : begin + 100]))
+    assert await transport.queues() == names
+    # a server takes 10 ms for each of them to stop
+    await kill(server)
+
+
+async def test_many_delayed_messages_are_counted(transport: NatsTransport) -> None:
+    await transport.ensure(QUEUE)
+    await transport.ensure("asya-kit-second")
+    later = datetime.now(UTC) + timedelta(hours=1)
+    await asyncio.gather(
+        *(transport.publish(QUEUE, b"x", dedup_id=f"{n}", not_before=later) for n in range(1500))
+    )
+    assert (await transport.depth(QUEUE)).delayed == 1500
+    assert (await transport.depth("asya-kit-second")).delayed == 0
+
+
+async def test_an_older_stream_is_brought_up_to_date(
+    server: NatsServer, transport: NatsTransport
+) -> None:
+    subjects = ["asya-old.q.*"]
+    old = {"name": "asya-old", "subjects": subjects, "retention": "workqueue", "max_msgs": 12345}
+    await transport._api("STREAM.CREATE.asya-old", old)
+    newer = NatsTransport(server.url, "old")
+    await newer.connect()
+    config = (await newer._api("STREAM.INFO.asya-old"))["config"]
+    assert config["allow_msg_schedules"]
+    assert config["max_msgs"] == 12345
+    await newer.close()
+
+
+async def test_names_that_would_be_patterns_are_refused(transport: NatsTransport) -> None:
+    for name in ("a.b", "*", ">", "", "a b"):
+        with pytest.raises(TransportError, match="no name for a queue"):
+            await transport.ensure(name)
+    with pytest.raises(TransportError, match="no name"):
+        NatsTransport("nats://127.0.0.1", "a.*")
+
+
+async def test_nobody_at_the_address_is_told_without_the_password() -> None:
+    transport = NatsTransport("nats://user:secret@127.0.0.1:1", "kit", connect_timeout_s=2)
+    begin = time.perf_counter()
+    with pytest.raises(TransportUnavailable, match=r"127\.0\.0\.1:1") as caught:
+        await transport.connect()
+    assert "secret" not in str(caught.value)
+    assert time.perf_counter() - begin < 3
