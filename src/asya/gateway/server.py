@@ -38,6 +38,8 @@ class HttpServer:
         app: The ASGI app.
         host: Name or address to bind.
         port: Port, or 0 for a free one.
+        bound: A listening socket from `bind`, for a caller that wants the port before it has an
+            app; it belongs to the server from now on.
         on_stop: Called when the stop begins: ends what would never end by itself.
 
     Attributes:
@@ -45,11 +47,18 @@ class HttpServer:
     """
 
     def __init__(
-        self, app: ASGIApp, host: str, port: int, *, on_stop: Callable[[], None] = lambda: None
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        bound: socket.socket | None = None,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._app = app
+        self._bound = bound
         self._host = host
-        self.port = port
+        self.port = bound.getsockname()[1] if bound else port
         self._on_stop = on_stop
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -69,7 +78,7 @@ class HttpServer:
             SettingsError: The address cannot be bound; the text names the port and, where the
                 system tells, the process that has it.
         """
-        bound = bind(self._host, self.port)
+        bound = self._bound or bind(self._host, self.port)
         self.port = bound.getsockname()[1]
         config = uvicorn.Config(
             self._app,

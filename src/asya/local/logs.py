@@ -12,13 +12,14 @@ told in the log when the disk takes bytes again.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from asya.clock import Clock, to_rfc3339
+from asya.clock import Clock, SystemClock, to_rfc3339
 
 LINE_MAX: Final = 64 * 1024
 """Bytes of one line; a replica that prints no line ends costs this much memory."""
@@ -110,6 +111,21 @@ class LineWriter:
     def _write(self, lines: bytes) -> None:
         prefix = f"{to_rfc3339(self._clock.now())} {self._pid} | ".encode()
         self._log.write(prefix + lines.replace(b"\n", b"\n" + prefix) + b"\n")
+
+
+class LogHandler(logging.Handler):
+    """Sends what the mesh's own code logs to a `RotatingLog`, each record as lines of their own."""
+
+    def __init__(self, log: RotatingLog) -> None:
+        super().__init__()
+        self._writer = LineWriter(log, os.getpid(), SystemClock())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record. Never raises."""
+        try:
+            self._writer.feed(f"{record.levelname} {self.format(record)}\n".encode())
+        except Exception:
+            self.handleError(record)
 
 
 def tail(path: Path, count: int) -> list[bytes]:

@@ -14,9 +14,10 @@ import contextlib
 import hashlib
 import logging
 import os
+import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,7 @@ from asya.crew import EndConsumer, Sink, Sump
 from asya.envelope import END_ACTORS, SINK, SUMP, queue_name
 from asya.errors import TransportError, UsageError
 from asya.gateway.port import FlowSpec
+from asya.gateway.server import HttpServer, bind
 from asya.local import announcement
 from asya.local.announcement import Announcement
 from asya.local.autoscaler import Autoscaler, ScaledActor
@@ -33,13 +35,13 @@ from asya.local.broker_watch import BrokerWatch
 from asya.local.environment import memory_bytes, read_dotenv, replica_environment
 from asya.local.leftovers import ChildRecord, end_leftovers
 from asya.local.lock import FolderLock
-from asya.local.logs import RotatingLog
+from asya.local.logs import LogHandler, RotatingLog
 from asya.local.port import LocalPort
 from asya.local.process import Launch
 from asya.local.replicas import ReplicaSet
-from asya.local.web import WebServer, bind, url_of
 from asya.scaling import Bounds
 from asya.sidecar import Cancels, Sidecar, SidecarConfig
+from asya.sidecar.sidecar import EndActor
 from asya.transports.nats import NatsTransport
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class LocalMesh:
     Args:
         manifests: What runs.
         settings: How.
-        folder: The project's folder: of `.asya/mesh.json`, of `.env`, and of relative paths.
+        folder: The project's folder: of `.asya/mesh.json` and of `.env`.
         environ: The environment that replicas inherit.
         say: Tells the user one line.
         clock: The wall clock.
@@ -82,7 +84,7 @@ class LocalMesh:
         clock: Clock | None = None,
     ) -> None:
         self.url = ""
-        self.data = (folder / settings.data).absolute()
+        self.data = settings.data.absolute()
         self.actors: dict[str, ScaledActor] = {}
         self._manifests = manifests
         self._settings = settings
@@ -144,7 +146,6 @@ class LocalMesh:
         self._stack.callback(self._log.close)
         listening = bind(self._settings.host, self._settings.port)
         self._stack.callback(listening.close)
-        self.url = url_of(self._settings.host, listening)
         _make_private(_socket_folder(self.data))
         transport, left = await asyncio.gather(
             self._start_broker(), asyncio.to_thread(end_leftovers, self._children.read())
@@ -166,10 +167,9 @@ class LocalMesh:
         )
         service = await self._start_service(port)
         web = self._make_web(service, port, listening)
-        self._stack.push_async_callback(web.stop, BYE_WAIT_S)
-        await service.start()
         await self._start_actors(transport, service, launches)
         await web.start()
+        self.url = web.url
         self._announce()
         self._ready = True
         self._in_background(self._look_for_strange_queues(transport))
@@ -198,10 +198,10 @@ class LocalMesh:
             raise UsageError("\n".join(problems))
         return launches
 
-    def _launch(self, actor: AsyncActor, socket: Path) -> Launch:
+    def _launch(self, actor: AsyncActor, socket_path: Path) -> Launch:
         dotenv = read_dotenv([actor.folder, self._folder])
         environment = replica_environment(
-            actor, self._environ, dotenv, socket=socket, path=[actor.folder]
+            actor, self._environ, dotenv, socket=socket_path, path=[actor.folder]
         )
         limit = actor.spec.resources.get("limits", {}).get("memory")
         try:
@@ -244,27 +244,41 @@ class LocalMesh:
                 self.say(f"{sum(held)} envelopes of the last run go on")
 
     async def _start_service(self, port: LocalPort) -> TaskService:
-        from asya.gateway.service import TaskService
+        from asya.gateway.service import ServiceLimits, TaskService
         from asya.gateway.store.sqlite import SqliteStore
 
-        store = SqliteStore(self.data / "tasks.db")
-        await store.open()
-        self._stack.push_async_callback(store.close)
-        service = TaskService(store, port, self._clock)
+        settings = self._settings
+        limits = ServiceLimits(
+            payload_max_bytes=settings.payload_max_bytes,
+            queue_max=settings.queue_max,
+            retention_s=settings.retention_s,
+        )
+        service = TaskService(SqliteStore(self.data / "tasks.db"), port, self._clock, limits)
         self._stack.push_async_callback(service.close)
+        await service.start()
         self._cancels.add(await service.canceled_recently())
         return service
 
-    def _make_web(self, service: TaskService, port: LocalPort, listening: object) -> WebServer:
+    def _make_web(
+        self, service: TaskService, port: LocalPort, listening: socket.socket
+    ) -> HttpServer:
         from asya.gateway.app import make_app
 
-        return WebServer(make_app(service, port, self._settings), listening)
+        web = HttpServer(
+            make_app(service, port, self._settings),
+            self._settings.host,
+            self._settings.port,
+            bound=listening,
+            on_stop=service.release,
+        )
+        self._stack.push_async_callback(web.stop)
+        return web
 
     async def _start_actors(
         self, transport: NatsTransport, service: TaskService, launches: Mapping[str, Launch]
     ) -> None:
         sump = Sump(service)
-        ends = {SINK: Sink(service, sump), SUMP: sump}
+        ends: dict[str, EndActor] = {SINK: Sink(service, sump), SUMP: sump}
         for name, end in ends.items():
             consumer = EndConsumer(
                 name, self._settings.namespace, transport, end, sump, self._clock
@@ -331,7 +345,9 @@ class LocalMesh:
             logs=str(self.logs),
             actors=list(self.actors),
         )
-        for path in {self.data / announcement.FILE, self._folder / ".asya" / announcement.FILE}:
+        # Commands look into the folder they are called in: most likely the one we were called in.
+        folders = {self.data, self._folder / ".asya", Path.cwd() / ".asya"}
+        for path in (folder / announcement.FILE for folder in folders):
             here.write(path)
             self._stack.callback(path.unlink, missing_ok=True)
 
@@ -362,6 +378,10 @@ class LocalMesh:
         self._log.write(f"{to_rfc3339(self._clock.now())} {os.getpid()} | {text}\n".encode())
         self._tell(text)
 
+    def log_handler(self) -> logging.Handler:
+        """A handler that sends what Python's logging is given to the mesh's own log."""
+        return LogHandler(self._log)
+
     def problem(self) -> str | None:
         """Why no envelope can be taken now, for people, or None when all is well."""
         if self._stopping:
@@ -370,8 +390,8 @@ class LocalMesh:
             return "the mesh is starting"
         return self._watch.problem() if self._watch is not None else None
 
-    def _in_background(self, coroutine: object) -> None:
-        task = asyncio.ensure_future(coroutine)  # type: ignore[arg-type]
+    def _in_background(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._background_ended)
 

@@ -1,0 +1,101 @@
+"""`asya logs`: what the replicas of an actor printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final
+
+import typer
+
+from asya.errors import MeshUnreachable, UsageError, nearest
+from asya.local import announcement
+from asya.local.logs import tail
+
+LOOK_EVERY_S: Final = 0.2
+READ_BYTES: Final = 1 << 20
+
+
+def logs(
+    actor: Annotated[str, typer.Argument(metavar="ACTOR", help="The actor, or x-mesh.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C or the mesh's end.")
+    ] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")
+    ] = 100,
+) -> None:
+    """Print the log of an actor.
+
+    One line per printed line, after the time and the replica's pid. `x-mesh` is the log of the
+    mesh itself. Needs the mesh's folder, not its gateway; the log of a mesh that has stopped can
+    be read too.
+    """
+    path = log_path(actor, Path.cwd())
+    out = sys.stdout.buffer
+    file = _open(path)
+    # From here on: what is printed between the tail and the first look is not lost.
+    if file is not None:
+        file.seek(0, os.SEEK_END)
+    for line in tail(path, lines):
+        out.write(line + b"\n")
+    out.flush()
+    if follow:
+        for data in followed(path, file, Path.cwd()):
+            out.write(data)
+            out.flush()
+
+
+def log_path(actor: str, folder: Path) -> Path:
+    """The log of an actor of the mesh of this folder, or of the last one.
+
+    Raises:
+        MeshUnreachable: No mesh runs, or ever ran, in the folder.
+        UsageError: No such actor; the nearest name is given.
+    """
+    found = announcement.find(folder)
+    place = Path(found.logs) if found else folder / ".asya" / "logs"
+    known = {each.name.removesuffix(".log") for each in place.glob("*.log")}
+    if found is None and not known:
+        raise MeshUnreachable(f"no mesh runs in {folder}; start one with `asya up`")
+    known |= set(found.actors) if found else set()
+    if actor not in known:
+        close = nearest(actor, known)
+        hint = f"did you mean {close}?" if close else f"there are {', '.join(sorted(known))}"
+        raise UsageError(f"there is no actor {actor!r} here; {hint}")
+    return place / f"{actor}.log"
+
+
+def followed(path: Path, file: BinaryIO | None, folder: Path) -> Iterator[bytes]:
+    """What is added to a log, over rotations, until the mesh is gone."""
+    while True:
+        if file is None:
+            file = _open(path)
+        data = file.read(READ_BYTES) if file is not None else b""
+        if data:
+            yield data
+            continue
+        if file is not None and _is_replaced(file, path):
+            file.close()
+            file = _open(path)
+            continue
+        if announcement.find(folder) is None:
+            return
+        time.sleep(LOOK_EVERY_S)
+
+
+def _open(path: Path) -> BinaryIO | None:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
+
+
+def _is_replaced(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.fstat(file.fileno()).st_ino != path.stat().st_ino
+    except FileNotFoundError:
+        return False
