@@ -1,4 +1,4 @@
-"""Runs this example from nothing to nothing: a mesh comes up, answers three questions, goes down.
+"""Runs this example from nothing to nothing: a mesh comes up, answers questions, goes down.
 
 Everything is done by the command `asya`, as a user would; this script only types. What it says
 goes to stderr, the answers go to stdout as JSON lines. `--stay` keeps the mesh up until Ctrl-C.
@@ -22,7 +22,9 @@ HERE = Path(__file__).parent
 ASYA = [sys.executable, "-m", "asya"]
 READY_MAX_S = 20
 ZERO_MAX_S = 20
-COOLDOWN = "2s"
+COOLDOWN = "3s"
+BURST = 50
+STARTED = time.monotonic()
 
 
 def main() -> int:
@@ -35,6 +37,7 @@ def main() -> int:
         with replicas_shown(url):
             for line in (HERE / "questions.jsonl").read_text().splitlines():
                 ask(url, line)
+            ask_many(url, Path(data) / "many.jsonl")
             wait_for_zero(url)
         if stay:
             say(f"""the mesh stays up; ask it, and end it with Ctrl-C:
@@ -89,10 +92,26 @@ def ask(url: str, question: str) -> None:
     sys.stdout.flush()
 
 
+def ask_many(url: str, questions: Path) -> None:
+    """The same questions again and again, at once, so that there is work for a second replica."""
+    questions.write_text((HERE / "questions.jsonl").read_text() * BURST)
+    say(f"asya call search -f {questions.name}")
+    began = time.monotonic()
+    command = [*ASYA, "call", "search", "-f", str(questions), "--concurrency", "64", "--url", url]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        sys.exit(f"the calls failed with exit code {done.returncode}")
+    answers = len(done.stdout.splitlines())
+    say(f"{answers} answers in {time.monotonic() - began:.1f} s")
+
+
 def replicas(url: str) -> dict[str, int]:
     with urllib.request.urlopen(f"{url}/v1/actors", timeout=5) as response:
         actors = json.load(response)["actors"]
-    return {actor["name"]: len(actor["replicas"]) for actor in actors}
+    return {
+        actor["name"]: sum(replica["state"] != "terminating" for replica in actor["replicas"])
+        for actor in actors
+    }
 
 
 @contextlib.contextmanager
@@ -130,7 +149,7 @@ def wait_for_zero(url: str) -> None:
 
 
 def say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{time.monotonic() - STARTED:5.1f} s  {text}\n")
     sys.stderr.flush()
 
 

@@ -51,6 +51,7 @@ class TextDisplay:
     def __init__(self, out: TextIO, *, terminal: bool) -> None:
         self._out = out
         self._terminal = terminal
+        self._running: dict[tuple[str, int], str] = {}  # lines of attempts that go on, by hop
         self._passing = False  # the line on screen will be rewritten
         self._inside = False  # streamed text has not ended its line
 
@@ -59,7 +60,7 @@ class TextDisplay:
         if event.name == "fly":
             self._fly(event.data)
         elif event.name == "progress":
-            self._line(describe_hop(event.data), event.data.get("state", ""))
+            self._hop(event.data)
         elif event.name == "status" and event.data["status"] not in {"pending", "running"}:
             self._line(event.data["status"], event.data["status"])
         self._out.flush()
@@ -69,12 +70,22 @@ class TextDisplay:
         self._clear()
         self._out.flush()
 
+    def _hop(self, hop: dict[str, Any]) -> None:
+        text, key = describe_hop(hop), (hop["actor"], hop["n"])
+        if hop["state"] == "running":
+            self._running[key] = text
+        else:
+            self._running.pop(key, None)
+        if not self._terminal or hop["state"] != "running":
+            self._line(text, hop["state"])
+        # The next actor may begin before the news of this one's end arrives.
+        if self._terminal and self._running:
+            self._clear()
+            self._out.write(list(self._running.values())[-1])
+            self._passing = True
+
     def _line(self, text: str, state: str) -> None:
         self._clear()
-        if self._terminal and state == "running":
-            self._out.write(text)
-            self._passing = True
-            return
         colour = _COLOURS.get(state) if self._terminal else None
         self._out.write(f"\x1b[{colour}m{text}\x1b[0m\n" if colour else f"{text}\n")
 

@@ -7,7 +7,9 @@ from asya.cli.display import TextDisplay
 
 WAY = [
     ServerEvent("1", "status", {"status": "pending"}),
-    ServerEvent("2", "progress", {"progress": 0, "actor": "a", "attempt": 1, "state": "running"}),
+    ServerEvent(
+        "2", "progress", {"progress": 0, "actor": "a", "n": 0, "attempt": 1, "state": "running"}
+    ),
     ServerEvent("", "fly", {"data": {"text": "one "}}),
     ServerEvent("", "fly", {"data": {"text": "two"}}),
     ServerEvent("", "fly", {"data": {"n": 1}}),
@@ -17,14 +19,17 @@ WAY = [
         {
             "progress": 0,
             "actor": "a",
+            "n": 0,
             "attempt": 1,
             "state": "retrying",
             "error": {"type": "ValueError", "message": "no text"},
         },
     ),
-    ServerEvent("4", "progress", {"progress": 0, "actor": "a", "attempt": 2, "state": "running"}),
     ServerEvent(
-        "5", "progress", {"progress": 99, "actor": "a", "attempt": 2, "state": "succeeded"}
+        "4", "progress", {"progress": 0, "actor": "a", "n": 0, "attempt": 2, "state": "running"}
+    ),
+    ServerEvent(
+        "5", "progress", {"progress": 99, "actor": "a", "n": 0, "attempt": 2, "state": "succeeded"}
     ),
     ServerEvent("6", "status", {"status": "succeeded"}),
 ]
@@ -63,3 +68,13 @@ def test_a_line_that_streamed_text_left_open_is_closed():
     display.show(ServerEvent("", "fly", {"data": {"text": "half a line"}}))
     display.close()
     assert out.getvalue() == "half a line\n"
+
+
+def test_what_runs_is_shown_again_when_news_of_another_arrives_late():
+    out = io.StringIO()
+    display = TextDisplay(out, terminal=True)
+    hop = {"progress": 50, "attempt": 1}
+    display.show(ServerEvent("1", "progress", hop | {"actor": "a", "n": 0, "state": "running"}))
+    display.show(ServerEvent("2", "progress", hop | {"actor": "b", "n": 1, "state": "running"}))
+    display.show(ServerEvent("3", "progress", hop | {"actor": "a", "n": 0, "state": "succeeded"}))
+    assert out.getvalue().endswith("✓ a\x1b[0m\n 50 %  … b")

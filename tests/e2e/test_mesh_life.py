@@ -1,0 +1,170 @@
+"""`asya up` from start to stop: what it refuses, what it leaves behind, how it scales."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import Any
+
+import pytest
+
+HANDLERS = """
+import os, time
+
+def echo(payload):
+    return {"echo": payload, "pid": os.getpid(), "env": dict(os.environ)}
+
+def slow(seconds):
+    time.sleep(seconds)
+    return seconds
+"""
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def project(mesh: Any) -> Any:
+    mesh.code(HANDLERS)
+    mesh.actor("echo", "handlers.echo")
+    mesh.actor(
+        "slow",
+        "handlers.slow",
+        scaling={"minReplicaCount": 0, "maxReplicaCount": 3, "queueLength": 1, "cooldownPeriod": 1},
+    )
+    return mesh
+
+
+def test_replicas_go_from_zero_to_many_and_back_to_zero(project: Any, wait_until: Any):
+    project.up()
+    assert project.pids("slow") == []
+    ids = project.send_many("slow", [0.3] * 15)
+    wait_until(lambda: len(project.pids("slow")) == 3, 10, project.said)
+    assert project.all_ended(15) == {"succeeded": 15}
+    wait_until(lambda: project.pids("slow") == [], 10, project.said)
+    assert project.envelope(ids[0])["result"] == 0.3
+    # and again, from zero
+    assert project.call("slow", 0)["result"] == 0
+
+
+def test_a_minimum_runs_at_once_and_stays(project: Any, wait_until: Any):
+    project.actor("warm", "handlers.echo", scaling={"minReplicaCount": 2, "cooldownPeriod": 0})
+    project.actor("fixed", "handlers.echo", scaling={"enabled": False}, replicas=1)
+    project.up()
+    wait_until(lambda: len(project.pids("warm", "idle")) == 2, 10, project.said)
+    wait_until(lambda: len(project.pids("fixed", "idle")) == 1, 10, project.said)
+    before = set(project.pids("warm"))
+    assert project.call("warm", 1)["result"]["pid"] in before
+    os.kill(project.pids("fixed")[0], signal.SIGKILL)
+    wait_until(lambda: len(project.pids("fixed", "idle")) == 1, 10, project.said)
+    assert set(project.pids("warm")) == before
+
+
+def test_a_second_mesh_on_the_same_folder_is_refused_with_the_pid_of_the_first(project: Any):
+    project.up()
+    second = project.popen()
+    assert second.wait(10) == 2
+    assert f"(pid {project.process.pid})" in project.said()
+    assert project.call("echo", 1)["status"] == "succeeded"
+
+
+def test_a_port_in_use_is_told_before_anything_starts(project: Any):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = project.popen("--port", str(port))
+        assert refused.wait(10) == 2
+    assert f"port {port} " in project.said()
+    assert "--port" in project.said()
+    assert not (project.data / "nats").exists()
+
+
+def test_a_data_folder_without_write_permission_is_named(project: Any, left_running: Any):
+    folder = project.folder
+    for each in (folder, *folder.parents):
+        if each.stat().st_uid == os.getuid() and str(each).startswith(str(folder.parent.parent)):
+            each.chmod(0o755)
+    (folder / "data").mkdir(mode=0o555)
+    as_nobody = (lambda: os.setuid(NOBODY)) if os.getuid() == 0 else None
+    refused = project.popen("--data", str(folder / "data"), preexec=as_nobody)
+    assert refused.wait(10) == 2
+    said = project.said()
+    assert f"{folder / 'data'} cannot be used" in said
+    assert "Permission denied" in said
+    assert "--data" in said
+    assert left_running(folder) == []
+
+
+def test_a_stop_ends_everything_and_leaves_nothing_behind(project: Any, left_running: Any):
+    project.up()
+    assert project.call("echo", 1)["status"] == "succeeded"
+    running = project.send("slow", 1.0)
+    project.call("echo", 2)
+    assert len(left_running(project.folder)) >= 3
+    assert project.stop(signal.SIGTERM) == 0
+    assert left_running(project.folder) == []
+    assert not (project.data / "mesh.json").exists()
+    assert not (project.data / "children.jsonl").exists()
+    # and the next run has it all, the envelope that was running included
+    project.up()
+    assert project.ended(running)["status"] == "succeeded"
+
+
+def test_a_second_signal_does_not_wait_for_handlers(
+    project: Any, wait_until: Any, left_running: Any
+):
+    project.up()
+    stuck = project.send("slow", 600)
+    wait_until(lambda: project.pids("slow", "busy"), 10, project.said)
+    project.process.send_signal(signal.SIGINT)
+    wait_until(lambda: "stopping" in project.said(), 5)
+    assert project.stop(signal.SIGINT, within_s=8) == 0
+    assert left_running(project.folder) == []
+    project.up()
+    assert project.envelope(stuck)["status"] in {"pending", "running"}
+    wait_until(lambda: project.pids("slow", "busy"), 10, project.said)
+
+
+def test_what_a_replica_sees_of_the_environment(project: Any):
+    project.actor(
+        "secretive",
+        "handlers.echo",
+        env=[{"name": "LEVEL", "value": "debug"}],
+        secretRefs=[
+            {"secretName": "openai", "keys": [{"key": "key", "envVar": "API_KEY"}]},
+            {"secretName": "hf", "keys": [{"key": "token", "envVar": "HF_TOKEN"}]},
+        ],
+    )
+    refused = project.popen()
+    assert refused.wait(10) == 2
+    assert "actor secretive: the secret openai, key key, is missing" in project.said()
+
+    (project.folder / ".env").write_text('export API_KEY="from file" # comment\nOTHER=x\n')
+    project.environ = {"HF_TOKEN": "from environment", "ASYA_QUEUE_MAX": "77", "PLAIN": "1"}
+    project.up()
+    seen = project.call("secretive")["result"]["env"]
+    assert seen["API_KEY"] == "from file"
+    assert seen["HF_TOKEN"] == "from environment"
+    assert seen["LEVEL"] == "debug"
+    assert seen["PLAIN"] == "1"
+    assert "OTHER" not in seen
+    assert "ASYA_QUEUE_MAX" not in seen
+    assert "API_KEY" not in project.call("echo")["result"]["env"]
+
+
+def test_an_actor_that_is_no_longer_part_of_the_mesh_keeps_its_envelopes(
+    project: Any, wait_until: Any
+):
+    project.up("--grace", "0s")
+    left = project.send("slow", 5)
+    project.call("echo")
+    project.stop()
+    manifest = (project.folder / "slow.yaml").read_text()
+    (project.folder / "slow.yaml").unlink()
+    project.up()
+    wait_until(lambda: "slow: 1 envelopes wait for this actor" in project.said(), 5, project.said)
+    project.stop()
+    (project.folder / "slow.yaml").write_text(manifest)
+    project.up()
+    assert project.ended(left)["status"] == "succeeded"
