@@ -97,7 +97,7 @@ async def test_a_fixed_port_that_is_taken_is_told(server: NatsServer, tmp_path: 
 
 async def test_nobody_connects_without_the_token(server: NatsServer) -> None:
     stranger = NatsTransport(f"nats://127.0.0.1:{server.port}", "it", connect_timeout_s=1.0)
-    with pytest.raises(TransportUnavailable, match="Authorization"):
+    with pytest.raises(TransportUnavailable, match=f"127.0.0.1:{server.port}"):
         await stranger.connect()
     assert (server.log_path.parent / "nats.conf").stat().st_mode & 0o077 == 0
     assert (server.log_path.parent / "nats.json").stat().st_mode & 0o077 == 0

@@ -91,6 +91,7 @@ class NatsServer:
         self._watch: asyncio.Task[None] | None = None
         self._log_seen = 0
         self._wedged = False
+        self._changing = asyncio.Lock()
 
     @property
     def url(self) -> str:
@@ -130,17 +131,18 @@ class NatsServer:
             TransportUnavailable: The disk is full; or the server ended or gave no answer, and the
                 text ends with its log.
         """
-        if self.running:
-            return
-        binary = find_binary(self._binary)
-        self._make_folder()
-        try:
-            await self._start(binary)
-        except OSError as error:
-            raise TransportUnavailable(
-                f"cannot start {binary} on {self._data}: {error.strerror or error}; "
-                "a full disk needs some space first"
-            ) from error
+        async with self._changing:
+            if self.running:
+                return
+            binary = find_binary(self._binary)
+            self._make_folder()
+            try:
+                await self._start(binary)
+            except OSError as error:
+                raise TransportUnavailable(
+                    f"cannot start {binary} on {self._data}: {error.strerror or error}; "
+                    "a full disk needs some space first"
+                ) from error
 
     async def _start(self, binary: str) -> None:
         previous = _read_record(self._state)
@@ -159,13 +161,14 @@ class NatsServer:
 
     async def stop(self) -> None:
         """End the server: SIGTERM, and SIGKILL if it does not end in time. Idempotent."""
-        process, self._process = self._process, None
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
-        if process is not None:
-            await _end_process(process)
+        async with self._changing:
+            process, self._process = self._process, None
+            watch, self._watch = self._watch, None
+            if watch is not None and watch is not asyncio.current_task():
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
+            if process is not None:
+                await _end_process(process)
 
     async def restart(self) -> None:
         """Stop and start on the same port: what a server needs after its disk was full."""

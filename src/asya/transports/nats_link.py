@@ -215,6 +215,7 @@ class Link:
     async def _connect(self) -> None:
         import nats.aio.client
 
+        self._last_error = ""
         client: Any = nats.aio.client.Client()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
@@ -292,7 +293,9 @@ class Link:
             future.set_result(message)
 
     async def _on_error(self, error: Exception) -> None:
-        self._last_error = str(error) or type(error).__name__
+        # A refusal says more than the reset that follows it.
+        if "uthorization" not in self._last_error:
+            self._last_error = str(error) or type(error).__name__
         self._loop.call_soon(self._check)
 
     async def _on_disconnected(self) -> None:
@@ -322,7 +325,6 @@ class Link:
         await _discard(old)
         while True:
             try:
-                self._last_error = ""
                 await self._connect()
             except TransportUnavailable:
                 await asyncio.sleep(delay_s)
