@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 ASYA = [sys.executable, "-m", "asya"]
 READY_MAX_S = 20
 ZERO_MAX_S = 20
@@ -52,14 +52,18 @@ def main() -> int:
 def mesh(data: Path) -> Iterator[str]:
     """A mesh of the actors in this folder; gives its address. Its end leaves no process."""
     log = data / "up.log"
-    options = ["--port", "0", "--cooldown", COOLDOWN, "--data", str(data / "mesh")]
-    say(f"asya up {HERE.name} {' '.join(options[:4])}")
+    options = ["--port", "0", "--cooldown", COOLDOWN]
+    say(f"asya up {HERE.name} {' '.join(options)}")
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*ASYA, "up", str(HERE), *options], stdout=out, stderr=out, start_new_session=True
+            [*ASYA, "up", str(HERE), *options],
+            stdout=out,
+            stderr=out,
+            cwd=data,
+            start_new_session=True,
         )
     try:
-        yield wait_until_ready(process, data / "mesh" / "mesh.json", log)
+        yield wait_until_ready(process, data / ".asya" / "mesh.json", log)
     finally:
         process.terminate()
         try:
