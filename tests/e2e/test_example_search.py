@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,6 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "01-search"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder with a short path, as Unix sockets want it."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        yield Path(folder)
 
 
 def bare_environment(home: Path) -> dict[str, str]:
@@ -35,12 +44,12 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def test_the_demo_answers_scales_and_leaves_nothing(tmp_path):
-    environment = bare_environment(tmp_path)
+def test_the_demo_answers_scales_and_leaves_nothing(home):
+    environment = bare_environment(home)
 
     done = subprocess.run(
         [sys.executable, EXAMPLE / "demo.py"],
-        check=False, capture_output=True, text=True, timeout=90, env=environment, cwd=tmp_path,
+        check=False, capture_output=True, text=True, timeout=90, env=environment, cwd=home,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
@@ -57,12 +66,12 @@ def test_the_demo_answers_scales_and_leaves_nothing(tmp_path):
         assert changes[0] == ("0", "1"), "a mesh starts with no replica"
         assert changes[-1][1] == "0", "and goes back to none"
     assert "✓ embedder" in done.stderr
-    assert processes_of(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert processes_of(home) == []
+    assert list(home.iterdir()) == []
 
 
-def test_a_demo_that_is_stopped_leaves_nothing(tmp_path):
-    environment = bare_environment(tmp_path)
+def test_a_demo_that_is_stopped_leaves_nothing(home):
+    environment = bare_environment(home)
     demo = subprocess.Popen(
         [sys.executable, EXAMPLE / "demo.py", "--stay"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
@@ -76,8 +85,8 @@ def test_a_demo_that_is_stopped_leaves_nothing(tmp_path):
     demo.stderr.close()
 
     assert demo.wait(timeout=30) != 0
-    assert processes_of(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert processes_of(home) == []
+    assert list(home.iterdir()) == []
 
 
 def test_the_handlers_import_nothing_of_ours():
