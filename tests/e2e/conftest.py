@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -139,6 +140,31 @@ class Mesh:
         status, answer = self.ask("POST", "/v1/envelopes", body)
         assert status == 202, (status, answer)
         return str(answer["id"])
+
+    def send_surely(self, route: list[str], payload: Any, id_: str, within_s: float = 60) -> None:
+        """Send over deaths of the mesh, until it is accepted: the same id again is safe."""
+        give_up = time.monotonic() + within_s
+        body = {"id": id_, "route": route, "payload": payload}
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                status, answer = self.ask("POST", "/v1/envelopes", body)
+                if status in {200, 202}:
+                    return
+                assert status in {429, 503}, (status, answer)
+            assert time.monotonic() < give_up, self.said()
+            time.sleep(0.05)
+
+    def sending(self, route: list[str], ids: list[str], payload: Any = None) -> Future[None]:
+        """Send all of these, one after the other, while something else happens."""
+        pool = ThreadPoolExecutor(1)
+
+        def run() -> None:
+            for each in ids:
+                self.send_surely(route, payload, each)
+
+        future = pool.submit(run)
+        pool.shutdown(wait=False)
+        return future
 
     def send_many(self, route: str, payloads: list[Any]) -> list[str]:
         with ThreadPoolExecutor(4) as pool:
