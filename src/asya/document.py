@@ -245,13 +245,22 @@ def _roots(text: str) -> Iterator[tuple[_Node, int]]:
                 root = _compose(events)
                 yield root, root.line
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        said = error.problem or error.context or "cannot be parsed"
-        hint = "; indent with spaces" if "'\\t'" in said else ""
-        raise _Bad(mark.line + 1 if mark else 0, f"is not YAML: {said}{hint}") from error
+        raise _syntax_error(error, text) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 0
         raise _Bad(line, f"is not YAML: {error.reason}") from error
+
+
+def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> _Bad:
+    mark = error.problem_mark or error.context_mark
+    # the parser counts the end of the text as a line of its own
+    line = min(mark.line + 1, max(1, len(text.splitlines()))) if mark else 0
+    said = error.problem or error.context or "cannot be parsed"
+    begun = error.context_mark.line + 1 if error.context and error.context_mark else line
+    if begun < line:
+        said += f" ({error.context} that begins in line {begun})"
+    hint = "; indent with spaces, not tabs" if "start any token" in said else ""
+    return _Bad(line, f"is not YAML: {said}{hint}")
 
 
 def _compose(events: Iterator[Any]) -> _Node:

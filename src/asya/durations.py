@@ -69,7 +69,7 @@ def format_duration(seconds: float) -> str:
     """
     if not 0 <= seconds <= DURATION_MAX_S:
         raise ValueError(f"{seconds} seconds are no duration")
-    rest = round(seconds * 10**9)
+    rest = round(Fraction(seconds) * 10**9)
     if rest < 10**9:
         for unit in ("ms", "us", "ns"):
             if rest and rest % _NS[unit] == 0:

@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -60,7 +61,7 @@ def parse_size(value: str | int) -> int:
             return int(value)
         match = _SIZE.fullmatch(value)
         if match and len(value) <= 32:
-            return int(float(match[1]) * _SIZES[match[2]])
+            return int(Fraction(match[1]) * _SIZES[match[2]])
     raise ValueError(f'expected a size such as "4MiB", or a number of bytes, got {shown(value)}')
 
 

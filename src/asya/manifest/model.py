@@ -157,6 +157,13 @@ def _value(value: Any) -> Any:
     return value
 
 
+def _resources(value: dict[str, Any]) -> dict[str, Any]:
+    for key in ("limits", "requests"):
+        if key in value and not isinstance(value[key], dict):
+            raise _bad(f"expected a mapping as {key}, got {shown(value[key])}")
+    return value
+
+
 def _name_schema(description: str) -> WithJsonSchema:
     return WithJsonSchema(
         {
@@ -171,6 +178,7 @@ def _name_schema(description: str) -> WithJsonSchema:
 _DURATION_SCHEMA: Final = WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN})
 
 Mapping = dict[str, Any]
+Resources = Annotated[dict[str, Any], AfterValidator(_resources)]
 Label = Annotated[str, AfterValidator(_label), _name_schema("A DNS label")]
 OwnName = Annotated[
     str, AfterValidator(_own_name), _name_schema('A DNS label that does not start with "x-"')
@@ -353,7 +361,7 @@ class SidecarSpec(Part):
     image: Text | None = Field(default=None, description="Another image than the mesh's")
     image_pull_policy: PullPolicy = Field(default="IfNotPresent", description="As in Kubernetes")
     env: list[EnvVar] = Field(default=[], description="Environment variables of the sidecar")
-    resources: Mapping = Field(default={}, description="As in Kubernetes")
+    resources: Resources = Field(default={}, description="As in Kubernetes")
 
 
 class ActorSpec(Part):
@@ -379,7 +387,7 @@ class ActorSpec(Part):
     secret_refs: list[SecretRef] = Field(
         default=[], description="Secrets as variables; on a laptop from the environment or `.env`"
     )
-    resources: Mapping = Field(default={}, description="As in Kubernetes")
+    resources: Resources = Field(default={}, description="As in Kubernetes")
     tolerations: list[Mapping] = Field(default=[], description="As in Kubernetes")
     node_selector: dict[str, str] = Field(default={}, description="As in Kubernetes")
     volumes: list[Mapping] = Field(default=[], description="As in Kubernetes")
