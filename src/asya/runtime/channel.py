@@ -1,0 +1,246 @@
+"""The connection to the sidecar, and what must hold for it whatever the handler does.
+
+The socket never reaches another process: it is closed in children that the handler forks, and such
+a child ends as soon as it would answer. A watcher thread ends this process when the sidecar is
+gone, also while a handler runs, and passes SIGTERM on. The loops that read and write are in
+`serve`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+
+from asya.runtime import protocol
+from asya.runtime.protocol import pack, pack_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, NoReturn
+
+CONNECT_S = 30.0
+"""How long a runtime tries to reach a sidecar that does not listen yet."""
+
+CLOSE_S = 10.0
+"""How long a runtime may take to close its handler when the sidecar is gone already."""
+
+EXIT_ORPHANED = 4
+"""Exit code of a runtime whose sidecar is gone."""
+
+_READ_SIZE = 256 * 1024
+_HANG_UP = select.POLLHUP | select.POLLERR | select.POLLNVAL | getattr(select, "POLLRDHUP", 0)
+
+
+def connect(path: str) -> socket.socket:
+    """A connection to the sidecar that listens, or will soon, on the Unix socket `path`.
+
+    Raises:
+        OSError: It does not within `CONNECT_S`.
+    """
+    deadline = time.monotonic() + CONNECT_S
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(path)
+            return sock
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+class Channel:
+    """The connected socket, safe against forks of the handler.
+
+    Attributes:
+        sock: For the loops that read and write; blocking.
+        forked: This process is a child that the handler forked; it may say nothing.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.forked = False
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._in_child)
+
+    def recv(self) -> bytes:
+        """Some bytes; ends the process where there will be none."""
+        try:
+            data = self.sock.recv(_READ_SIZE)
+        except BlockingIOError:
+            raise
+        except OSError:
+            self.gone()
+        if not data:
+            self.gone()
+        return data
+
+    def send(self, data: bytes) -> None:
+        """Write all of `data`, and wait for the peer to take it; from any thread."""
+        if self.forked:
+            leave_child(0)
+        try:
+            with self._lock:
+                self.sock.sendall(data)
+        except OSError:
+            self.gone()
+
+    def gone(self) -> NoReturn:
+        """End the process at once, since its sidecar has."""
+        if self.forked:
+            leave_child(0)
+        os._exit(EXIT_ORPHANED)
+
+    def _in_child(self) -> None:
+        self.forked = True
+        self.sock.close()
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        except ValueError:
+            pass  # a fork in an interpreter that has no main thread: nothing to put back
+
+
+def leave_child(code: int) -> NoReturn:
+    """End a process that the handler forked: nothing of the runtime may run in it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            code = code or 1
+    os._exit(code)
+
+
+class WirePort:
+    """Packs what calls emit, and hands it to `send` (a `driver.Port`).
+
+    Args:
+        send: Takes the bytes of whole frames.
+    """
+
+    def __init__(self, channel: Channel, send: Callable[[bytes], None]) -> None:
+        self._channel = channel
+        self._send = send
+
+    def frame(self, call_id: int, changes: Dict[str, Any], payload: bytes) -> None:
+        """One emitted frame."""
+        self._send(_frame(call_id, changes, payload))
+
+    def fly(self, call_id: int, event: bytes) -> None:
+        """One FLY event."""
+        self._send(pack({"k": protocol.FLY, "id": call_id}, (event,)))
+
+    def result(self, call_id: int, changes: Dict[str, Any], payload: bytes) -> None:
+        """The one frame of a call, and its end, in one write."""
+        self._send(_frame(call_id, changes, payload) + _done(call_id, changes, 1))
+
+    def done(self, call_id: int, changes: Dict[str, Any], frames: int) -> None:
+        """The end of a call that went well."""
+        self._send(_done(call_id, changes, frames))
+
+    def error(self, call_id: int, error: Dict[str, Any]) -> None:
+        """The end of a call whose handler raised."""
+        self._send(pack({"k": protocol.ERROR, "id": call_id, "error": error}))
+
+    def canceled(self, call_id: int) -> None:
+        """The end of a call that was cancelled."""
+        self._send(pack({"k": protocol.CANCELED, "id": call_id}))
+
+    async def drained(self) -> None:
+        """Nothing to wait for: `send` waits."""
+
+    def check_process(self, error: BaseException) -> None:
+        """End a forked child with the exit code that Python would give it for `error`."""
+        if not self._channel.forked:
+            return
+        code = 1
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        else:
+            from asya.runtime.errors import render
+
+            print(render(error), file=sys.stderr, end="")
+        leave_child(code & 0xFF)
+
+
+def _frame(call_id: int, changes: Dict[str, Any], payload: bytes) -> bytes:
+    if changes:
+        return pack({"k": protocol.FRAME, "id": call_id, **changes}, (payload,))
+    return pack_text(b'{"k":"frame","id":%d,"parts":[%d]}' % (call_id, len(payload)), (payload,))
+
+
+def _done(call_id: int, changes: Dict[str, Any], frames: int) -> bytes:
+    if changes:
+        return pack({"k": protocol.DONE, "id": call_id, "frames": frames, **changes})
+    return pack_text(b'{"k":"done","id":%d,"frames":%d}' % (call_id, frames))
+
+
+class Watcher:
+    """A thread that ends the process when the sidecar is gone, and tells of SIGTERM.
+
+    It works while a handler holds the main thread, as long as that lets other threads run.
+
+    Attributes:
+        busy: Whether a hang-up must end the process now; otherwise the reading loop is left
+            `CLOSE_S` to find out by itself, since a `bye` may still be in the socket.
+        on_terminate: Called in the watcher's thread, once, at the first SIGTERM.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.busy: Callable[[], bool] = lambda: True
+        self.on_terminate: Callable[[], None] = lambda: None
+        self._channel = channel
+        self._told = False
+        self._wake_out, self._wake_in = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        self._signals = {int(signal.SIGTERM)}
+
+    def start(self) -> None:
+        """Begin to watch for the end of the sidecar."""
+        threading.Thread(target=self._run, name="asya-watcher", daemon=True).start()
+
+    def catch_signals(self) -> None:
+        """From now on SIGTERM means `on_terminate`; SIGINT too, except in a session of our own.
+
+        In a session of its own a replica is a supervisor's, which alone answers to Ctrl-C.
+        Handlers are real ones, never SIG_IGN, so that programs which the user's code starts get the
+        default. The byte is written twice, by C and by Python: the first works while the main
+        thread is in C code, the second where a library has taken the wake-up descriptor.
+        """
+        if os.getsid(0) != os.getpid():
+            self._signals.add(int(signal.SIGINT))
+        signal.signal(signal.SIGTERM, self._caught)
+        signal.signal(signal.SIGINT, self._caught)
+        signal.set_wakeup_fd(self._wake_in, warn_on_full_buffer=False)
+
+    def _caught(self, number: int, _frame: Any) -> None:
+        try:  # noqa: SIM105  contextlib is slow to import
+            os.write(self._wake_in, bytes((number,)))
+        except OSError:
+            pass  # full: a byte that waits is enough
+
+    def _run(self) -> None:
+        poller = select.poll()
+        socket_fd = self._channel.sock.fileno()
+        poller.register(socket_fd, _HANG_UP)
+        poller.register(self._wake_out, select.POLLIN)
+        while True:
+            for fd, _ in poller.poll():
+                if fd == socket_fd:
+                    self._leave()
+                elif self._signals.intersection(os.read(fd, 64)) and not self._told:
+                    self._told = True
+                    self.on_terminate()
+
+    def _leave(self) -> NoReturn:
+        deadline = time.monotonic() + CLOSE_S
+        while not self.busy() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._channel.gone()
