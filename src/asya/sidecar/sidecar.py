@@ -446,12 +446,13 @@ class Sidecar:
         actions = rules.decide(work.envelope, outcome, self.config.resiliency, now, self._uniform)
         sends = [action for action in actions if isinstance(action, rules.Send)]
         self._count(outcome, work, sends)
+        if work.running or not sends:
+            # before the sink is told: whoever waits for the end shall find its last hop ended
+            self.emit(work.ended(outcome, sends, now))
         if len(sends) == 1:
             await self._perform(sends[0], work.envelope)
         elif sends:
             await asyncio.gather(*(self.perform_child(send, work.envelope) for send in sends))
-        if work.running or not sends:
-            self.emit(work.ended(outcome, sends, now))
         self._held.pop(id(work), None)
         crash("before-ack")
         if sends:
