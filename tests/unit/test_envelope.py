@@ -1,6 +1,7 @@
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -90,7 +91,7 @@ wire_envelopes = st.fixed_dictionaries(
 extras = st.dictionaries(texts.filter(lambda key: key not in OURS), json_values, max_size=3)
 
 
-def wire(**fields):
+def wire(**fields: object) -> bytes:
     base = {"id": "a", "route": {"curr": "x"}, "payload": 1}
     return json.dumps({k: v for k, v in (base | fields).items() if v is not ...}).encode()
 
@@ -396,7 +397,8 @@ def test_routes_are_checked():
     assert "1000 actors, this one has 1001" in (route_problem(["a"] * (ROUTE_MAX + 1)) or "")
     for end in ("x-sink", "x-sump"):
         assert f"{end} may not stand in a route" in (route_problem(["a", end]) or "")
-    assert "5 is no actor name" in (route_problem(["a", 5]) or "")
+    number: Any = 5
+    assert "5 is no actor name" in (route_problem(["a", number]) or "")
 
 
 def test_queues_are_named_by_namespace_and_actor():

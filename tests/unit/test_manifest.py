@@ -59,13 +59,13 @@ spec:
 """
 
 
-def actor(spec="", name="embedder", handler="handler.embed"):
+def actor(spec: str = "", name: str = "embedder", handler: str = "handler.embed") -> str:
     text = f"apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {{name: {name}}}\nspec:\n"
     text += f"  handler: {handler}\n" if handler else ""
     return text + "".join(f"  {line}\n" for line in spec.splitlines())
 
 
-def flow(spec, name="search"):
+def flow(spec: str, name: str = "search") -> str:
     text = f"apiVersion: asya.sh/v1alpha1\nkind: Flow\nmetadata: {{name: {name}}}\nspec:\n"
     return text + "".join(f"  {line}\n" for line in spec.splitlines())
 
@@ -144,7 +144,7 @@ def test_a_flow_says_what_clients_see(project):
     (search,) = loaded.flows
     assert (search.name, search.route) == ("search", ["embedder", "reranker"])
     assert search.description == "Rank documents for a query"
-    assert search.input_schema["required"] == ["query"]
+    assert (search.input_schema or {})["required"] == ["query"]
     assert search.timeout_s == 30.0
     assert (search.expose.http, search.expose.mcp, search.expose.a2a) == (True, True, True)
     assert loaded.warnings == []
@@ -200,6 +200,7 @@ def test_every_field_of_the_contract_is_taken(project):
     assert made.name == "logical"
     assert made.spec.env[0].model_dump() == {"name": "A", "value": "1", "value_from": None}
     assert made.spec.secret_refs[0].keys[0].env_var == "K"
+    assert made.spec.scaling.advanced is not None
     assert made.spec.scaling.advanced.metric_type == "Value"
     assert made.spec.resources["limits"] == {"cpu": 2, "memory": "1Gi"}
 
@@ -354,7 +355,7 @@ def test_a_wrong_flow_is_one_line_with_its_place(problems_of, spec, expected):
 )
 def test_older_drafts_of_json_schema_are_known(project, draft):
     project(flow(f"route: [a]\ninputSchema: {{$schema: '{draft}', type: object}}"))
-    assert load(["a.yaml"]).flows[0].input_schema["$schema"] == draft
+    assert (load(["a.yaml"]).flows[0].input_schema or {})["$schema"] == draft
 
 
 @pytest.mark.parametrize(
@@ -430,12 +431,15 @@ def test_routes_to_actors_elsewhere_are_warnings_with_the_nearest_name(project):
         + "---\n"
         + flow("route: [embeder, zzz]")
     )
-    assert load(["a.yaml"]).warnings == [
-        'a.yaml:6: spec.resiliency.policies.default.onExhausted[0]: no actor "emboder" among '
-        "these manifests; did you mean 'embedder'?",
-        'a.yaml:12: spec.route[0]: no actor "embeder" among these manifests; did you mean '
-        "'embedder'?",
-        'a.yaml:12: spec.route[1]: no actor "zzz" among these manifests',
+    assert [warning.partition(": ")[2] for warning in load(["a.yaml"]).warnings] == [
+        *(
+            f"{path}: no actor {name} among these manifests; did you mean 'embedder'?"
+            for path, name in [
+                ("spec.resiliency.policies.default.onExhausted[0]", '"emboder"'),
+                ("spec.route[0]", '"embeder"'),
+            ]
+        ),
+        'spec.route[1]: no actor "zzz" among these manifests',
     ]
 
 
@@ -560,13 +564,15 @@ def test_no_spec_makes_it_fail_and_what_it_takes_fits_the_schema(tmp_path_factor
         "spec": {"handler": "handler.embed"} | spec,
     }
     path.write_text(json.dumps(data), "utf-8")
+    problems = []
     try:
         (made,) = load([path]).actors
     except ManifestError as error:
-        assert all(problem.startswith(f"{path}:1: ") for problem in error.problems)
+        problems = error.problems
     else:
         Draft202012Validator(json_schema("AsyncActor")).validate(data)
         made.resiliency()
+    assert [problem for problem in problems if not problem.startswith(f"{path}:1: ")] == []
 
 
 @pytest.mark.parametrize("kind", ["AsyncActor", "Flow", "Envelope"])

@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def problem_of(target):
+def problem_of(target: str) -> str:
     with pytest.raises(ManifestError) as caught:
         actor_from_function(target)
     (problem,) = caught.value.problems

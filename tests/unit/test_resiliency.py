@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asya.resiliency import DEFAULT_POLICY, Policy, Resiliency, Rule, delay_s
+from asya.resiliency import DEFAULT_POLICY, Backoff, Policy, Resiliency, Rule, delay_s
 
 
-def no_jitter(low, high):
+def no_jitter(low: float, high: float) -> float:
     raise AssertionError("without jitter nothing is picked")
 
 
-def delays(policy, count):
+def delays(policy: Policy, count: int) -> list[float]:
     return [delay_s(policy, retry, no_jitter) for retry in range(1, count + 1)]
 
 
@@ -63,7 +63,7 @@ def test_jitter_picks_between_nothing_and_the_whole_delay(policy, retry, share):
 
 @given(st.integers(1, 40), st.floats(0.001, 10))
 def test_the_formulas_are_those_of_the_contract(n, d):
-    def at(backoff):
+    def at(backoff: Backoff) -> float:
         policy = Policy(backoff=backoff, initial_delay_s=d, max_interval_s=1e300)
         return delay_s(policy, n, no_jitter)
 

@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from asya.cli.app import run
+
+ACTOR = """\
+apiVersion: asya.sh/v1alpha1
+kind: AsyncActor
+metadata: {name: embedder}
+spec: {handler: handler.embed}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ASYA_PORT", "ASYA_NAMESPACE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "a.yaml").write_text(ACTOR)
+    return tmp_path
+
+
+def test_a_valid_folder_exits_with_0_and_prints_nothing_on_stdout(folder, capsys):
+    assert run(["validate"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "1 actor, 0 flows: valid\n")
+
+
+def test_problems_go_to_stderr_and_exit_with_2(folder, capsys):
+    (folder / "a.yaml").write_text(ACTOR.replace("handler:", "handlr:"))
+    assert run(["validate", "a.yaml"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "a.yaml:4: spec.handler: is required: a text",
+        "a.yaml:4: spec.handlr: unknown field 'handlr'; did you mean 'handler'?",
+        "2 problems",
+    ]
+
+
+def test_warnings_and_notes_are_shown_and_do_not_count(folder, capsys):
+    (folder / "a.yaml").write_text(ACTOR.replace("handler.embed", "handler.embed, group: gpu"))
+    (folder / "b.yaml").write_text("apiVersion: apps/v1\nkind: Deployment\n")
+    assert run(["validate", "."]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("note: b.yaml:2: kind: unknown kind 'Deployment'")
+    assert lines[1].startswith("warning: a.yaml:4: spec.group: ")
+    assert lines[2] == "1 actor, 0 flows, 1 warning: valid"
+
+
+def test_json_is_one_object_on_stdout(folder, capsys):
+    assert run(["validate", "--json", "."]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert json.loads(out) == {
+        "ok": True,
+        "actors": ["embedder"],
+        "flows": [],
+        "problems": [],
+        "warnings": [],
+        "notes": [],
+    }
+
+
+def test_json_tells_problems_too(folder, capsys):
+    assert run(["validate", "--json", "missing"]) == 2
+    result = json.loads(capsys.readouterr().out)
+    assert (result["ok"], result["problems"]) == (False, ["missing: no such file or folder"])
+
+
+@pytest.mark.parametrize("arguments", [["."], ["asya.yaml"], [".", "asya.yaml"]])
+def test_settings_are_checked_with_the_folder_and_alone(folder, capsys, arguments):
+    (folder / "asya.yaml").write_text("prot: 1\n")
+    assert run(["validate", *arguments]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "asya.yaml:1: prot: unknown setting 'prot'; did you mean 'port'?",
+        "1 problem",
+    ]
+
+
+def test_variables_are_checked_as_asya_up_would(folder, capsys, monkeypatch):
+    monkeypatch.setenv("ASYA_PORT", "http")
+    assert run(["validate", "."]) == 2
+    assert 'ASYA_PORT: expected a whole number, got "http"' in capsys.readouterr().err
+
+
+def test_a_settings_file_that_is_not_there_is_a_problem(folder, capsys):
+    assert run(["validate", "asya.yaml"]) == 2
+    assert "asya.yaml: no such file" in capsys.readouterr().err
+
+
+def test_functions_are_checked_without_importing_them(folder, capsys):
+    (folder / "handlers.py").write_text("raise SystemExit(9)\ndef embed(p): ...\n")
+    assert run(["validate", "handlers.py:embed"]) == 0
+    assert run(["validate", "handlers.py:embd"]) == 2
+    assert "did you mean 'embed'?" in capsys.readouterr().err
