@@ -7,6 +7,8 @@ SHELL := bash
 
 BIN := .venv/bin
 RUN := $(BIN)/python
+ROWS ?= p transport
+BENCHMARKS = $(sort $(foreach row,$(ROWS),$(wildcard benchmarks/$(row)*.py benchmarks/*_$(row)_*.py)))
 PY := src tests benchmarks docs examples
 
 help:  ## list the targets
@@ -32,8 +34,8 @@ format: setup  ## put the code into the one format
 	$(BIN)/ruff check --fix-only --quiet $(PY)
 	$(BIN)/ruff format $(PY)
 
-bench: setup  ## measure; ROWS=p3,p4 picks rows
-	$(RUN) benchmarks/run.py $(if $(ROWS),--rows $(ROWS))
+bench: setup  ## measure; ROWS="p3 p8" picks rows
+	@for script in $(BENCHMARKS); do echo "== $$script" >&2; $(RUN) "$$script"; done
 
 docs: setup  ## write the generated pages of docs/reference
 	$(RUN) docs/generate.py
