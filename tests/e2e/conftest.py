@@ -154,7 +154,7 @@ class Mesh:
             assert time.monotonic() < give_up, self.said()
             time.sleep(0.05)
 
-    def sending(self, route: list[str], ids: list[str], payload: Any = None) -> Future[None]:
+    def sending(self, route: list[str], ids: list[str], payload: Any) -> Future[None]:
         """Send all of these, one after the other, while something else happens."""
         pool = ThreadPoolExecutor(1)
 
@@ -241,6 +241,19 @@ def children_of(folder: Path) -> list[psutil.Process]:
         if process.pid != os.getpid() and any(str(folder) in each for each in about):
             found.append(process)
     return found
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and was not reaped is none."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def is_alive() -> Callable[[int], bool]:
+    return lives
 
 
 @pytest.fixture

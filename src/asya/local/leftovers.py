@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-TERM_WAIT_S: Final = 2.0
-"""How long an old broker may take to end by itself."""
+GONE_WAIT_S: Final = 5.0
+"""How long the kernel may take to end a process that was killed."""
 
 COMPACT_AT: Final = 512
 """Lines after which the file is written anew with the living only."""
@@ -87,20 +87,21 @@ class ChildRecord:
 
 
 def end_leftovers(children: Iterable[Child]) -> list[Child]:
-    """End those that still live, with all they forked; gives those that did.
+    """Kill those that still live, with all they forked; gives those that did.
 
-    They get SIGTERM, and SIGKILL when they are still there after `TERM_WAIT_S`.
+    There is nobody to whom they could still say anything, so they are not asked to end.
     """
     sessions = _sessions()
     left = {each: pids for each in set(children) if (pids := _session(each, sessions))}
     found = list(left)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        _signal(left.values(), number)
-        until = time.monotonic() + TERM_WAIT_S
-        while left and time.monotonic() < until:
-            time.sleep(0.01)
-            sessions = _sessions()
-            left = {each: pids for each in left if (pids := _session(each, sessions))}
+    until = time.monotonic() + GONE_WAIT_S
+    while left and time.monotonic() < until:
+        for pid in (pid for pids in left.values() for pid in pids):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+        sessions = _sessions()
+        left = {each: pids for each in left if (pids := _session(each, sessions))}
     return found
 
 
@@ -140,10 +141,3 @@ def _session(child: Child, sessions: Mapping[int, list[int]]) -> list[int]:
         return []
     members = {*sessions.get(child.pid, ()), child.pid}
     return [pid for pid in sorted(members) if create_time(pid) is not None]
-
-
-def _signal(groups: Iterable[list[int]], number: signal.Signals) -> None:
-    for pids in groups:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)

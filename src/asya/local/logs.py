@@ -6,6 +6,10 @@ each at most `bytes_max`; when the first is full it becomes the second. A line o
 cut into several. Written from the event loop, by one `LineWriter` per replica: a write into the
 page cache costs microseconds, and what is read per turn of the loop is bounded by the pipe.
 
+A replica that prints more than `RATE_MAX` bytes in a second would keep the loop busy with lines
+that the next ones push out of the log anyway: of what is over it only the newest part is kept, and
+the log says how much was skipped.
+
 A disk that refuses costs log lines, never a message: what could not be written is counted and
 told in the log when the disk takes bytes again.
 """
@@ -23,6 +27,10 @@ from asya.clock import Clock, SystemClock, to_rfc3339
 
 LINE_MAX: Final = 64 * 1024
 """Bytes of one line; a replica that prints no line ends costs this much memory."""
+
+
+RATE_MAX: Final = 8 * 1024 * 1024
+"""Bytes per second and replica that are written down in full."""
 
 
 class RotatingLog:
@@ -88,25 +96,59 @@ class LineWriter:
         self._pid = pid
         self._clock = clock
         self._rest = b""
+        self._second = 0
+        self._taken = 0
+        self._skipped = 0
+        self._newest = b""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something was skipped and `catch_up` should be called in a second."""
+        return bool(self._newest)
 
     def feed(self, data: bytes) -> None:
         """Take what was read; whole lines are written, the rest waits for its end."""
-        head, newline, rest = data.rpartition(b"\n")
-        if not newline:
-            self._rest += data
-            if len(self._rest) >= LINE_MAX:
-                self.flush()
+        second = int(self._clock.now().timestamp())
+        if second != self._second:
+            self._second, self._taken = second, 0
+            self.catch_up()
+        self._taken += len(data)
+        if self._taken > RATE_MAX:
+            self._skipped += len(data)
+            self._newest = (self._newest + data[-LINE_MAX:])[-LINE_MAX:]
+        else:
+            self._take(data)
+
+    def catch_up(self) -> None:
+        """Write the newest part of what was skipped."""
+        if not self._newest:
             return
-        self._write(self._rest + head)
-        self._rest = rest
-        if len(rest) >= LINE_MAX:
-            self.flush()
+        newest, self._newest = self._newest, b""
+        skipped, self._skipped = self._skipped - len(newest), 0
+        self._write_rest()
+        if skipped:
+            self._write(f"({skipped} bytes were skipped: too many in a second)".encode())
+        self._take(newest)
 
     def flush(self) -> None:
-        """Write what has no line end, as a line."""
+        """Write all that is held; what has no line end, as a line."""
+        self.catch_up()
+        self._write_rest()
+
+    def _take(self, data: bytes) -> None:
+        head, newline, rest = data.rpartition(b"\n")
+        if newline:
+            self._write(self._rest + head)
+            self._rest = rest
+        else:
+            self._rest += data
+        if len(self._rest) >= LINE_MAX:
+            self._write_rest()
+
+    def _write_rest(self) -> None:
         if self._rest:
-            self._write(self._rest)
-            self._rest = b""
+            rest, self._rest = self._rest, b""
+            self._write(rest)
 
     def _write(self, lines: bytes) -> None:
         prefix = f"{to_rfc3339(self._clock.now())} {self._pid} | ".encode()

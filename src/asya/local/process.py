@@ -27,6 +27,9 @@ from asya.local.logs import LineWriter, RotatingLog
 OOM_SCORE: Final = 500
 """Of 1000: how much rather a replica is killed than another process of its size."""
 
+CATCH_UP_S: Final = 1.0
+"""When the end of a flood of output is written, if nothing more comes."""
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -56,6 +59,7 @@ class ReplicaProcess(asyncio.SubprocessProtocol):
         self._on_end = on_end
         self._transport: asyncio.SubprocessTransport | None = None
         self._writer: LineWriter | None = None
+        self._catching_up: asyncio.TimerHandle | None = None
         self.pid = 0
         self.started_at: datetime = clock.now()
         self.started_s = asyncio.get_running_loop().time()
@@ -116,8 +120,18 @@ class ReplicaProcess(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes | str) -> None:
         """The process printed."""
+        writer = self._writer
+        if writer is None:
+            return
+        writer.feed(cast("bytes", data))
+        if writer.is_behind and self._catching_up is None:
+            loop = asyncio.get_running_loop()
+            self._catching_up = loop.call_later(CATCH_UP_S, self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._catching_up = None
         if self._writer is not None:
-            self._writer.feed(cast("bytes", data))
+            self._writer.catch_up()
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         """Nobody of the group can print any more."""

@@ -185,7 +185,9 @@ class ReplicaSet:
         if pid in self._states:
             self._leave(pid)
             self._log.write(error.traceback.encode() + b"\n" if error.traceback else b"")
-            self._load_failed(f"{error.type}: {error.message}")
+            # The runtime's own error tells the whole story; its type would only repeat it.
+            own = error.type.startswith("asya.runtime.")
+            self._load_failed(error.message if own else f"{error.type}: {error.message}")
 
     def _load_failed(self, text: str) -> None:
         if self._stopping:
@@ -195,9 +197,8 @@ class ReplicaSet:
         self._not_before_s = self._loop.time() + delay_s
         if text != self.problem:
             self._say(
-                f"{self._actor}: the handler {self.launch.environment.get('ASYA_HANDLER', '')} "
-                f"cannot be loaded: {text}; tried again when a file in {self.launch.folder} "
-                f"changes (traceback: asya logs {self._actor})"
+                f"{self._actor}: {text}; tried again when a file in {self.launch.folder} changes "
+                f"(all of it: asya logs {self._actor})"
             )
         self.problem = text
         if self._watcher is None:

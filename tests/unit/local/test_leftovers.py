@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,15 +65,14 @@ def test_what_a_dead_child_forked_is_ended_too(record: ChildRecord):
         assert create_time(forked) is None
 
 
-def test_one_that_ignores_sigterm_is_killed(record: ChildRecord, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(leftovers, "TERM_WAIT_S", 0.3)
-    code = "import signal; signal.signal(15, signal.SIG_IGN); print(1, flush=True); input()"
-    with start(code) as child:
+def test_one_that_does_not_run_is_ended(record: ChildRecord):
+    with start("print(1, flush=True); input()") as child:
         assert child.stdout is not None
         child.stdout.readline()
+        child.send_signal(signal.SIGSTOP)
         record.add(child.pid, "deaf")
         end_leftovers(record.read())
-        assert child.wait(5) == -9
+        assert child.wait(5) == -signal.SIGKILL
 
 
 def test_another_process_with_the_same_number_is_left_alone():

@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import errno
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from asya.local.logs import LINE_MAX, LineWriter, RotatingLog, tail
+from asya.local.logs import LINE_MAX, RATE_MAX, LineWriter, RotatingLog, tail
 
 PREFIX = b"2026-11-23T18:25:00.000Z 4711 | "
 
 
 class FixedClock:
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 23, 18, 25, tzinfo=UTC)
+
     def now(self) -> datetime:
-        return datetime(2026, 11, 23, 18, 25, tzinfo=UTC)
+        return self.time
 
 
 @pytest.fixture
@@ -25,8 +28,13 @@ def log(tmp_path: Path):
 
 
 @pytest.fixture
-def writer(log: RotatingLog) -> LineWriter:
-    return LineWriter(log, 4711, FixedClock())
+def clock() -> FixedClock:
+    return FixedClock()
+
+
+@pytest.fixture
+def writer(log: RotatingLog, clock: FixedClock) -> LineWriter:
+    return LineWriter(log, 4711, clock)
 
 
 def test_every_line_gets_time_and_pid(log: RotatingLog, writer: LineWriter):
@@ -49,9 +57,9 @@ def test_bytes_are_kept_as_they_are(log: RotatingLog, writer: LineWriter):
 
 
 def test_what_has_no_line_end_costs_bounded_memory(log: RotatingLog, writer: LineWriter):
-    for _ in range(10):
-        writer.feed(b"x" * LINE_MAX)
-    assert len(writer._rest) < LINE_MAX
+    for _ in range(100):
+        writer.feed(b"x" * 10_000)
+        assert len(writer._rest) < LINE_MAX
     assert log._size <= 100_000
 
 
@@ -93,3 +101,36 @@ def test_a_disk_that_refuses_costs_lines_and_is_told(
         log.write(b"12345\n")
     log.write(b"after\n")
     assert log.path.read_bytes() == b"before\n(6 bytes were lost: the disk refused)\nafter\n"
+
+
+def test_of_a_flood_the_newest_lines_are_kept_and_the_rest_is_counted(
+    log: RotatingLog, writer: LineWriter, clock: FixedClock
+):
+    # given ten times more than is written down in a second
+    line = b"x" * 1023 + b"\n"
+    for _ in range(10 * RATE_MAX // 65536):
+        writer.feed(line * 64)
+    writer.feed(b"the end\n")
+    assert writer.is_behind
+    assert b"the end" not in log.path.read_bytes()
+
+    # when its second is over
+    clock.time += timedelta(seconds=1)
+    writer.catch_up()
+
+    # then the end is there, behind a note
+    assert not writer.is_behind
+    text = log.path.read_bytes() + log.former.read_bytes()
+    skipped = 9 * RATE_MAX + len(b"the end\n") - LINE_MAX
+    assert f"| ({skipped} bytes were skipped: too many in a second)".encode() in text
+    assert tail(log.path, 1) == [PREFIX.replace(b":00.000", b":01.000") + b"the end"]
+    # and the next second is written in full again
+    writer.feed(b"a\nb\n")
+    assert [line[-1:] for line in tail(log.path, 2)] == [b"a", b"b"]
+
+
+def test_the_end_of_a_flood_is_written_when_the_replica_ends(log: RotatingLog, writer: LineWriter):
+    writer.feed(b"x" * RATE_MAX)
+    writer.feed(b"\nTraceback\nlast words")
+    writer.flush()
+    assert tail(log.path, 1) == [PREFIX + b"last words"]
