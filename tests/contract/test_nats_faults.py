@@ -226,6 +226,47 @@ async def test_lost_requests_are_noticed_by_the_silence(
     await box.wait_for(1, timeout_s=5)
 
 
+async def test_a_window_that_shrinks_under_load_blames_no_message(
+    transport: NatsTransport,
+) -> None:
+    # given messages on their way while the window falls from 200 to 1, again and again
+    await transport.ensure(QUEUE)
+    await asyncio.gather(*(transport.publish(QUEUE, b"%d" % number) for number in range(3000)))
+    box = Mailbox(ack=True)
+    consumer = await transport.consume(QUEUE, box, window=200)
+    window = 200
+    async with asyncio.timeout(20):
+        while len(box.deliveries) < 3000:
+            window = 201 - window
+            consumer.set_window(window)
+            await asyncio.sleep(0.003)
+    # then none of them counts as delivered twice
+    await quiet()
+    assert {delivery.delivery_count for delivery in box.deliveries} == {1}
+    assert len(set(box.bodies)) == len(box.bodies) == 3000
+
+
+async def test_a_surplus_without_a_place_goes_to_others(
+    server: NatsServer, transport: NatsTransport
+) -> None:
+    # given a window that shrank while messages were on their way, and a receiver that is stuck
+    await transport.ensure(QUEUE)
+    stuck, other = Mailbox(), Mailbox(ack=True)
+    consumer = await transport.consume(QUEUE, stuck, window=50)
+    await quiet()
+    publishing = [
+        asyncio.create_task(transport.publish(QUEUE, b"%d" % number)) for number in range(50)
+    ]
+    await stuck.wait_for(1)
+    consumer.set_window(0)
+    await asyncio.gather(*publishing)
+    # then everything that it was not shown is with another soon, long before the lease ends
+    another = await connected(server)
+    await another.consume(QUEUE, other, window=50)
+    await other.wait_for(50 - len(stuck.deliveries), timeout_s=5)
+    await another.close()
+
+
 async def test_more_queues_than_one_page_are_listed(
     server: NatsServer, transport: NatsTransport
 ) -> None:

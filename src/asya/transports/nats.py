@@ -259,10 +259,16 @@ class NatsTransport(Transport):
             config = (await self._api(f"STREAM.INFO.{self._stream}"))["config"]
         except QueueMissing:
             made = wanted | {"num_replicas": self._replicas, "max_consumers": QUEUES_MAX}
-            await self._api(f"STREAM.CREATE.{self._stream}", made)
-            return
-        if any(config.get(key) != value for key, value in wanted.items()):
-            await self._api(f"STREAM.UPDATE.{self._stream}", config | wanted)
+            config = (await self._api(f"STREAM.CREATE.{self._stream}", made))["config"]
+        else:
+            if any(config.get(key) != value for key, value in wanted.items()):
+                changed = await self._api(f"STREAM.UPDATE.{self._stream}", config | wanted)
+                config = changed["config"]
+        # An older server passes over what it does not know, and would never send a delayed message.
+        if not config.get("allow_msg_schedules"):
+            raise TransportError(
+                f"NATS at {self._link.where} cannot delay messages: it must be version 2.12 or later"
+            )
 
     async def _write_consumer(self, queue: str, lease_s: float) -> None:
         config = {

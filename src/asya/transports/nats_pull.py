@@ -4,7 +4,8 @@ Rules of this file: `unsettled + outstanding <= window`, always. `outstanding` i
 requests still allow the server to send. A request cannot be called back, so whenever the count
 has to go down (a smaller window) or is in doubt (silence, an error, a new connection) the whole
 inbox is replaced: the server drops the requests of an inbox nobody listens to, and takes back
-what it could not deliver there. What comes in between and does not fit is given back at once.
+what it could not deliver there. What comes in between and does not fit waits here for a place,
+for a second at most.
 
 Called by `asya.transports.nats`.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -30,8 +32,13 @@ DRIFT_S = 2 * EXPIRES_S
 """Every request has ended by then; a count that never touched zero in this time is made anew."""
 REFILL_S = 0.001
 """Freed places are asked for together: when half of the window is free, or after this time."""
+SURPLUS_S = 1.0
+"""How long a message that came just after the window shrank waits for a place here."""
+SHRINK_S = 0.005
+"""How long after the window shrank requests are left alone: most are being answered."""
 REPAIR_FIRST_S = 0.1
 REPAIR_MAX_S = 2.0
+REPAIR_AGAIN_S = 1.0
 
 _ACK = "$JS.ACK."
 
@@ -39,14 +46,14 @@ _ACK = "$JS.ACK."
 class NatsDelivery(Delivery):
     """A message of a pull consumer; its acks are messages to the subject `reply`."""
 
-    __slots__ = ("_consumer", "_reply", "_settled", "_until")
+    __slots__ = ("_consumer", "_settled", "reply", "until")
 
     def __init__(self, consumer: PullConsumer, message: Any, count: int, until: float) -> None:
         self.body = message.data
         self.delivery_count = count
         self._consumer = consumer
-        self._reply: str = message.reply
-        self._until = until
+        self.reply: str = message.reply
+        self.until = until
         self._settled = False
 
     def ack(self) -> None:
@@ -61,21 +68,21 @@ class NatsDelivery(Delivery):
         """Begin the lease anew, unless it was lost."""
         if self.held:
             consumer = self._consumer
-            consumer.link.send(self._reply, b"+WPI", void_at=self._until)
-            self._until = consumer.now() + consumer.lease_s
+            consumer.link.send(self.reply, b"+WPI", void_at=self.until)
+            self.until = consumer.now() + consumer.lease_s
 
     @property
     def held(self) -> bool:
         """Whether neither settled nor, by our clock, past the lease."""
-        return not self._settled and self._consumer.now() < self._until
+        return not self._settled and self._consumer.now() < self.until
 
     def _settle(self, verdict: bytes) -> None:
         if self._settled:
             return
         consumer = self._consumer
         self._settled = True
-        if consumer.now() < self._until:
-            consumer.link.send(self._reply, verdict, void_at=self._until)
+        if consumer.now() < self.until:
+            consumer.link.send(self.reply, verdict, void_at=self.until)
         consumer.settled()
 
 
@@ -113,12 +120,18 @@ class PullConsumer(Consumer):
         self._window = window
         self._unsettled = 0
         self._outstanding = 0
+        self._surplus: deque[NatsDelivery] = deque()
+        self._showing_surplus = False
+        self._surplus_timer: asyncio.TimerHandle | None = None
+        self._surplus_s = min(SURPLUS_S, lease_s / 3)
         self._inbox = ""
         self._subscription: Any = None
         self._closed = False
         self._renewal: asyncio.Task[None] | None = None
         self._stale = False
+        self._forced = False
         self._broken = False
+        self._repaired_at = float("-inf")
         self._complaint = ""
         self._refiller: asyncio.TimerHandle | None = None
         self._heard_at = self._zero_at = self.now()
@@ -131,20 +144,23 @@ class PullConsumer(Consumer):
     def set_window(self, window: int) -> None:
         """Change the window.
 
-        A smaller one takes effect at once: what is already on its way and does not fit is given
-        back (it counts as a delivery).
+        A smaller one takes effect at once: what is already on its way and does not fit waits here
+        for a place. Only if none comes free in `SURPLUS_S` is it given back, since that counts
+        as a delivery.
         """
         if window < 0:
             raise ValueError(f"a window is 0 or more, not {window}")
         self._window = window
-        if self._outstanding > 0 and self._unsettled + self._outstanding > window:
-            self.renew()
+        self._show_surplus()
+        if self._outstanding > 0 and self._free < 0:
+            self._void()
         else:
             self._refill()
 
     async def close(self) -> None:
         """Take no more messages; see `Consumer.close`. Never waits longer than a few seconds."""
         self._closed = True
+        self._return_surplus()
         if self._refiller is not None:
             self._refiller.cancel()
         if self._renewal is not None:
@@ -160,8 +176,12 @@ class PullConsumer(Consumer):
 
         With `broken`, look after the queue first.
         """
-        self._stale = True
+        self._forced = True
         self._broken = self._broken or broken
+        self._void()
+
+    def _void(self) -> None:
+        self._stale = True
         if self._renewal is None and not self._closed and self.link.up:
             self._renewal = self._loop.create_task(self._renew())
 
@@ -189,10 +209,15 @@ class PullConsumer(Consumer):
     def settled(self) -> None:
         """One delivery was settled: its place is free."""
         self._unsettled -= 1
+        self._show_surplus()
         self._refill()
 
+    @property
+    def _free(self) -> int:
+        return self._window - self._unsettled - self._outstanding - len(self._surplus)
+
     def _refill(self) -> None:
-        free = self._window - self._unsettled - self._outstanding
+        free = self._free
         if free <= 0 or self._closed or self._subscription is None or self._renewal is not None:
             return
         if free * 2 >= self._window:
@@ -202,7 +227,7 @@ class PullConsumer(Consumer):
 
     def _refill_now(self) -> None:
         self._refiller = None
-        free = self._window - self._unsettled - self._outstanding
+        free = self._free
         if free > 0 and not self._closed and self._subscription and self._renewal is None:
             self._pull(free)
 
@@ -221,13 +246,10 @@ class PullConsumer(Consumer):
             while self._stale and self.link.up:
                 try:
                     await self._renew_once()
-                    delay_s = REPAIR_FIRST_S
-                except TransportUnavailable:
-                    self._stale = True
                 except TransportError as error:
-                    self._stale = True
-                    self._complain(str(error))
-                if self._stale:
+                    self._stale = self._forced = True
+                    if not isinstance(error, TransportUnavailable):
+                        self._complain(str(error))
                     await asyncio.sleep(delay_s)
                     delay_s = min(delay_s * 2, REPAIR_MAX_S)
         finally:
@@ -241,11 +263,20 @@ class PullConsumer(Consumer):
 
     async def _renew_once(self) -> None:
         self._stale = False
+        if not self._forced and self._subscription is not None:
+            # What the server is just sending comes first: what it must take back, it counts.
+            await asyncio.sleep(SHRINK_S)
+            if self._free >= 0 and not self._forced:
+                return
+        self._forced = False
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await self.link.unsubscribe(subscription)
         self._outstanding = 0
         if self._broken:
+            # The server may go on refusing what it is asked right after a repair.
+            await asyncio.sleep(max(0.0, self._repaired_at + REPAIR_AGAIN_S - self.now()))
+            self._repaired_at = self.now()
             if await self._repair():
                 log.warning("queue %s was deleted under its consumer; made it again", self.queue)
             self._broken = False
@@ -262,12 +293,40 @@ class PullConsumer(Consumer):
             return
         if self._outstanding > 0:
             self._outstanding -= 1
-        if self._closed or self._unsettled >= self._window:
-            self.link.send(reply, b"-NAK")
+        until = self._heard_at + self.lease_s
+        if self._closed:
+            self.link.send(reply, b"-NAK", void_at=until)
             return
-        delivery = NatsDelivery(
-            self, message, _delivery_count(reply), self._heard_at + self.lease_s
-        )
+        delivery = NatsDelivery(self, message, _delivery_count(reply), until)
+        if self._unsettled < self._window:
+            self._show(delivery)
+            return
+        if self._surplus_timer is None:
+            self._surplus_timer = self._loop.call_later(self._surplus_s, self._return_surplus)
+        self._surplus.append(delivery)
+
+    def _show_surplus(self) -> None:
+        # A receiver may settle at once, and so come here again: not deeper, the loop goes on.
+        if not self._surplus or self._showing_surplus:
+            return
+        self._showing_surplus = True
+        while self._surplus and self._unsettled < self._window:
+            self._show(self._surplus.popleft())
+        self._showing_surplus = False
+        if not self._surplus and self._surplus_timer is not None:
+            self._surplus_timer.cancel()
+            self._surplus_timer = None
+
+    def _return_surplus(self) -> None:
+        if self._surplus_timer is not None:
+            self._surplus_timer.cancel()
+            self._surplus_timer = None
+        while self._surplus:
+            delivery = self._surplus.popleft()
+            self.link.send(delivery.reply, b"-NAK", void_at=delivery.until)
+        self._refill()
+
+    def _show(self, delivery: NatsDelivery) -> None:
         self._unsettled += 1
         try:
             self._on_delivery(delivery)
