@@ -6,7 +6,8 @@ beside the validation and all problems of a file come out at once. Called by `lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -192,19 +193,21 @@ def _place(document: Document, loc: Loc) -> str:
 Placed = tuple[AsyncActor | Flow, Document]
 
 
-def route_warnings(placed: Iterable[Placed], also: Iterable[str] = ()) -> Iterator[Problem]:
+def route_warnings(placed: Iterable[Placed], also: Collection[str] = ()) -> Iterator[Problem]:
     """Routes that name an actor which is not among these manifests; it may live elsewhere.
 
     `also` are names of actors without a manifest.
     """
     everything = list(placed)
-    actors = [manifest for manifest, _ in everything if isinstance(manifest, AsyncActor)]
+    known: defaultdict[str, set[str]] = defaultdict(lambda: set(also))
+    for manifest, _ in everything:
+        if isinstance(manifest, AsyncActor):
+            known[manifest.namespace].add(manifest.name)
     for manifest, document in everything:
-        known = {other.name for other in actors if other.namespace == manifest.namespace}
-        known.update(also)
+        names = known[manifest.namespace]
         for loc, name in _routes(manifest):
-            if name not in known:
-                close = nearest(name, known)
+            if name not in names:
+                close = nearest(name, names)
                 hint = f"; did you mean {close!r}?" if close else ""
                 text = f"no actor {quoted(name)} among these manifests{hint}"
                 yield document.problem(loc, text)
