@@ -45,10 +45,10 @@ def document() -> dict[str, Any]:
 def _models() -> list[Any]:
     models: list[Any] = [views.Problem, *EVENT_MODELS]
     for operation in OPERATIONS:
-        models += [model for _, model in operation.answers.values() if isinstance(model, type)]
-        if isinstance(operation.body, type):
-            models.append(operation.body)
-    return list(dict.fromkeys(models))
+        models += [model for _, model in operation.answers.values()]
+        models.append(operation.body)
+    structs = [model for model in models if isinstance(model, msgspec.StructMeta)]
+    return list(dict.fromkeys(structs))
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
@@ -71,11 +71,11 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 
 def _schema(model: Any) -> dict[str, Any]:
+    if model is Any:
+        return {"description": "Any JSON value"}
     if isinstance(model, dict):
         return model
-    if isinstance(model, type):
-        return {"$ref": _REF.format(name=model.__name__)}
-    return {"description": "Any JSON value"}
+    return {"$ref": _REF.format(name=model.__name__)}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:

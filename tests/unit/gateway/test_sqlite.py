@@ -115,7 +115,7 @@ async def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
     store = SqliteStore(path, pages_max=60)
     await store.open()
     kept = []
-    with pytest.raises(StoreFull, match="full; make room"):
+    with pytest.raises(StoreFull, match="full; make room"):  # noqa: PT012  until it is full
         for number in range(1000):
             await store.insert(new_task(f"t{number}"), b"x" * 5000)
             kept.append(f"t{number}")
