@@ -67,7 +67,12 @@ class Channel:
         self.sock = sock
         self.forked = False
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._in_child)
+        self._masks: Dict[int, Any] = {}
+        os.register_at_fork(
+            before=self._hold_signals,
+            after_in_parent=self._release_signals,
+            after_in_child=self._in_child,
+        )
 
     def recv(self) -> bytes:
         """Some bytes; ends the process where there will be none."""
@@ -106,6 +111,17 @@ class Channel:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         except ValueError:
             pass  # a fork in an interpreter that has no main thread: nothing to put back
+        self._release_signals()
+
+    def _hold_signals(self) -> None:
+        """A signal to a child that has our handlers still would be taken for one to us."""
+        held = (signal.SIGTERM, signal.SIGINT)
+        self._masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+
+    def _release_signals(self) -> None:
+        mask = self._masks.pop(threading.get_ident(), None)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def leave_child(code: int) -> NoReturn:
