@@ -151,7 +151,9 @@ def fail(envelope: dict[str, Any], out: TextIO) -> NoReturn:
 def describe_end(envelope: dict[str, Any]) -> str:
     """`failed at embedder: ValueError: no text (PolicyExhausted)`."""
     error = envelope.get("error") or {}
-    text = f"{envelope['status']} at {envelope['route']['curr']}"
+    hops = envelope.get("hops")
+    # By now the route says x-sink; the last hop is where it happened.
+    text = f"{envelope['status']} at {hops[-1]['actor']}" if hops else str(envelope["status"])
     said = ": ".join(part for part in (error.get("type"), error.get("message")) if part)
     if said:
         text += f": {said}"
