@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import json
 import socket
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
+from starlette.applications import Starlette
 
 from asya.clock import SystemClock, to_rfc3339
 from asya.envelope import ErrorInfo, Route
@@ -42,15 +45,15 @@ class RunningMesh:
 
     namespace = "default"
 
-    def __init__(self):
-        self.service = None
-        self.trouble = None
-        self.failure = None
+    def __init__(self) -> None:
+        self.service: Any = None
+        self.trouble: str | None = None
+        self.failure: Exception | None = None
         self.let_go = asyncio.Event()
         self.holds = asyncio.Event()
-        self.canceled = set()
-        self.headers = []
-        self.tasks = set()
+        self.canceled: set[str] = set()
+        self.headers: list[dict[str, Any]] = []
+        self.tasks: set[asyncio.Task[None]] = set()
 
     async def publish(self, envelope, *, dedup_id):
         if self.failure is not None:
@@ -60,7 +63,7 @@ class RunningMesh:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def run(self, envelope):
+    async def run(self, envelope) -> None:
         error = None
         while envelope.route.curr != "x-sink":
             error = await self.hop(envelope)
@@ -76,7 +79,7 @@ class RunningMesh:
         )  # fmt: skip
         await self.service.finish(end)
 
-    async def hop(self, envelope):
+    async def hop(self, envelope) -> ErrorInfo | None:
         id_, n, actor = envelope.id, envelope.hop, envelope.route.curr
         route = envelope.copy().route
         self.service.emit(HopStarted(id_, n, actor, 1, self.at(), id_, route, self.at(), 4711))
@@ -100,7 +103,7 @@ class RunningMesh:
         self.service.emit(HopEnded(id_, n, actor, 1, self.at(), state, route, error))
         return error
 
-    def at(self):
+    def at(self) -> str:
         return to_rfc3339(SystemClock().now())
 
     async def actors(self):
@@ -155,17 +158,17 @@ async def gateway(tmp_path):
         yield made
 
 
-def problem(answer, status, name):
+def problem(answer, status, name) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    found = answer.json()
+    found: dict[str, Any] = answer.json()
     assert (found["type"], found["status"]) == (f"urn:asya:problem:{name}", status)
     assert found["title"]
     assert found["detail"]
     return found
 
 
-async def events_of(client, id_, **headers):
+async def events_of(client, id_, **headers) -> list[tuple[int | None, str, Any]]:
     """All events of a stream as (number, name, data), and the raw text."""
     answer = await client.get(f"/v1/envelopes/{id_}/events", headers=headers)
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -335,7 +338,7 @@ async def test_other_media_types_are_refused(gateway):
 async def test_a_body_over_the_limit_is_refused(gateway):
     long = b'"' + b"x" * 100_001 + b'"'
 
-    async def chunks():
+    async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(long), 10_000):
             yield long[start : start + 10_000]
 
@@ -391,7 +394,7 @@ ENVELOPE_LIKE = st.recursive(
 def test_any_body_is_accepted_or_explained(standing, body):
     runner, gateway = standing
 
-    async def send():
+    async def send() -> None:
         for path in ("/v1/envelopes", "/v1/flows/plain"):
             answer = await gateway.client.post(path, content=body)
             if answer.status_code != 202:
@@ -608,7 +611,7 @@ async def test_no_web_page_of_another_site_drives_the_mesh(gateway, headers, sta
 async def test_a_port_in_use_is_named(gateway):
     port = gateway.server.port
     with pytest.raises(SettingsError, match=f"port {port} on 127.0.0.1 is in use.*--port"):
-        await HttpServer(None, "127.0.0.1", port).start()
+        await HttpServer(Starlette(), "127.0.0.1", port).start()
     with pytest.raises(SettingsError, match="the host 'no host' is not known"):
         bind("no host", 0)
     free = bind("127.0.0.1", 0)

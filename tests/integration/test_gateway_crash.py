@@ -50,23 +50,39 @@ class QueueFile:
 
     namespace = "default"
 
-    def __init__(self, path):
+    def __init__(self, path) -> None:
         self.ids = path.read_text().splitlines() if path.exists() else []
-        self.fresh = []
+        self.fresh: list[str] = []
 
     async def publish(self, envelope, *, dedup_id):
         assert dedup_id == f"{envelope.id}:0"
         if envelope.id not in set(self.ids):
             self.fresh.append(envelope.id)
 
+    async def actors(self):
+        return ["a"]
+
+    async def ready(self, actor):
+        return 0
+
+    def cancel(self, ids):
+        raise AssertionError
+
+    async def actor_status(self):
+        return []
+
+    def flows(self):
+        return {}
+
     def problem(self):
         return None
 
 
-def kill_after(count, path, queue):
+def kill_after(count, path, queue) -> list[str]:
     """The ids that a process has answered until it was killed, at least `count`."""
     command = [sys.executable, "-c", ADMITS, str(path), str(queue)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         answered = [process.stdout.readline().strip() for _ in range(count)]
         process.send_signal(signal.SIGKILL)
         answered += process.stdout.read().split("\n")[:-1]  # the last one may be cut

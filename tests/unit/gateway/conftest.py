@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -17,14 +18,14 @@ from asya.gateway.store.sqlite import SqliteStore
 class ListMesh:
     """Keeps what it is given. A `dedup_id` that was seen is dropped, as a broker does."""
 
-    published: list = field(default_factory=list)
-    canceled: list = field(default_factory=list)
-    depths: dict = field(default_factory=dict)
+    published: list[Any] = field(default_factory=list)
+    canceled: list[set[str]] = field(default_factory=list)
+    depths: dict[str, int] = field(default_factory=dict)
     asked: int = 0
     trouble: str | None = None
     failure: Exception | None = None
     keeps_on_failure: bool = False
-    seen: set = field(default_factory=set)
+    seen: set[str] = field(default_factory=set)
     namespace: str = "default"
     gate: asyncio.Event | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -63,7 +64,7 @@ class ListMesh:
 class StandingClock:
     """Stands still until it is moved."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.moment = datetime(2026, 1, 1, tzinfo=UTC)
 
     def now(self):

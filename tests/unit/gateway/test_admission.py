@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from asya.errors import TransportUnavailable
-from asya.gateway import admission
 from asya.gateway.admission import Gate, seconds
 from asya.gateway.guard import is_loopback
 from asya.gateway.port import FlowSpec
@@ -29,7 +28,7 @@ def test_what_is_no_duration_is_refused(given):
 async def test_a_queue_that_was_full_is_asked_again_soon(mesh, monkeypatch):
     """Given a full queue, when it has drained and half a second has passed, then it is open."""
     now = [100.0]
-    monkeypatch.setattr(admission.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("asya.gateway.admission.time.monotonic", lambda: now[0])
     gate = Gate(mesh, queue_max=5)
     mesh.depths["a"] = 5
     with pytest.raises(ProblemError):
@@ -70,7 +69,7 @@ def test_loopback_is_this_machine_only(host, local):
     assert is_loopback(host) is local
 
 
-def faults(schema, payload):
+def faults(schema, payload) -> set[tuple[str, str]]:
     return {
         (fault.path, fault.message)
         for fault in Schemas().faults(FlowSpec("f", ("a",), input_schema=schema), payload)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -15,7 +17,7 @@ from asya.gateway.problems import KINDS
 DOCS = Path(__file__).parents[3] / "docs" / "reference"
 
 
-def references(value):
+def references(value) -> Iterator[str]:
     if isinstance(value, dict):
         if "$ref" in value:
             yield value["$ref"]
@@ -34,7 +36,7 @@ def test_the_docs_hold_this_document():
 def test_every_reference_leads_somewhere():
     made = document()
     for reference in references(made):
-        target = made
+        target: Any = made
         for part in reference.removeprefix("#/").split("/"):
             target = target[part]
 

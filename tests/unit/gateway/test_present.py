@@ -12,8 +12,10 @@ from asya.gateway.store.base import Detail
 from asya.testing.store_contract import ended, finished, new_task, started
 
 
-def rows(*notes):
-    return rules.advance(new_task("t"), list(notes), canceled=False).events
+def rows(*notes) -> list[rules.EventRow]:
+    step = rules.advance(new_task("t"), list(notes), canceled=False)
+    assert step is not None
+    return step.events
 
 
 def test_a_retry_is_a_hop_of_its_own():
@@ -46,6 +48,7 @@ def test_dropped_events_leave_hops_that_make_sense():
 
 def test_a_view_has_the_fields_that_are_promised():
     step = rules.finished(new_task("t"), finished("t"))
+    assert step is not None
     detail = Detail(step.row, b'{"raw": 1.0}', rows(started("t")))
     encoded = msgspec.json.encode(present.envelope_view(detail))
     assert b'"result":{"raw": 1.0}' in encoded

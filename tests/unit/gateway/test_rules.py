@@ -15,7 +15,7 @@ from asya.testing.store_contract import ended, finished, forked, new_task, start
 PHASES = ["succeeded", "failed", "canceled"]
 
 
-def end(phase):
+def end(phase) -> Finished:
     return finished("t", phase)
 
 
@@ -39,23 +39,29 @@ def test_progress_counts_the_hops_that_are_known(done, to_go, percent):
 )
 def test_progress_after_a_hop_looks_at_the_route_that_is_left(state, route, progress):
     note = rules.note_of(HopEnded("t", 0, "a", 1, "2026", state, route))
+    assert note.hop is not None
     assert note.hop.progress == progress
 
 
 def test_a_failure_without_an_error_has_its_reason_for_a_name():
     step = rules.finished(new_task("t"), finished("t", "failed", reason="DeadlineExceeded"))
+    assert step is not None
+    assert step.row.error is not None
     error = msgspec.json.decode(step.row.error)
     assert error == {"type": "DeadlineExceeded", "reason": "DeadlineExceeded"}
 
 
 def test_a_cancel_has_no_error():
-    assert rules.finished(new_task("t"), end("canceled")).row.error is None
+    step = rules.finished(new_task("t"), end("canceled"))
+    assert step is not None
+    assert step.row.error is None
 
 
 def test_events_leave_tracebacks_to_the_task():
     error = ErrorInfo("E", "m", traceback="long")
     step = rules.finished(None, finished("t", "failed", error=error))
-    assert b"long" in step.row.error
+    assert step is not None
+    assert b"long" in (step.row.error or b"")
     assert b"long" not in step.events[-1].data
 
 

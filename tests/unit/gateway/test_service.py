@@ -17,25 +17,25 @@ from asya.gateway.store.base import Query
 PAYLOAD = Raw(b'{"q": 1.0}')
 
 
-def hop_started(id_, n=0, actor="a", root=None):
+def hop_started(id_, n=0, actor="a", root=None) -> HopStarted:
     route = Route([], actor, ["b"])
     at = "2026-01-01T00:00:01.000Z"
     return HopStarted(id_, n, actor, 1, at, root or id_, route, at, 7)
 
 
-def end_of(id_, phase="succeeded", **fields):
+def end_of(id_, phase="succeeded", **fields) -> Finished:
     at = "2026-01-01T00:00:09.000Z"
     return Finished(id_, phase, at, 2, id_, Route(["a"], "x-sink", []), at, **fields)
 
 
-async def refusal(awaitable):
+async def refusal(awaitable) -> ProblemError:
     with pytest.raises(ProblemError) as caught:
         await awaitable
     return caught.value
 
 
-def name_of(error):
-    return error.document.type.rpartition(":")[2]
+def name_of(error) -> str:
+    return str(error.document.type.rpartition(":")[2])
 
 
 async def test_an_admitted_envelope_is_stored_and_published(service, mesh):

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,7 +140,7 @@ async def test_one_bad_job_does_not_harm_its_neighbours(tmp_path):
         connection.execute("CREATE TABLE IF NOT EXISTS numbers (n INTEGER PRIMARY KEY)")
         return connection
 
-    def add(number):
+    def add(number) -> Any:
         return lambda connection: connection.execute("INSERT INTO numbers VALUES (?)", (number,))
 
     worker = Worker("test-writer", str(path), connect, writes=True)
