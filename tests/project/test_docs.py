@@ -8,6 +8,9 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,7 @@ LINK = re.compile(r"(?<!`)\[[^\]]+\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
-def blocks(page, *languages):
+def blocks(page: Path, *languages: str) -> list[str]:
     """Texts of the code blocks of these languages."""
     found = BLOCK.findall(page.read_text(encoding="utf-8"))
     return [textwrap.dedent(body) for language, body in found if language in languages]
@@ -31,7 +34,7 @@ def anchor(heading: str) -> str:
     return kept.strip().replace(" ", "-")
 
 
-def commands(page):
+def commands(page: Path) -> Iterator[str]:
     """Every command line of ours that a page shows, without its comment."""
     for block in blocks(page, "", "sh", "console"):
         for line in block.replace("\\\n", " ").splitlines():
@@ -39,7 +42,7 @@ def commands(page):
                 yield line.removeprefix("$ ")
 
 
-def options_of(function) -> set[str]:
+def options_of(function: Callable[..., None]) -> set[str]:
     """The options that a command takes, as Typer reads them."""
     import typer
 
@@ -86,7 +89,7 @@ def test_links_lead_somewhere(root, pages):
 def test_python_examples_run(root, pages):
     broken = []
     for page in pages:
-        namespace = {"__name__": "docs"}
+        namespace: dict[str, Any] = {"__name__": "docs"}
         for code in blocks(page, "python"):
             try:
                 exec(compile(code, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)

@@ -4,6 +4,8 @@ import ast
 import configparser
 import re
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +26,7 @@ ENVIRON = ("src/asya/settings.py", "src/asya/runtime/__main__.py", "src/asya/cli
 """Entry points: everything below gets what it needs as arguments."""
 
 
-def imports(path):
+def imports(path: Path) -> Iterator[str]:
     """Names of the modules that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

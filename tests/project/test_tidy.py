@@ -2,6 +2,8 @@
 
 import ast
 import re
+from collections.abc import Collection
+from pathlib import Path
 
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 800
@@ -19,7 +21,9 @@ EXPLAINED_ONCE = {"A002": "`id` is the name on the wire"}
 """Codes whose one reason holds wherever they are ignored."""
 
 
-def found(files, root, pattern, *, but=()):
+def found(
+    files: list[Path], root: Path, pattern: re.Pattern[str], *, but: Collection[str] = ()
+) -> list[str]:
     """`file:line: text` of every line that the pattern is in."""
     return [
         f"{path.relative_to(root)}:{number}: {line.strip()}"
