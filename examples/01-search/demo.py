@@ -53,7 +53,7 @@ def mesh(data: Path) -> Iterator[str]:
     """A mesh of the actors in this folder; gives its address. Its end leaves no process."""
     log = data / "up.log"
     options = ["--port", "0", "--cooldown", COOLDOWN]
-    say(f"asya up {HERE.name} {' '.join(options)}")
+    say(f"asya up {os.path.relpath(HERE)} {' '.join(options)}")
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*ASYA, "up", str(HERE), *options],
