@@ -41,7 +41,7 @@ def main() -> int:
             wait_for_zero(url)
         if stay:
             say(f"""the mesh stays up; ask it, and end it with Ctrl-C:
-    {" ".join(ASYA)} call search '{{"query": "sort a list"}}' --url {url}""")
+    asya call search '{{"query": "sort a list"}}' --url {url}""")
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
     say("the mesh is down, nothing is left behind")
@@ -158,4 +158,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -83,3 +83,16 @@ def test_architecture_shows_the_layers_that_are_enforced(root):
     drawn = re.search(r"^```layers\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     assert drawn, "ARCHITECTURE.md has no block ```layers"
     assert [line.split("  ")[0].strip() for line in drawn[1].splitlines()] == enforced
+
+
+def test_architecture_points_at_files_that_exist(root):
+    page = (root / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = page[page.index("## Where to look") :]
+    named = re.findall(r"`([a-z_/]+(?:\.py|/))`", table)
+    assert named
+    missing = [
+        name
+        for name in named
+        if not (root / "src/asya" / name).exists() and not (root / name).exists()
+    ]
+    assert missing == []
