@@ -35,9 +35,11 @@ class Meter:
         self.done = asyncio.Event()
 
     def begin(self) -> None:
+        """Start both clocks."""
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def hop(self) -> None:
+        """Count one; the last stops the clocks."""
         self.left -= 1
         if self.left == 0:
             wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
@@ -178,7 +180,11 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                         | {k: statistics.median(run[k] for run in runs) for k in runs[0]}
                         | {"cpu_us_all": [round(run["cpu_us"], 1) for run in runs]}
                     )
-                    print("{client:8} window {window:3}  {hops_s:7.0f} hops/s  {cpu_us:6.1f} us CPU per hop  {cpu_us_all}".format(**rows[-1]))
+                    row = rows[-1]
+                    print(
+                        f"{client:8} window {window:3}  {row['hops_s']:7.0f} hops/s"
+                        f"  {row['cpu_us']:6.1f} us CPU per hop  {row['cpu_us_all']}"
+                    )
         finally:
             await server.stop()
     return rows

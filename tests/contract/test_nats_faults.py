@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
@@ -106,6 +108,41 @@ async def test_a_loss_and_a_return_of_the_server_are_one_line_each(
     assert lost.startswith(f"lost the connection to NATS at 127.0.0.1:{server.port}")
     assert back.startswith(f"connected to NATS at 127.0.0.1:{server.port} again")
     assert server.url.split("//")[1].split("@")[0] not in caplog.text
+
+
+async def test_a_loss_with_unsent_bytes_leaves_nothing_behind(
+    server: NatsServer,
+    transport: NatsTransport,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await transport.ensure(QUEUE)
+    box = Mailbox(ack=True)
+    await transport.consume(QUEUE, box)
+    await quiet()
+    before, files = len(asyncio.all_tasks()), psutil.Process().num_fds()
+
+    async def reset() -> None:
+        raise ConnectionResetError("reset by a test")
+
+    for number in range(3):
+        # given bytes that the client cannot write any more, over which its own close fails
+        client = transport._link._client
+        monkeypatch.setattr(client._transport, "drain", reset)
+        client._pending.append(b"PING\r\n")
+        client._pending_data_size += 6
+        await kill(server)
+        await server.start()
+        await publish_soon(transport, b"%d" % number)
+        await box.wait_for(number + 1)
+    del client
+    await quiet()
+    gc.collect()
+    # then no task, no socket and no traceback of the lost connections stays
+    assert len(asyncio.all_tasks()) <= before
+    assert psutil.Process().num_fds() <= files
+    assert "Traceback" not in caplog.text
+    assert "never retrieved" not in caplog.text
 
 
 async def test_what_is_held_over_a_restart_can_be_settled(

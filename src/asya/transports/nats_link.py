@@ -1,7 +1,7 @@
 """One connection to a NATS server, kept for ever, with confirmed requests on top of it.
 
 Rules of this file: it is the only one that imports `nats`, and does so when it connects. It uses
-the public interface of one `nats.Client` per connection and makes a new one when that is gone, so
+the public interface of one `nats.Client` per connection (but to clean up behind one) and makes a new one when that is gone, so
 there is one way back and nothing of the old connection is replayed. Whoever sends never touches
 the socket: commands go through an outbox that a single task writes, so `send` is synchronous, a
 stuck socket blocks nobody, and what waits survives the change of connections.
@@ -35,6 +35,8 @@ PING_S = 5
 _CONSUMER_NOT_FOUND = 10014
 _STREAM_NOT_FOUND = 10059
 _NO_STORAGE = frozenset({10023, 10047, 10077})
+
+_CLIENT_TASKS = ("_reading_task", "_flusher_task", "_ping_interval_task")
 
 _decode = msgspec.json.Decoder(type=dict[str, Any]).decode
 
@@ -403,6 +405,25 @@ async def _discard(client: Any) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(CLOSE_S):
             await client.close()
+    # Where unsent bytes meet a reset connection nats-py 2.16 fails in the middle of its own close,
+    # and leaves the socket open and its tasks running. There is no public way to end them.
+    tasks = [getattr(client, name, None) for name in _CLIENT_TASKS]
+    subscriptions = getattr(client, "_subs", {}).values()
+    tasks += [getattr(one, "_wait_for_msgs_task", None) for one in subscriptions]
+    for task in tasks:
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            task.add_done_callback(_retrieve)
+    transport = getattr(client, "_transport", None)
+    if transport is not None:
+        with contextlib.suppress(Exception):
+            transport.close()
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the task's exception, so that asyncio does not print it: the loss is known."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:
