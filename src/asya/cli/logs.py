@@ -36,9 +36,9 @@ def logs(
     """
     path = log_path(actor, Path.cwd())
     out = sys.stdout.buffer
-    file = _open(path)
-    # From here on: what is printed between the tail and the first look is not lost.
+    file = _open(path) if follow else None
     if file is not None:
+        # From here on: what is printed between the tail and the first look is not lost.
         file.seek(0, os.SEEK_END)
     for line in tail(path, lines):
         out.write(line + b"\n")
@@ -70,21 +70,24 @@ def log_path(actor: str, folder: Path) -> Path:
 
 
 def followed(path: Path, file: BinaryIO | None, folder: Path) -> Iterator[bytes]:
-    """What is added to a log, over rotations, until the mesh is gone."""
-    while True:
-        if file is None:
-            file = _open(path)
-        data = file.read(READ_BYTES) if file is not None else b""
-        if data:
-            yield data
-            continue
-        if file is not None and _is_replaced(file, path):
+    """What is added to a log, over rotations, until the mesh is gone. Closes `file`."""
+    try:
+        while True:
+            if file is None:
+                file = _open(path)
+            data = file.read(READ_BYTES) if file is not None else b""
+            if data:
+                yield data
+            elif file is not None and _is_replaced(file, path):
+                file.close()
+                file = None
+            elif announcement.find(folder) is None:
+                return
+            else:
+                time.sleep(LOOK_EVERY_S)
+    finally:
+        if file is not None:
             file.close()
-            file = _open(path)
-            continue
-        if announcement.find(folder) is None:
-            return
-        time.sleep(LOOK_EVERY_S)
 
 
 def _open(path: Path) -> BinaryIO | None:

@@ -27,6 +27,9 @@ from asya.local.logs import LineWriter, RotatingLog
 OOM_SCORE: Final = 500
 """Of 1000: how much rather a replica is killed than another process of its size."""
 
+READ_ON_S: Final = 1.0
+"""How long the output of a replica that has ended is read, if its pipe stays open."""
+
 CATCH_UP_S: Final = 1.0
 """When the end of a flood of output is written, if nothing more comes."""
 
@@ -49,7 +52,12 @@ class Launch:
 
 
 class ReplicaProcess(asyncio.SubprocessProtocol):
-    """A running child. Made by `spawn`; `ended` is set when it has been reaped."""
+    """A running child, made by `spawn`.
+
+    Attributes:
+        ended: Set when it has been reaped.
+        closed: Set when all that it printed has been read, too.
+    """
 
     def __init__(
         self, log: RotatingLog, clock: Clock, on_end: Callable[[ReplicaProcess], None]
@@ -64,6 +72,7 @@ class ReplicaProcess(asyncio.SubprocessProtocol):
         self.started_at: datetime = clock.now()
         self.started_s = asyncio.get_running_loop().time()
         self.ended = asyncio.Event()
+        self.closed = asyncio.Event()
 
     @classmethod
     async def spawn(
@@ -142,12 +151,23 @@ class ReplicaProcess(asyncio.SubprocessProtocol):
         """The process was reaped: end what it forked, which would hold its pipe for ever."""
         self.signal(signal.SIGKILL)
         self.ended.set()
+        # A daemon of its own session would hold the pipe open for ever.
+        asyncio.get_running_loop().call_later(READ_ON_S, self.close)
         self._on_end(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Reaped, and its pipe is closed."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
         if self._writer is not None:
             self._writer.flush()
+        self.close()
+        self.closed.set()
+
+    def close(self) -> None:
+        """Read no more of what it prints."""
+        if self._transport is not None:
+            self._transport.close()
 
 
 def _limit(pid: int, memory_max: int | None) -> None:

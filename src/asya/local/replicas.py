@@ -87,6 +87,7 @@ class ReplicaSet:
         self._states: dict[int, State] = {}
         self._killed: set[int] = set()
         self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._unread: set[ReplicaProcess] = set()
         self._spawning = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
@@ -262,6 +263,8 @@ class ReplicaSet:
         self._killed.discard(pid)
         self._cancel_timer(pid)
         self._record.remove(pid)
+        if not process.closed.is_set():
+            self._unread = {each for each in self._unread if not each.closed.is_set()} | {process}
         if self._stopping:
             return
         if state == "leaving":
@@ -302,6 +305,10 @@ class ReplicaSet:
             for process in list(self._processes.values()):
                 process.signal(number)
             await self._all_ended(seconds)
+        for process in self._unread:
+            process.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.closed.wait(), 1.0)
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

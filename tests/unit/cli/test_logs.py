@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from asya.cli import logs as command
+from asya.cli.logs import followed, log_path, logs
+from asya.errors import MeshUnreachable, UsageError
+from asya.local.announcement import FILE, Announcement
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose mesh runs, and has an actor that has printed nothing yet."""
+    logs = tmp_path / "elsewhere" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "embedder.log").write_bytes(b"1\n2\n3\n")
+    (logs / "x-mesh.log").write_bytes(b"up\n")
+    here = Announcement(
+        os.getpid(), "http://x", "now", str(logs.parent), str(logs), ["embedder", "silent"]
+    )
+    here.write(tmp_path / ".asya" / FILE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_last_lines_are_printed(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]):
+    logs("embedder", follow=False, lines=2)
+    assert capfdbinary.readouterr().out == b"2\n3\n"
+
+
+def test_an_actor_that_printed_nothing_has_an_empty_log(
+    folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
+):
+    logs("silent", follow=False, lines=2)
+    assert capfdbinary.readouterr().out == b""
+
+
+def test_an_unknown_actor_gets_the_nearest_name(folder: Path):
+    with pytest.raises(UsageError, match="did you mean embedder"):
+        log_path("embeder", folder)
+    with pytest.raises(UsageError, match="there are embedder, silent, x-mesh"):
+        log_path("zzz", folder)
+
+
+def test_without_a_mesh_there_is_no_log(tmp_path: Path):
+    with pytest.raises(MeshUnreachable, match="asya up"):
+        log_path("embedder", tmp_path)
+
+
+def test_the_log_of_a_mesh_that_has_stopped_can_be_read(tmp_path: Path):
+    (tmp_path / ".asya" / "logs").mkdir(parents=True)
+    (tmp_path / ".asya" / "logs" / "a.log").touch()
+    assert log_path("a", tmp_path) == tmp_path / ".asya" / "logs" / "a.log"
+
+
+def test_following_goes_over_rotations_to_the_end_of_the_mesh(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = log_path("embedder", folder)
+    file = path.open("rb")
+    steps = iter(["more", "rotate", "end"])
+
+    def step(_: float) -> None:
+        match next(steps):
+            case "more":
+                with path.open("ab") as log:
+                    log.write(b"4\n")
+            case "rotate":
+                path.replace(path.with_suffix(".log.1"))
+                path.write_bytes(b"5\n")
+            case "end":
+                (folder / ".asya" / FILE).unlink()
+
+    monkeypatch.setattr(command.time, "sleep", step)
+    assert b"".join(followed(path, file, folder)) == b"1\n2\n3\n4\n5\n"

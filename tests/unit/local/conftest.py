@@ -1,0 +1,149 @@
+"""An actor of real parts in one process: sidecar, memory transport, replicas that are processes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asya.clock import SystemClock
+from asya.crew import Sink, Sump
+from asya.envelope import encode, new_envelope, queue_name, raw_json
+from asya.local.autoscaler import Autoscaler, ScaledActor
+from asya.local.leftovers import ChildRecord
+from asya.local.logs import RotatingLog
+from asya.local.process import Launch
+from asya.local.replicas import ReplicaSet
+from asya.scaling import Bounds
+from asya.sidecar import Sidecar, SidecarConfig
+from asya.testing.ledger import MemoryLedger
+from asya.transports.base import Depth
+from asya.transports.memory import MemoryTransport
+
+HANDLERS = """
+import asyncio
+
+async def work(seconds):
+    await asyncio.sleep(seconds or 0)
+    return seconds
+"""
+
+
+class Said(list[str]):
+    """What the user was told; can be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = asyncio.Event()
+
+    def __call__(self, text: str) -> None:
+        self.append(text)
+        self._changed.set()
+
+    async def until(self, part: str, within_s: float = 10) -> str:
+        """The first line that contains `part`."""
+        async with asyncio.timeout(within_s):
+            while not (found := [line for line in self if part in line]):
+                self._changed.clear()
+                await self._changed.wait()
+        return found[0]
+
+
+class CountingTransport(MemoryTransport):
+    """Counts how often it is asked for a depth."""
+
+    asked = 0
+
+    async def depth(self, queue: str) -> Depth:
+        self.asked += 1
+        return await super().depth(queue)
+
+
+class Cell:
+    """One actor, `work`, with its autoscaler."""
+
+    def __init__(self, folder: Path, say: Said) -> None:
+        self.folder = folder
+        self.said = say
+        self.transport = CountingTransport("default")
+        self.ledger = MemoryLedger()
+        self.sidecar: Sidecar
+        self.replicas: ReplicaSet
+        self.autoscaler: Autoscaler
+        self.scaled: ScaledActor
+        self._sent = 0
+
+    async def start(self, bounds: Bounds, *, concurrency: int = 1) -> None:
+        socket = self.folder / "s"
+        launch = Launch(
+            argv=(sys.executable, "-P", "-m", "asya.runtime"),
+            folder=self.folder,
+            environment={
+                "PYTHONPATH": ":".join(sys.path),
+                "ASYA_SOCKET": str(socket),
+                "ASYA_HANDLER": "handlers.work",
+                "ASYA_PATH": str(self.folder),
+                "ASYA_CONCURRENCY": str(concurrency),
+            },
+        )
+        self.replicas = ReplicaSet(
+            "work",
+            launch,
+            RotatingLog(self.folder / "work.log", 100_000),
+            ChildRecord(self.folder / "children.jsonl"),
+            clock=SystemClock(),
+            say=self.said,
+            done=lambda: self.sidecar.snapshot().succeeded,
+        )
+        sump = Sump(self.ledger)
+        self.sidecar = Sidecar(
+            SidecarConfig("work", concurrency=concurrency),
+            self.transport,
+            ends={"x-sink": Sink(self.ledger, sump), "x-sump": sump},
+            kill=self.replicas.kill,
+        )
+        self.sidecar.on_load_failure = self.replicas.load_failed
+        await self.transport.connect()
+        await self.sidecar.start(socket)
+        self.scaled = ScaledActor(self.sidecar, self.replicas, bounds)
+        self.autoscaler = Autoscaler(self.transport, [self.scaled])
+        self.autoscaler.start()
+
+    async def send(self, *payloads: Any) -> list[str]:
+        ids = []
+        for payload in payloads:
+            self._sent += 1
+            now = SystemClock().now()
+            made = new_envelope(["work"], raw_json(payload), now=now, id=f"e{self._sent}")
+            await self.transport.publish(queue_name("default", "work"), encode(made))
+            ids.append(made.id)
+        return ids
+
+    async def until(self, true: Callable[[], Any], within_s: float = 10) -> None:
+        """Wait for what the sidecar's snapshot or the replicas show."""
+        async with asyncio.timeout(within_s):
+            while not true():
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        await self.autoscaler.stop()
+        await self.sidecar.drain(0.5)
+        await self.replicas.stop(2)
+        await self.transport.close()
+
+
+@pytest.fixture
+async def said() -> Said:
+    return Said()
+
+
+@pytest.fixture
+async def cell(tmp_path: Path, said: Said) -> AsyncIterator[Cell]:
+    (tmp_path / "handlers.py").write_text(HANDLERS)
+    made = Cell(tmp_path, said)
+    yield made
+    await made.stop()

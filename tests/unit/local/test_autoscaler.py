@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from asya.errors import TransportUnavailable
+from asya.local import autoscaler
+from asya.scaling import Bounds
+
+
+async def test_at_zero_nobody_is_asked(cell: Any):
+    await cell.start(Bounds(minimum=0, maximum=3, queue_length=1, cooldown_s=1))
+    await asyncio.sleep(3 * autoscaler.POLL_S)
+    assert cell.transport.asked == 0
+    assert cell.scaled.due_s is None
+
+
+async def test_the_first_message_wakes_and_the_cooldown_puts_to_sleep(cell: Any):
+    await cell.start(Bounds(minimum=0, maximum=3, queue_length=1, cooldown_s=0.5))
+    (first,) = await cell.send(0)
+    assert (await cell.ledger.end_of(first)).phase == "succeeded"
+    assert cell.replicas.current == 1
+    await cell.said.until("down")
+    await cell.until(lambda: not cell.replicas.alive and cell.scaled.due_s is None)
+    asked = cell.transport.asked
+    await asyncio.sleep(2 * autoscaler.IDLE_S)
+    assert cell.transport.asked == asked
+
+
+async def test_more_messages_than_one_replica_is_meant_for_start_more(cell: Any):
+    await cell.start(Bounds(minimum=0, maximum=2, queue_length=2, cooldown_s=10))
+    ids = await cell.send(*[0.2] * 8)
+    await cell.until(lambda: len(cell.sidecar.snapshot().replicas) == 2)
+    for each in ids:
+        await cell.ledger.end_of(each)
+    assert cell.replicas.current == 2
+
+
+async def test_a_busy_replica_is_never_ended(cell: Any):
+    await cell.start(Bounds(minimum=0, maximum=2, queue_length=1, cooldown_s=0.2))
+    short, long = await cell.send(0.3, 2.0)
+    await cell.ledger.end_of(short)
+    await cell.said.until("down")
+    assert cell.replicas.current == 1
+    assert [each.state for each in cell.sidecar.snapshot().replicas] == ["busy"]
+    assert (await cell.ledger.end_of(long)).attempt == 1
+    assert cell.sidecar.snapshot().lost == 0
+
+
+async def test_a_minimum_is_started_without_any_message(cell: Any):
+    await cell.start(Bounds(minimum=2, maximum=2))
+    await cell.until(lambda: len(cell.sidecar.snapshot().replicas) == 2)
+    assert cell.transport.asked == 0
+
+
+async def test_a_replica_that_died_is_replaced(cell: Any):
+    await cell.start(Bounds(minimum=1, maximum=1))
+    await cell.until(lambda: cell.sidecar.snapshot().replicas)
+    died = cell.sidecar.snapshot().replicas[0].pid
+    cell.replicas.kill(died)
+    await cell.said.until(f"replica {died} was stopped")
+    await cell.until(lambda: [each.pid for each in cell.sidecar.snapshot().replicas] != [died])
+    await cell.until(lambda: cell.sidecar.snapshot().replicas)
+
+
+async def test_a_broker_that_does_not_answer_changes_nothing(
+    cell: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(autoscaler, "BROKER_GONE_S", 0.05)
+    gone = asyncio.Event()
+
+    async def no_answer(queue: str) -> None:
+        gone.set()
+        raise TransportUnavailable("no answer")
+
+    await cell.start(Bounds(minimum=0, maximum=2, queue_length=1, cooldown_s=10))
+    with monkeypatch.context() as patched:
+        patched.setattr(cell.transport, "depth", no_answer)
+        first, _ = await cell.send(0.3, 0.3)
+        await asyncio.wait_for(gone.wait(), 5)
+        # the first message needs no answer of the broker
+        await cell.ledger.end_of(first)
+        assert cell.replicas.current == 1
+    await cell.send(0.5, 0.5, 0.5)
+    await cell.until(lambda: cell.replicas.current == 2)
+
+
+async def test_not_more_start_at_a_time_than_there_are_processors(
+    cell: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(autoscaler, "STARTING_MAX", 1)
+    most = 0
+    await cell.start(Bounds(minimum=0, maximum=3, queue_length=1, cooldown_s=10))
+    await cell.send(*[1.0] * 3)
+
+    def all_run() -> bool:
+        nonlocal most
+        most = max(most, cell.replicas.starting_count)
+        return len(cell.sidecar.snapshot().replicas) == 3
+
+    await cell.until(all_run)
+    assert most == 1

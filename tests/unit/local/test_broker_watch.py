@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asya.errors import UsageError
+from asya.local import broker_watch
+from asya.local.broker import NatsServer, find_binary
+from asya.local.broker_watch import BrokerWatch
+
+try:
+    find_binary()
+except UsageError:
+    if os.environ.get("CI"):
+        raise
+    pytest.skip("there is no nats-server", allow_module_level=True)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    made = NatsServer(tmp_path / "nats")
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def watch(server: NatsServer, tmp_path: Path, said: Any) -> AsyncIterator[BrokerWatch]:
+    made = BrokerWatch(server, tmp_path, said)
+    made.start()
+    yield made
+    await made.stop()
+
+
+async def test_a_killed_broker_is_back_at_once_on_the_same_port(
+    server: NatsServer, watch: BrokerWatch, said: Any
+):
+    port = server.port
+    assert watch.problem() is None
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    assert await said.until("broker gone") == "broker gone (SIGKILL): starting it again"
+    assert watch.problem() == "the broker is gone and is being started again"
+    await said.until("broker back after")
+    assert watch.problem() is None
+    assert server.running
+    assert server.port == port
+
+
+async def test_one_that_does_not_stay_up_is_started_ever_slower(
+    server: NatsServer, watch: BrokerWatch, said: Any
+):
+    for _ in range(3):
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        await said.until("broker back after")
+        said.clear()
+    assert watch._delay_s == 2 * 2 * broker_watch.RESTART_FIRST_S
+
+
+async def test_one_that_cannot_be_started_is_tried_again_and_told_once(
+    server: NatsServer, watch: BrokerWatch, said: Any, monkeypatch: pytest.MonkeyPatch
+):
+    tried = asyncio.Semaphore(0)
+
+    async def refuse() -> None:
+        tried.release()
+        raise UsageError("no room")
+
+    monkeypatch.setattr(broker_watch, "RESTART_MOST_S", 0.05)
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "start", refuse)
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        for _ in range(3):
+            await asyncio.wait_for(tried.acquire(), 5)
+    await said.until("broker back after")
+    assert said[1:-1] == ["broker does not start, trying again: no room"]
+
+
+async def test_a_stop_that_was_asked_for_is_no_death(
+    server: NatsServer, watch: BrokerWatch, said: Any
+):
+    await watch.stop()
+    await server.stop()
+    assert said == []
+
+
+async def test_a_full_disk_is_told_and_the_broker_restarted_when_there_is_room(
+    server: NatsServer, tmp_path: Path, said: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(broker_watch, "DISK_PROBLEM_EVERY_S", 0.02)
+    room = False
+    monkeypatch.setattr(BrokerWatch, "_has_room", lambda _: room)
+    server._wedged = True
+    first = server.pid
+    watch = BrokerWatch(server, tmp_path, said)
+    watch.start()
+    await said.until("was full")
+    problem = watch.problem()
+    assert problem is not None
+    assert "restarted" in problem
+    assert server.pid == first
+    room = True
+    await said.until("stores messages again")
+    assert watch.problem() is None
+    assert server.pid != first
+    assert len(said) == 2
+    await watch.stop()

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asya.clock import SystemClock
+from asya.envelope import ErrorInfo
+from asya.local import replicas as module
+from asya.local.leftovers import ChildRecord
+from asya.local.logs import RotatingLog
+from asya.local.process import Launch
+from asya.local.replicas import ReplicaSet, fingerprint
+
+Make = Callable[[str], ReplicaSet]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> ChildRecord:
+    return ChildRecord(tmp_path / "children.jsonl")
+
+
+@pytest.fixture
+async def make(tmp_path: Path, record: ChildRecord, said: Any) -> AsyncIterator[Make]:
+    """Replicas that run some code instead of a runtime."""
+    made = []
+    folder = tmp_path / "project"
+    folder.mkdir()
+
+    def start(code: str, *, program: str = sys.executable) -> ReplicaSet:
+        log = RotatingLog(tmp_path / "a.log", 100_000)
+        launch = Launch((program, "-c", code), folder, dict(os.environ))
+        made.append(
+            ReplicaSet("a", launch, log, record, clock=SystemClock(), say=said, done=lambda: 0)
+        )
+        return made[-1]
+
+    yield start
+    for each in made:
+        await each.stop(0)
+        assert not each.alive
+
+
+async def started(replicas: ReplicaSet) -> int:
+    async with asyncio.timeout(5):
+        while not replicas.starting:
+            await asyncio.sleep(0.01)
+    return replicas.starting[0].pid
+
+
+async def test_one_that_ends_before_its_handler_is_loaded_is_named_once(make: Make, said: Any):
+    replicas = make("import sys; print('why'); sys.exit(9)")
+    assert replicas.start(1) == 1
+    await said.until("a: the replica exited with code 9 before the handler was loaded")
+    assert replicas.problem is not None
+    # no other is started before the back-off is over
+    assert replicas.start(1) == 0
+    replicas._not_before_s = 0
+    assert replicas.start(3) == 1
+    async with asyncio.timeout(5):
+        while replicas._failures < 2:
+            await asyncio.sleep(0.01)
+    assert len(said) == 1
+    assert replicas.not_before_s - asyncio.get_running_loop().time() > module.BROKEN_FIRST_S
+
+
+async def test_a_changed_file_lets_a_broken_one_be_tried_at_once(
+    make: Make, said: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "WATCH_EVERY_S", 0.05)
+    replicas = make("raise SystemExit(1)")
+    changed = asyncio.Event()
+    replicas.start(1)
+    await said.until("tried again when a file")
+    await asyncio.sleep(0.2)
+    replicas.on_change = changed.set
+    (replicas.launch.folder / "handler.py").write_text("fixed")
+    await asyncio.wait_for(changed.wait(), 5)
+    assert replicas.start(1) == 1
+
+
+async def test_what_a_runtime_says_of_its_handler_is_told_and_logged(
+    make: Make, said: Any, tmp_path: Path
+):
+    replicas = make("import time; time.sleep(60)")
+    replicas.start(1)
+    pid = await started(replicas)
+    replicas.load_failed(pid, ErrorInfo("ImportError", "no x", traceback="Traceback: x"))
+    assert (await said.until("ImportError: no x")).startswith("a: ImportError: no x; tried again")
+    assert "Traceback: x" in (tmp_path / "a.log").read_text()
+    assert replicas.current == 0
+
+
+async def test_a_program_that_is_not_there_is_named(make: Any, said: Any):
+    replicas = make("", program="/no/such/python")
+    replicas.start(1)
+    await said.until("/no/such/python cannot be started")
+    assert not replicas.alive
+
+
+async def test_one_that_takes_too_long_to_load_is_ended(
+    make: Make, said: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "START_TIMEOUT_S", 0.2)
+    replicas = make("import time; time.sleep(60)")
+    replicas.start(1)
+    await said.until("was not loaded after")
+    async with asyncio.timeout(5):
+        while replicas.alive:
+            await asyncio.sleep(0.01)
+
+
+async def test_ready_ones_that_die_are_started_again_ever_slower(make: Make, said: Any):
+    replicas = make("import time; time.sleep(60)")
+    loop = asyncio.get_running_loop()
+    waits = []
+    for _ in range(4):
+        replicas._not_before_s = 0
+        replicas.start(1)
+        pid = await started(replicas)
+        replicas.ready(pid)
+        os.kill(pid, signal.SIGKILL)
+        await said.until(f"replica {pid} was ended by SIGKILL")
+        waits.append(replicas.not_before_s - loop.time())
+    assert waits[0] <= 0
+    assert 0 < waits[1] < waits[2] < waits[3] <= module.CRASH_MOST_S
+    assert replicas.problem is None
+
+
+async def test_an_envelope_done_in_between_forgives_earlier_deaths(make: Make, said: Any):
+    replicas = make("import time; time.sleep(60)")
+    done = 0
+    replicas._done = lambda: done
+    for _ in range(3):
+        replicas.start(1)
+        pid = await started(replicas)
+        replicas.ready(pid)
+        done += 1
+        os.kill(pid, signal.SIGKILL)
+        await said.until(f"replica {pid} was ended by SIGKILL")
+        assert replicas.not_before_s <= asyncio.get_running_loop().time()
+
+
+async def test_one_that_does_not_end_when_asked_is_ended_for_sure(
+    make: Make, said: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "END_WAIT_S", 0.1)
+    replicas = make("import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)")
+    replicas.start(1)
+    pid = await started(replicas)
+    replicas.ready(pid)
+    replicas.leave(pid)
+    assert replicas.current == 0
+    await said.until(f"replica {pid} down")
+
+
+async def test_children_are_written_down_and_forgotten(make: Make, record: ChildRecord, said: Any):
+    replicas = make("import time; time.sleep(60)")
+    replicas.start(2)
+    async with asyncio.timeout(5):
+        while len(replicas.starting) < 2:
+            await asyncio.sleep(0.01)
+    assert sorted(each.pid for each in record.read()) == sorted(e.pid for e in replicas.starting)
+    await replicas.stop(0)
+    assert record._children == {}
+    assert replicas.start(1) == 0
+
+
+def test_the_fingerprint_sees_changes_but_not_those_of_caches(tmp_path: Path):
+    (tmp_path / "a.py").write_text("1")
+    for name in (".git", "__pycache__", "data"):
+        (tmp_path / name).mkdir()
+    ignore = frozenset({tmp_path / "data"})
+    before = fingerprint(tmp_path, ignore)
+    for name in (".git", "__pycache__", "data"):
+        (tmp_path / name / "x").write_text("1")
+    assert fingerprint(tmp_path, ignore) == before
+    (tmp_path / "a.py").write_text("22")
+    assert fingerprint(tmp_path, ignore) != before
