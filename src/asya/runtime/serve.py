@@ -90,7 +90,7 @@ def serve(options: Options) -> int:
     )
     watcher.busy = server.busy
     watcher.on_terminate = server.terminating
-    channel.send(pack(_hello(options)))
+    channel.send(pack(_hello(options, handler.is_async)))
     try:
         server.serve()
     except FrameError as error:
@@ -108,7 +108,7 @@ def prepare_stdio() -> None:
             reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def _hello(options: Options) -> Dict[str, Any]:
+def _hello(options: Options, cooperative: bool) -> Dict[str, Any]:
     hello: Dict[str, Any] = {
         "k": protocol.HELLO,
         "v": protocol.VERSION,
@@ -117,6 +117,7 @@ def _hello(options: Options) -> Dict[str, Any]:
         "handler": options.handler,
         "concurrency": options.concurrency,
         "python": ".".join(map(str, sys.version_info[:3])),
+        "cooperative": cooperative,
     }
     if options.token:
         hello["token"] = options.token
