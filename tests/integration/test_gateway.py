@@ -599,6 +599,11 @@ async def test_bytes_that_are_no_http_get_a_problem(gateway):
         ({"host": "localhost:9", "origin": "http://localhost:9"}, 200),
         ({"host": "[::1]:9"}, 200),
         ({"host": "127.0.0.1"}, 200),
+        ({"host": "127.9.9.9:80"}, 200),
+        ({"host": "LOCALHOST.:9"}, 200),
+        ({"host": "localhost.evil.example"}, 403),
+        ({"host": "10.0.0.1"}, 403),
+        ({"host": ""}, 403),
     ],
 )
 async def test_no_web_page_of_another_site_drives_the_mesh(gateway, headers, status):

@@ -16,12 +16,13 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from asya.gateway.endpoints import Endpoints
-from asya.gateway.guard import LoopbackGuard, is_loopback
+from asya.gateway.guard import LoopbackGuard
 from asya.gateway.operations import OPERATIONS
 from asya.gateway.port import GatewaySettings, MeshPort
 from asya.gateway.problems import ProblemError
 from asya.gateway.respond import problem_response
 from asya.gateway.service import TaskService
+from asya.settings import is_loopback
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -6,23 +6,11 @@ A page of another site can make the browser send requests to 127.0.0.1. Its requ
 
 from __future__ import annotations
 
-import ipaddress
-
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asya.gateway.problems import ProblemError
 from asya.gateway.respond import problem_response
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address, without port, is this machine only."""
-    name = host.strip("[]").lower().rstrip(".")
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+from asya.settings import is_loopback
 
 
 class LoopbackGuard:
@@ -67,7 +55,7 @@ class LoopbackGuard:
         name, _, port = host.rpartition(":")
         if not port.isdigit() or host.endswith("]"):
             name = host
-        good = is_loopback(name)
+        good = is_loopback(name.removesuffix("."))
         if good and len(self._good_hosts) < 100:
             self._good_hosts.add(host)
         return good

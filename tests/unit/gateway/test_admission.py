@@ -6,7 +6,6 @@ import pytest
 
 from asya.errors import TransportUnavailable
 from asya.gateway.admission import Gate, seconds
-from asya.gateway.guard import is_loopback
 from asya.gateway.port import FlowSpec
 from asya.gateway.problems import ProblemError
 from asya.gateway.schema import Schemas
@@ -48,25 +47,6 @@ async def test_a_queue_whose_depth_is_not_known_is_open(mesh, monkeypatch):
 
     monkeypatch.setattr(mesh, "ready", unknown)
     await Gate(mesh, queue_max=0).check(["a"])
-
-
-@pytest.mark.parametrize(
-    ("host", "local"),
-    [
-        ("localhost", True),
-        ("LOCALHOST.", True),
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("[::1]", True),
-        ("::1", True),
-        ("0.0.0.0", False),
-        ("10.0.0.1", False),
-        ("localhost.evil.example", False),
-        ("", False),
-    ],
-)
-def test_loopback_is_this_machine_only(host, local):
-    assert is_loopback(host) is local
 
 
 def faults(schema, payload) -> set[tuple[str, str]]:

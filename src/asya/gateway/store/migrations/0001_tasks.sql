@@ -2,7 +2,7 @@
 -- Times are RFC 3339 UTC texts with milliseconds: they sort as texts.
 
 CREATE TABLE tasks (
-    key         INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of arrival; cursors are made of it
+    key         INTEGER PRIMARY KEY,                -- order of arrival; cursors are made of it
     id          TEXT NOT NULL UNIQUE,
     root        TEXT NOT NULL,
     parent_id   TEXT,
