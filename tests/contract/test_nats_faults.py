@@ -19,6 +19,7 @@ from asya.errors import QueueMissing, TransportError, TransportUnavailable
 from asya.local.broker import NatsServer
 from asya.testing.transport_contract import Mailbox, publish_soon, quiet
 from asya.transports.nats import NatsTransport
+from asya.transports.nats_pull import PullConsumer
 
 QUEUE = "asya-kit-first"
 
@@ -257,7 +258,8 @@ async def test_lost_requests_are_noticed_by_the_silence(
     consumer = await transport.consume(QUEUE, box)
     await quiet()
     # given a consumer whose request the server does not know
-    await transport._link.unsubscribe(consumer._subscription)  # type: ignore[attr-defined]
+    assert isinstance(consumer, PullConsumer)
+    await transport._link.unsubscribe(consumer._subscription)
     await transport.publish(QUEUE, b"found")
     # then it asks again
     await box.wait_for(1, timeout_s=5)
