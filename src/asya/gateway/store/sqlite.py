@@ -379,7 +379,7 @@ def _cancel(
 ) -> list[str] | None:
     own = _load(connection, [id])
     children = connection.execute(
-        f"SELECT {_COLUMNS} FROM tasks WHERE root = ? AND root <> id AND {_OPEN} LIMIT ?",  # noqa: S608
+        f"SELECT {_COLUMNS} FROM tasks WHERE root = ? AND root <> id AND {_OPEN} LIMIT ?",  # noqa: S608  constants
         (id, limit - 1),
     ).fetchall()
     if not own and not children:
@@ -423,7 +423,7 @@ def _tasks(connection: sqlite3.Connection, query: Query) -> list[TaskRow]:
     if query.before is not None:
         wanted.append(("key < ?", (query.before,)))
     where = " AND ".join(clause for clause, _ in wanted) or "1"
-    sql = f"SELECT {_COLUMNS} FROM tasks WHERE {where} ORDER BY key DESC LIMIT ?"  # noqa: S608
+    sql = f"SELECT {_COLUMNS} FROM tasks WHERE {where} ORDER BY key DESC LIMIT ?"  # noqa: S608  own clauses, bound values
     values = [value for _, values in wanted for value in values]
     return [_row(found) for found in connection.execute(sql, (*values, query.limit))]
 
