@@ -16,11 +16,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NoReturn
 
 import typer
 
 from asya.cli.app import EXIT_FAILED, EXIT_INTERRUPTED
+from asya.cli.client import Refused
 from asya.cli.display import NullDisplay
 from asya.cli.outcome import Sender, follow
 from asya.cli.payload import check_json
@@ -31,6 +32,10 @@ AHEAD: Final = 4
 
 WAIT_S: Final = 30
 """How long the gateway holds one answer back before the event stream takes over."""
+
+
+REFUSALS: Final = ("invalid-payload", "too-large")
+"""Problems of one payload; any other refusal holds for all of them, and ends the command."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,23 @@ def call_lines(sender: Sender, lines: Lines, *, concurrency: int, progress: bool
 
     Raises:
         typer.Exit: With code 1 when an envelope failed.
-        AsyaError: The mesh went away, or a line of a stream is not JSON; what was under way
-            before it is printed first.
+        AsyaError: A line of a stream is not JSON (what came before it is finished first), or the
+            mesh went away.
     """
     failed = 0
+    problem: UsageError | None = None
     pool = ThreadPoolExecutor(concurrency)
     pending: deque[tuple[str, Future[dict[str, Any]]]] = deque()
     try:
         with _bar(lines.total, progress) as advance:
-            for payload in lines.payloads:
+            while True:
+                try:
+                    payload = next(lines.payloads)
+                except StopIteration:
+                    break
+                except UsageError as error:
+                    problem = error
+                    break
                 envelope_id = str(uuid.uuid4())
                 future = pool.submit(_outcome, sender, payload, envelope_id)
                 pending.append((envelope_id, future))
@@ -96,21 +109,34 @@ def call_lines(sender: Sender, lines: Lines, *, concurrency: int, progress: bool
                 pending.popleft()
                 advance()
     except KeyboardInterrupt:
-        under_way = [envelope_id for envelope_id, future in pending if not future.done()]
-        sys.stderr.write("these envelopes may be under way, and go on:\n")
-        sys.stderr.writelines(f"  {envelope_id}\n" for envelope_id in under_way)
-        sys.stdout.flush()
-        # The threads wait for the gateway and cannot be interrupted; they hold nothing.
-        os._exit(EXIT_INTERRUPTED)
+        _leave([envelope_id for envelope_id, future in pending if not future.done()])
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    if problem is not None:
+        raise problem
     if failed:
         sys.stderr.write(f"asya: {failed} failed\n")
         raise typer.Exit(EXIT_FAILED)
 
 
+def _leave(under_way: list[str]) -> NoReturn:
+    sys.stderr.write("these envelopes may be under way, and go on:\n")
+    sys.stderr.writelines(f"  {envelope_id}\n" for envelope_id in under_way)
+    sys.stderr.flush()
+    sys.stdout.flush()
+    # The threads wait for the gateway and cannot be interrupted; they hold nothing.
+    os._exit(EXIT_INTERRUPTED)
+
+
 def _outcome(sender: Sender, payload: bytes, envelope_id: str) -> dict[str, Any]:
-    answer = sender.send(payload, envelope_id, wait_s=WAIT_S)
+    """The envelope at its end; one that was refused for its payload looks like one that failed."""
+    try:
+        answer = sender.send(payload, envelope_id, wait_s=WAIT_S)
+    except Refused as error:
+        if not any(map(error.is_about, REFUSALS)):
+            raise
+        said = {"type": "Refused", "message": str(error), "reason": None}
+        return {"id": None, "status": "failed", "error": said}
     envelope: dict[str, Any] = answer.body
     if answer.status == 200:
         return envelope

@@ -10,7 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -90,11 +90,17 @@ def find_mesh(url: str | None, folder: Path) -> str:
 class MeshClient:
     """Talks to one gateway.
 
+    Args:
+        url: Its address.
+        say: Told, once, that requests wait because the mesh is busy.
+
     Every method raises `MeshUnreachable` when nothing answers or the mesh cannot work now (5xx),
     and `Refused` with the gateway's own words when it refuses (4xx).
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, say: Callable[[str], None] = lambda text: None) -> None:
+        self._say = say
+        self._said_busy = False
         parts = urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise UsageError(f"{url!r} is no address of a mesh; one looks like http://HOST:PORT")
@@ -130,6 +136,9 @@ class MeshClient:
             busy = answer.status == http.client.TOO_MANY_REQUESTS
             if not busy or time.monotonic() - started > BUSY_MAX_S:
                 return self._checked(answer)
+            if not self._said_busy:
+                self._said_busy = True
+                self._say(f"the mesh is busy, trying again: {_problem_text(answer)}")
             time.sleep(retry_after_s)
 
     def delete(self, path: str) -> None:
@@ -166,6 +175,9 @@ class MeshClient:
                 headers["Last-Event-ID"] = last_id
             connection.request("GET", self._base + path, headers=headers)
             response = connection.getresponse()
+            if response.status == http.client.TOO_MANY_REQUESTS or response.status >= 500:
+                # Too many streams, or a gateway that is about to stop: both pass.
+                raise ConnectionError(_problem_text(_read(response)))
             if response.status != http.client.OK:
                 self._checked(_read(response))
             yield from parse_stream(response)
@@ -261,5 +273,5 @@ def _problem_text(answer: Answer) -> str:
         return f"HTTP {answer.status}: {answer.body or 'no explanation'}"
     title, detail = answer.body.get("title"), answer.body.get("detail")
     lines = [str(detail or title or f"HTTP {answer.status}")]
-    lines += [f"  {fault['path']}: {fault['message']}" for fault in answer.body.get("errors", ())]
+    lines += [f"  {fault['path']}: {fault['message']}" for fault in answer.body.get("errors") or ()]
     return "\n".join(lines)

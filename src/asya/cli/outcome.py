@@ -38,7 +38,9 @@ Target = Annotated[
 
 def connect(url: str | None) -> MeshClient:
     """A client of the mesh that the options or this folder name."""
-    return MeshClient(find_mesh(url, Path.cwd()))
+    return MeshClient(
+        find_mesh(url, Path.cwd()), say=lambda text: print(f"asya: {text}", file=sys.stderr)
+    )
 
 
 class Sender:

@@ -1,5 +1,6 @@
 """Many payloads: order, errors, bounds."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -74,6 +75,31 @@ def test_a_bad_line_sends_nothing(mesh, tmp_path, capfd):
 
     assert f"{file}, line 2, is not JSON" in capfd.readouterr().err
     assert mesh.requests == []
+
+
+def test_a_bad_line_of_a_stream_ends_it_after_what_came_before(mesh, reply, monkeypatch, capfd):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"1\n{\n3\n")))
+    mesh.on("POST /v1/flows/double?wait=30s", reply(200, ended(1)))
+
+    assert run(["call", "double", "-f", "-"]) == EXIT_USAGE
+
+    captured = capfd.readouterr()
+    assert captured.out == '{"n": 1}\n'
+    assert "stdin, line 2, is not JSON" in captured.err
+
+
+def test_a_payload_that_is_refused_does_not_stop_the_others(mesh, reply, tmp_path, capfd):
+    file = tmp_path / "many.jsonl"
+    file.write_text("1\n2\n")
+    problem = {"type": "urn:asya:problem:invalid-payload", "detail": "too odd"}
+    replies = [reply(422, json.dumps(problem).encode()), reply(200, ended(2))]
+    mesh.on("POST /v1/flows/double?wait=30s", *replies)
+
+    assert run(["call", "double", "-f", str(file), "--concurrency", "1"]) == EXIT_FAILED
+
+    first, second = map(json.loads, capfd.readouterr().out.splitlines())
+    assert first["error"]["message"] == "too odd"
+    assert second == {"n": 2}
 
 
 def test_a_file_that_is_not_there_is_wrong_use(tmp_path):

@@ -89,8 +89,11 @@ def test_a_mesh_that_cannot_work_now_is_not_reachable(gateway, reply):
 def test_full_queues_are_asked_again(gateway, reply):
     full = reply(429, b"{}", {"Retry-After": "0"})
     gateway.on("POST /v1/envelopes", full, full, reply(202, b'{"id": "e1"}'))
-    assert MeshClient(gateway.url).post("/v1/envelopes", b"{}").body == {"id": "e1"}
+    said: list[str] = []
+    client = MeshClient(gateway.url, say=said.append)
+    assert client.post("/v1/envelopes", b"{}").body == {"id": "e1"}
     assert len(gateway.seen("POST /v1/envelopes")) == 3
+    assert len(said) == 1, "once is enough"
 
 
 def test_a_request_whose_connection_broke_is_sent_again(gateway, reply):
@@ -128,6 +131,12 @@ def test_a_broken_stream_goes_on_after_the_last_event(gateway, reply):
     assert seen == ["1", "2"]
     asked = gateway.seen("GET /v1/envelopes/e1/events")
     assert [request.headers.get("Last-Event-ID") for request in asked] == [None, "1"]
+
+
+def test_a_gateway_that_has_no_stream_left_is_asked_again(gateway, reply):
+    last = b'id: 1\nevent: status\ndata: {"status": "succeeded"}\n\n'
+    gateway.on("GET /v1/envelopes/e1/events", reply(429), reply(503), reply(body=last))
+    assert [event.id for event in MeshClient(gateway.url).events("e1")] == ["1"]
 
 
 def test_a_stream_that_stays_broken_ends_as_not_reachable(gateway, reply, monkeypatch):
