@@ -22,6 +22,11 @@ def test_a_replica_says_hello_when_its_handler_is_loaded(start):
     assert hello["python"].startswith("3.")
 
 
+@pytest.mark.parametrize(("define", "cooperative"), [("def", False), ("async def", True)])
+def test_hello_says_whether_a_cancel_can_stop_the_handler(start, define, cooperative):
+    assert start(f"{define} handle(payload): return 1").hello["cooperative"] is cooperative
+
+
 @pytest.mark.parametrize("define", ["def", "async def"])
 def test_a_value_is_one_frame_and_none_is_no_frame(start, define):
     replica = start(f"{define} handle(payload):\n    return payload or None")
