@@ -301,7 +301,7 @@ def _read_status(raw: Raw) -> tuple[Status, dict[str, Raw]]:
     if status.deadline_at:
         try:
             from_rfc3339(status.deadline_at)
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             raise ParseError(f"`status.deadline_at`: {error}") from error
     fields = _as(_decode_fields, raw, "`status`")
     return status, {key: value for key, value in fields.items() if key not in STATUS_FIELDS}
