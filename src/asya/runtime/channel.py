@@ -27,7 +27,8 @@ CONNECT_S = 30.0
 """How long a runtime tries to reach a sidecar that does not listen yet."""
 
 CLOSE_S = 10.0
-"""How long a runtime may take to close its handler when the sidecar is gone already."""
+"""How long a runtime may take to close its handler when the sidecar is gone already, and to end
+when the handler is closed but threads of the user's still run."""
 
 EXIT_ORPHANED = 4
 """Exit code of a runtime whose sidecar is gone."""

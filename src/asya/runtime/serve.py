@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections import deque
 
 from asya.runtime import UnknownCallKind, protocol
-from asya.runtime.channel import EXIT_ORPHANED, Channel, Watcher, WirePort, connect
+from asya.runtime.channel import CLOSE_S, EXIT_ORPHANED, Channel, Watcher, WirePort, connect
 from asya.runtime.driver import Call, drive, drive_async
 from asya.runtime.errors import describe, render
 from asya.runtime.lasting import MainLoop, ThreadLoop
@@ -82,22 +83,40 @@ def serve(options: Options) -> int:
         print(f"asya runtime: {failure['message']}\n{failure['traceback']}", file=sys.stderr)
         channel.send(pack({"k": protocol.FAILED, "pid": os.getpid(), "error": failure}))
         return protocol.EXIT_NOT_LOADED
-    watcher.catch_signals()
     server: Any = (
         LoopServer(handler, channel, options.concurrency, loops.main)
         if loops.main is not None
         else ThreadServer(handler, channel, options.concurrency, loops.thread)
     )
+    greeted = threading.Event()
+
+    def terminating() -> None:
+        greeted.wait()
+        server.terminating()
+
     watcher.busy = server.busy
-    watcher.on_terminate = server.terminating
+    watcher.on_terminate = terminating
+    watcher.catch_signals()
     channel.send(pack(_hello(options, handler.is_async)))
+    greeted.set()
     try:
         server.serve()
     except FrameError as error:
         print(f"asya runtime: what the sidecar sent is no frame: {error}", file=sys.stderr)
         os._exit(EXIT_ORPHANED)
     loops.close(handler)
+    _exit_within(CLOSE_S)
     return 0
+
+
+def _exit_within(seconds: float) -> None:
+    """End the process even where a thread that the user's code left behind would keep it."""
+
+    def leave() -> None:
+        time.sleep(seconds)
+        os._exit(0)
+
+    threading.Thread(target=leave, name="asya-exit", daemon=True).start()
 
 
 def prepare_stdio() -> None:
@@ -320,7 +339,11 @@ class LoopServer:
 
     def terminating(self) -> None:
         """Tell the sidecar to send no more calls; from any thread."""
-        self._main.loop.call_soon_threadsafe(self._writer.send, pack({"k": protocol.TERMINATING}))
+        message = pack({"k": protocol.TERMINATING})
+        try:  # noqa: SIM105  contextlib is slow to import
+            self._main.loop.call_soon_threadsafe(self._writer.send, message)
+        except RuntimeError:
+            pass  # the loop is closed: `bye` came first
 
     def _read(self, wanted: bool) -> None:
         if wanted and not self._reading:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ ALL = ["value", "coroutine", "generator", "agenerator", "awaitable", "part", "in
 ALL += ["Shop.method", "typed", "failing"]
 
 
-def pythons():
+def pythons() -> list[Any]:
     found = {sys.version_info[:2]: Path(sys.executable)}
     for python in sorted(Path.home().glob(".pyenv/versions/3.*/bin/python")):
         version = re.search(r"versions/3\.(\d+)\.", str(python))

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import json
@@ -49,7 +49,7 @@ class Word(str):
 @dataclasses.dataclass
 class Item:
     name: str
-    when: datetime.date
+    when: dt.date
     kind: typing.ClassVar[str] = "k"
     more: list[typing.Any] = dataclasses.field(default_factory=list)
 
@@ -57,7 +57,7 @@ class Item:
 class Model(pydantic.BaseModel):
     raw: bytes
     link: pydantic.AnyUrl
-    when: datetime.datetime
+    when: dt.datetime
 
 
 @given(values)
@@ -82,9 +82,9 @@ def test_both_ways_of_encoding_agree(value):
         (Level.HIGH, 3),
         (Word("w"), "w"),
         ({Word("k"): 1}, {"k": 1}),
-        (Item("a", datetime.date(2024, 1, 2)), {"name": "a", "when": "2024-01-02", "more": []}),
-        (datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC), "2024-01-02T00:00:00+00:00"),
-        (datetime.time(1, 2), "01:02:00"),
+        (Item("a", dt.date(2024, 1, 2)), {"name": "a", "when": "2024-01-02", "more": []}),
+        (dt.datetime(2024, 1, 2, tzinfo=dt.UTC), "2024-01-02T00:00:00+00:00"),
+        (dt.time(1, 2), "01:02:00"),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         (decimal.Decimal("1.10"), "1.10"),
         (b"\xff", "/w=="),
@@ -121,13 +121,13 @@ def test_a_pydantic_model():
     ]
 
 
-def _cycle():
+def _cycle() -> typing.Any:
     value: list[typing.Any] = []
     value.append({"again": value})
     return value
 
 
-def _deep(levels):
+def _deep(levels: int) -> typing.Any:
     value: typing.Any = 1
     for _ in range(levels):
         value = [value]
@@ -155,8 +155,8 @@ def _deep(levels):
         ({"\ud800": 1}, ValueError, "lone surrogate"),
         (types.SimpleNamespace(a=1), TypeError, "types.SimpleNamespace"),
         ({"f": print}, TypeError, "$.f: a value of type builtin_function_or_method"),
-        ((x for x in ()), TypeError, "generator"),
-        (datetime.timedelta(1), TypeError, "datetime.timedelta"),
+        ((x for x in [1]), TypeError, "generator"),
+        (dt.timedelta(1), TypeError, "datetime.timedelta"),
     ],
 )
 def test_refusals_name_the_type_and_the_place(value, error, text):
@@ -165,7 +165,7 @@ def test_refusals_name_the_type_and_the_place(value, error, text):
     assert text in str(raised.value)
 
 
-@pytest.mark.parametrize("leaf", [1, datetime.date(2024, 1, 2), Item("a", datetime.date.min)])
+@pytest.mark.parametrize("leaf", [1, dt.date(2024, 1, 2), Item("a", dt.date.min)])
 def test_values_of_the_greatest_depth_pass(leaf):
     value = leaf
     for _ in range(DEPTH_MAX - 2):
@@ -175,6 +175,6 @@ def test_values_of_the_greatest_depth_pass(leaf):
 
 
 def test_the_same_value_twice_is_no_cycle():
-    shared = {"when": datetime.date(2024, 1, 2)}
+    shared = {"when": dt.date(2024, 1, 2)}
 
     assert json.loads(encode([shared, shared])) == [{"when": "2024-01-02"}] * 2

@@ -1,6 +1,7 @@
 """Exceptions on the wire: names, texts, tracebacks of the user's frames, bounds."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -24,11 +25,12 @@ class Unprintable(Exception):
     __repr__ = __str__
 
 
-def raised(error):
+def raised(error: Exception) -> Exception:
     try:
         raise error
-    except BaseException as caught:
+    except Exception as caught:
         return caught
+    raise AssertionError
 
 
 def test_names_and_arguments():
@@ -47,7 +49,7 @@ def test_names_and_arguments():
 
 
 def test_causes_contexts_and_groups_are_shown():
-    def fail():
+    def fail() -> None:
         try:
             raise KeyError("first")
         except KeyError as error:
@@ -66,17 +68,17 @@ def test_errors_that_cannot_be_shown():
     found = describe(raised(Unprintable([Unprintable()])))
 
     assert "raised ValueError" in found["message"]
-    assert found["args"] == [f"({__name__}.Unprintable)"] or found["args"]
+    assert found["args"] == ["(list)"]
     assert "Unprintable" in found["traceback"]
 
 
 def test_texts_are_bounded():
-    def deep(n):
+    def deep(n: int) -> None:
         if n:
             other(n)
         raise ValueError("x" * 1_000_000)
 
-    def other(n):
+    def other(n: int) -> None:
         deep(n - 1)
 
     with pytest.raises(ValueError, match="xxx") as caught:
@@ -90,7 +92,7 @@ def test_texts_are_bounded():
 
 
 def test_a_recursion_error_is_described():
-    def forever(n):
+    def forever(n: int) -> int:
         return forever(n + 1)
 
     with pytest.raises(RecursionError) as caught:
@@ -108,7 +110,7 @@ def test_a_recursion_error_is_described():
     ],
 )
 def test_tracebacks_hold_the_users_frames_only(source):
-    space: dict = {}
+    space: dict[str, Any] = {}
     exec(compile(source, "user.py", "exec"), space)
     seen = []
 
@@ -118,7 +120,8 @@ def test_tracebacks_hold_the_users_frames_only(source):
 
         def check_process(self, error): ...
 
-    drive(Handler("m.f", space["handle"], None), Call(1, {"headers": {}}, b"1", Port()), print)
+    port: Any = Port()
+    drive(Handler("m.f", space["handle"], None), Call(1, {"headers": {}}, b"1", port), print)
 
     assert 'File "user.py", line 2, in handle' in seen[0]
     assert seen[0].count("File ") == 1

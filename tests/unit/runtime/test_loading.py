@@ -5,7 +5,14 @@ import sys
 
 import pytest
 
-from asya.runtime.loading import HandlerError, argument_problem, extend_path, is_async, load
+from asya.runtime.loading import (
+    Handler,
+    HandlerError,
+    argument_problem,
+    extend_path,
+    is_async,
+    load,
+)
 
 SOURCE = """
 import functools
@@ -58,7 +65,7 @@ def modules(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def find(name):
+def find(name: str) -> Handler:
     return load(name, lambda kind, in_loop: kind())
 
 
@@ -127,8 +134,12 @@ def test_the_users_error_is_the_cause():
 def test_the_class_of_an_async_method_is_made_in_the_loop():
     asked = []
 
-    load("wares.Shop.later", lambda kind, in_loop: asked.append(in_loop) or kind())
-    load("wares.Shop.greet", lambda kind, in_loop: asked.append(in_loop) or kind())
+    def make(kind, in_loop):
+        asked.append(in_loop)
+        return kind()
+
+    load("wares.Shop.later", make)
+    load("wares.Shop.greet", make)
 
     assert asked == [True, False]
 

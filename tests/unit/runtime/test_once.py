@@ -1,6 +1,7 @@
 """A handler by hand: `python3 -m asya.runtime --once`."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,21 @@ def test_wrong_use(run, arguments):
 
 def test_the_version(run):
     assert run("--version").stdout.startswith("asya runtime ")
+
+
+def test_ctrl_c_ends_it(tmp_path):
+    (tmp_path / "shop.py").write_text(HANDLERS)
+    with subprocess.Popen(
+        [sys.executable, "-m", "asya.runtime", "--once", "1", "--handler", "shop.slow"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(SOURCES), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"busy\n"
+
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(10) == 1
+        assert b"KeyboardInterrupt" in process.stderr.read()

@@ -20,6 +20,8 @@ def test_a_replica_says_hello_when_its_handler_is_loaded(start):
     assert (hello["actor"], hello["handler"]) == ("shop", "shop.handle")
     assert (hello["concurrency"], hello["token"]) == (3, "secret")
     assert hello["python"].startswith("3.")
+    assert hello["cooperative"] is False
+    assert start("async def handle(payload): ...").hello["cooperative"] is True
 
 
 @pytest.mark.parametrize(("define", "cooperative"), [("def", False), ("async def", True)])
@@ -312,8 +314,10 @@ class Shop:
         ),
         (
             "async def",
-            "async def __aenter__(self): print('in')\n"
-            "    async def __aexit__(self, *_): print('out')",
+            (
+                "async def __aenter__(self): print('in')\n"
+                "    async def __aexit__(self, *_): print('out')"
+            ),
             "made in out",
         ),
         ("def", "def close(self): raise ValueError('late')", "made late"),
@@ -490,3 +494,15 @@ def test_wrong_settings_exit_with_2(environ, text, capsys):
 
     assert main([], environ) == 2
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("define", ["def", "async def"])
+def test_a_thread_that_was_left_behind_does_not_keep_the_replica(start, define):
+    replica = start(
+        "import threading, asya.runtime.serve\nasya.runtime.serve.CLOSE_S = 0.1\n"
+        f"{define} handle(payload):\n    threading.Thread(target=threading.Event().wait).start()"
+    )
+
+    replica.ask()
+
+    assert replica.bye() == 0
