@@ -238,6 +238,34 @@ async def test_waiting_is_over_in_time(gateway):
     assert gateway.service.waiting == 0
 
 
+async def test_a_body_is_let_go_before_the_wait_begins(tmp_path, monkeypatch):
+    """Given room for one body, when the first is waited for, then others find room."""
+    monkeypatch.setattr("asya.gateway.body.BODIES_MAX_BYTES", 0)
+    async with running(tmp_path, body_max_bytes=50_000) as gateway:
+        body = {"route": ["hold"], "payload": "x" * 40_000}
+        calls = []
+        for number in range(3):
+            call = gateway.client.post("/v1/envelopes?wait=9", json=body)
+            calls.append(asyncio.create_task(call))
+            async with asyncio.timeout(5):
+                while len(gateway.mesh.headers) <= number:
+                    await asyncio.sleep(0.001)
+        gateway.mesh.let_go.set()
+        answers = await asyncio.gather(*calls)
+    assert [answer.status_code for answer in answers] == [200] * 3
+
+
+async def test_a_slow_body_is_given_up(gateway, monkeypatch):
+    monkeypatch.setattr("asya.gateway.body.BODY_TIMEOUT_S", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.server.port)
+    writer.write(b"POST /v1/flows/plain HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n1")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"urn:asya:problem:body-timeout" in answer
+
+
 async def test_a_client_that_goes_away_frees_its_place(gateway):
     body = {"route": ["hold"], "payload": 1}
     call = asyncio.create_task(gateway.client.post("/v1/envelopes?wait=600", json=body))
@@ -390,7 +418,7 @@ ENVELOPE_LIKE = st.recursive(
 
 
 @given(body=st.binary(max_size=60) | ENVELOPE_LIKE.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_body_is_accepted_or_explained(standing, body):
     runner, gateway = standing
 

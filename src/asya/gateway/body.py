@@ -25,6 +25,13 @@ _decode_any = msgspec.json.Decoder().decode
 _decode_raw = msgspec.json.Decoder(Raw).decode
 
 
+class _Hold:
+    """Bytes that one body has reserved."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
 class Bodies:
     """Reads bodies, and bounds the memory that all of them take together.
 
@@ -48,25 +55,30 @@ class Bodies:
         announced = _announced(request)
         self._check_size(announced)
         self._reserve(announced)
-        held = announced
+        hold = _Hold(announced)
         try:
-            parts: list[bytes] = []
-            size = 0
+            data = await self._receive(request, hold)
+            yield data
+        finally:
+            self.held_bytes -= hold.size
+
+    async def _receive(self, request: Request, hold: _Hold) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 async for chunk in request.stream():
                     size += len(chunk)
                     self._check_size(size)
-                    if size > held:
-                        self._reserve(size - held)
-                        held = size
+                    if size > hold.size:
+                        self._reserve(size - hold.size)
+                        hold.size = size
                     parts.append(chunk)
-            yield parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError:
             raise ProblemError(
                 "body-timeout", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} seconds"
             ) from None
-        finally:
-            self.held_bytes -= held
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _check_size(self, size: int) -> None:
         if size > self._body_max:

@@ -7,8 +7,8 @@ They read the request, ask the task service, and answer; what is refused is rais
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import Raw
@@ -88,18 +88,23 @@ class Endpoints:
     async def post_envelope(self, request: Request) -> Response:
         """Send an envelope with a route of its own."""
         wait_s = _wait(request)
-        async with self._bodies.read(request) as data:
-            asked = parse_as(views.EnvelopeRequest, data)
-            check_id(asked.id)
-            id_ = asked.id or str(uuid.uuid4())
-            timeout_s = None if asked.timeout is None else seconds(asked.timeout, "$.timeout")
-            headers: Mapping[str, Any] = {**_trace(request), **(asked.headers or {})}
-            with self._service.ending(id_, wanted=wait_s > 0) as ending:
+        with contextlib.ExitStack() as stack:
+            async with self._bodies.read(request) as data:
+                asked = parse_as(views.EnvelopeRequest, data)
+                check_id(asked.id)
+                id_ = asked.id or str(uuid.uuid4())
+                ending = stack.enter_context(self._service.ending(id_, wanted=wait_s > 0))
                 row = await self._service.admit(
-                    asked.route, Raw(asked.payload), id=id_, headers=headers, timeout_s=timeout_s
+                    asked.route,
+                    Raw(asked.payload),
+                    id=id_,
+                    headers={**_trace(request), **(asked.headers or {})},
+                    timeout_s=None
+                    if asked.timeout is None
+                    else seconds(asked.timeout, "$.timeout"),
                 )
-                del data, asked
-                return await self._outcome(request.receive, row, ending, wait_s)
+            del data, asked
+            return await self._outcome(request.receive, row, ending, wait_s)
 
     async def _check_schema(self, flow: FlowSpec, value: Any, size: int) -> None:
         if flow.input_schema is None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from asya.events import DeadLetter, Finished
+from asya.gateway.store.keys import Claim
 from asya.gateway.store.rules import EventRow, Note, TaskRow
 
 EVENTS_MAX: Final = 5_000
@@ -26,17 +27,42 @@ class Outgoing(msgspec.Struct, frozen=True):
     key: int
     id: str
     body: bytes
+    not_before: str | None = None
 
 
 class Insertion(msgspec.Struct, frozen=True):
-    """The task that has the id now: `created` by this call, or before it.
+    """The task that has the id now, or holds the key: `created` by this call, or before it.
 
-    `outgoing` is the envelope to publish when the task is not known to be published.
+    `outgoing` is the envelope to publish when the task is not known to be published. `refused`
+    tells why `row`, which holds the key, is no answer to the claim. `replaced` is the task that
+    held the key before, and that this call canceled.
     """
 
     created: bool
     row: TaskRow
     outgoing: Outgoing | None = None
+    refused: Literal["taken", "reused"] | None = None
+    replaced: str | None = None
+
+
+class ScheduleRow(msgspec.Struct):
+    """What is known of a schedule.
+
+    Attributes:
+        name: The schedule.
+        seen_at: Every due time up to this one was dealt with.
+        last_at: Due time of the last run.
+        last_id: The last run's envelope.
+        last_error: Why the last due time made no run, or None.
+        suspended: What was asked for while it ran, or None for what the manifest says.
+    """
+
+    name: str
+    seen_at: str
+    last_at: str | None = None
+    last_id: str | None = None
+    last_error: str | None = None
+    suspended: bool | None = None
 
 
 class Detail(msgspec.Struct, frozen=True):
@@ -96,8 +122,13 @@ class TaskStore(ABC):
         """Finish what was asked, then disconnect. Idempotent."""
 
     @abstractmethod
-    async def insert(self, row: TaskRow, body: bytes) -> Insertion:
-        """Store a new task with the envelope that is to be published, unless the id is known."""
+    async def insert(self, row: TaskRow, body: bytes, claim: Claim | None = None) -> Insertion:
+        """Store a new task with the envelope that is to be published, unless the id is known.
+
+        With a `claim`, unless another task holds the key (see `keys.judge`). A known id comes
+        before its key. Looking the key up, canceling the task that is replaced, and storing the
+        new one with the key are one transaction.
+        """
 
     @abstractmethod
     async def discard(self, id: str) -> bool:  # noqa: A002  the name on the wire
@@ -151,6 +182,14 @@ class TaskStore(ABC):
     @abstractmethod
     async def dead_letters(self, *, before: int | None, limit: int) -> list[tuple[int, DeadLetter]]:
         """A page of dead letters with their keys, newest first."""
+
+    @abstractmethod
+    async def schedules(self) -> list[ScheduleRow]:
+        """What is known of all schedules."""
+
+    @abstractmethod
+    async def save_schedule(self, row: ScheduleRow) -> None:
+        """Keep what is known of a schedule, in place of what was."""
 
     @abstractmethod
     async def sweep(self, before: str, limit: int) -> int:

@@ -40,6 +40,7 @@ class TaskRow(msgspec.Struct, kw_only=True):
     headers: bytes = b"{}"
     error: bytes | None = None
     deadline_at: str | None = None
+    not_before: str | None = None
 
     @property
     def ended(self) -> bool:

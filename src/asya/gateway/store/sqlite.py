@@ -29,8 +29,10 @@ from asya.gateway.store.base import (
     Insertion,
     Outgoing,
     Query,
+    ScheduleRow,
     TaskStore,
 )
+from asya.gateway.store.keys import Claim, HeldKey, judge
 from asya.gateway.store.rules import EventRow, Note, TaskRow
 from asya.gateway.store.worker import Worker
 
@@ -39,7 +41,7 @@ BUSY_TIMEOUT_MS: Final = 5_000
 
 _COLUMNS: Final = (
     "key, id, root, parent_id, flow, status, route, n, attempt, progress, seq, digest, headers, "
-    "error, created_at, updated_at, deadline_at"
+    "error, created_at, updated_at, deadline_at, not_before"
 )
 _OPEN: Final = "status NOT IN ('succeeded', 'failed', 'canceled')"
 _CHUNKS: Final = (1, 8, 64)
@@ -103,9 +105,9 @@ class SqliteStore(TaskStore):
         connection.execute("PRAGMA query_only=ON")
         return connection
 
-    async def insert(self, row: TaskRow, body: bytes) -> Insertion:
+    async def insert(self, row: TaskRow, body: bytes, claim: Claim | None = None) -> Insertion:
         """See `TaskStore.insert`."""
-        return await self._writer.run(lambda connection: _insert(connection, row, body))
+        return await self._writer.run(lambda connection: _insert(connection, row, body, claim))
 
     async def discard(self, id: str) -> bool:  # noqa: A002  the name on the wire
         """See `TaskStore.discard`."""
@@ -158,6 +160,16 @@ class SqliteStore(TaskStore):
         """See `TaskStore.dead_letters`."""
         return await self._reader.run(lambda connection: _dead_letters(connection, before, limit))
 
+    async def schedules(self) -> list[ScheduleRow]:
+        """See `TaskStore.schedules`."""
+        return await self._reader.run(_schedules)
+
+    async def save_schedule(self, row: ScheduleRow) -> None:
+        """See `TaskStore.save_schedule`."""
+        values = msgspec.structs.astuple(row)
+        sql = "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?)"
+        await self._writer.run(lambda connection: connection.execute(sql, values) and None)
+
     async def sweep(self, before: str, limit: int) -> int:
         """See `TaskStore.sweep`."""
         return await self._writer.run(lambda connection: _sweep(connection, before, limit))
@@ -195,7 +207,7 @@ _decode_route: Final = msgspec.json.Decoder(tuple[list[str], str, list[str]]).de
 _encode: Final = msgspec.json.Encoder().encode
 _RowTuple = tuple[
     int, str, str, str | None, str | None, str, str, int, int, int, int,
-    bytes | None, bytes, bytes | None, str, str, str | None,
+    bytes | None, bytes, bytes | None, str, str, str | None, str | None,
 ]  # fmt: skip
 
 
@@ -223,6 +235,7 @@ def _row(found: _RowTuple) -> TaskRow:
         created_at=found[14],
         updated_at=found[15],
         deadline_at=found[16],
+        not_before=found[17],
     )
 
 
@@ -242,12 +255,12 @@ def _load(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, TaskR
 def _save_new(connection: sqlite3.Connection, row: TaskRow) -> None:
     cursor = connection.execute(
         "INSERT INTO tasks (id, root, parent_id, flow, status, route, n, attempt, progress, seq, "
-        "digest, headers, error, created_at, updated_at, deadline_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "digest, headers, error, created_at, updated_at, deadline_at, not_before) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.id, row.root, row.parent_id, row.flow, row.status, _route_text(row.route), row.n,
             row.attempt, row.progress, row.seq, row.digest, row.headers, row.error,
-            row.created_at, row.updated_at, row.deadline_at,
+            row.created_at, row.updated_at, row.deadline_at, row.not_before,
         ),
     )  # fmt: skip
     row.key = cursor.lastrowid or 0
@@ -271,17 +284,66 @@ def _save(connection: sqlite3.Connection, row: TaskRow, events: Iterable[EventRo
     )
 
 
-def _insert(connection: sqlite3.Connection, task: TaskRow, body: bytes) -> Insertion:
+def _insert(
+    connection: sqlite3.Connection, task: TaskRow, body: bytes, claim: Claim | None
+) -> Insertion:
     row = msgspec.structs.replace(task)  # a job may run twice, see `worker`
     known = _load(connection, [row.id]).get(row.id)
     if known is not None:
-        found = connection.execute("SELECT body FROM outbox WHERE key = ?", (known.key,)).fetchone()
-        waits = found is not None and known.status == "pending"
-        outgoing = Outgoing(known.key, known.id, found[0]) if waits else None
-        return Insertion(False, known, outgoing)
+        return Insertion(False, known, _waiting(connection, known))
+    replaced = None
+    if claim is not None:
+        held, holder = _holder(connection, claim)
+        verdict = judge(claim, held, holder)
+        if holder is not None and verdict == "same":
+            return Insertion(False, holder, _waiting(connection, holder))
+        if holder is not None and (verdict == "taken" or verdict == "reused"):
+            return Insertion(False, holder, None, verdict)
+        if holder is not None and verdict == "replace":
+            _cancel(connection, holder.id, claim.at, limit=1)
+            replaced = holder.id
     _save(connection, row, rules.admitted(row))
     connection.execute("INSERT INTO outbox (key, body) VALUES (?, ?)", (row.key, body))
-    return Insertion(True, row, Outgoing(row.key, row.id, body))
+    if claim is not None:
+        connection.execute(
+            "INSERT OR REPLACE INTO admission_keys (scope, key, task, digest, expires_at) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (claim.scope, claim.key, row.key, claim.digest, claim.expires_at),
+        )
+    outgoing = Outgoing(row.key, row.id, body, row.not_before)
+    return Insertion(True, row, outgoing, replaced=replaced)
+
+
+def _waiting(connection: sqlite3.Connection, known: TaskRow) -> Outgoing | None:
+    """The envelope of a task that is not known to be published."""
+    found = connection.execute("SELECT body FROM outbox WHERE key = ?", (known.key,)).fetchone()
+    if found is None or known.status != "pending":
+        return None
+    return Outgoing(known.key, known.id, found[0], known.not_before)
+
+
+def _holder(
+    connection: sqlite3.Connection, claim: Claim
+) -> tuple[HeldKey | None, TaskRow | None]:
+    """The key as stored, and the task that it was stored for."""
+    held = connection.execute(
+        "SELECT digest, expires_at, task FROM admission_keys WHERE scope = ? AND key = ?",
+        (claim.scope, claim.key),
+    ).fetchone()
+    if held is None:
+        return None, None
+    sql = f"SELECT {_COLUMNS} FROM tasks WHERE key = ?"  # noqa: S608  our own columns
+    found = connection.execute(sql, (held[2],)).fetchone()
+    return HeldKey(held[0], held[1]), None if found is None else _row(found)
+
+
+def _schedules(connection: sqlite3.Connection) -> list[ScheduleRow]:
+    found = connection.execute(
+        "SELECT name, seen_at, last_at, last_id, last_error, suspended FROM schedules"
+    )
+    return [
+        ScheduleRow(*row[:5], suspended=None if row[5] is None else bool(row[5])) for row in found
+    ]
 
 
 def _discard(connection: sqlite3.Connection, id: str) -> bool:  # noqa: A002
@@ -298,6 +360,7 @@ def _forget(connection: sqlite3.Connection, keys: list[tuple[int]]) -> None:
     connection.executemany("DELETE FROM events WHERE task = ?", keys)
     connection.executemany("DELETE FROM results WHERE key = ?", keys)
     connection.executemany("DELETE FROM outbox WHERE key = ?", keys)
+    connection.executemany("DELETE FROM admission_keys WHERE task = ?", keys)
     connection.executemany("DELETE FROM tasks WHERE key = ?", keys)
 
 
@@ -310,7 +373,7 @@ def _published(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
 
 def _outbox(connection: sqlite3.Connection, after: int, limit: int) -> list[Outgoing]:
     sql = (
-        "SELECT key, id, body FROM outbox JOIN tasks USING (key) "
+        "SELECT key, id, body, not_before FROM outbox JOIN tasks USING (key) "
         "WHERE key > ? AND status = 'pending' ORDER BY key LIMIT ?"
     )
     return [Outgoing(*found) for found in connection.execute(sql, (after, limit))]
