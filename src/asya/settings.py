@@ -472,6 +472,38 @@ def _shown_default(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+class Flag(NamedTuple):
+    """A setting as an option of a command.
+
+    Attributes:
+        attribute: Of `Settings`.
+        flag: As it is typed: `--payload-max`.
+        metavar: What follows it; empty for one that is on or off.
+        text: Its meaning and default, one sentence each.
+    """
+
+    attribute: str
+    flag: str
+    metavar: str
+    text: str
+
+
+_METAVARS: Final = {id(_PATH): "PATH", id(_FLAG): "", id(_URL): "URL", id(_NAME): "NAME"}
+
+
+def flags() -> Iterator[Flag]:
+    """Every setting that has a flag of its own, in the order of `Settings`."""
+    for attribute, item in _FIELDS.items():
+        if attribute == "transport":
+            continue  # the scheme of `--transport URL` says it
+        kind: Kind = item.metadata["kind"]
+        by_show = {format_duration: "DURATION", format_size: "SIZE", int: "N"}
+        metavar = _METAVARS.get(id(kind), by_show.get(kind.show, "TEXT"))
+        default = "" if item.default is None else _shown_default(kind.show(item.default))
+        text = f"{item.metadata['meaning']}." + (f" Default: {default}." if default else "")
+        yield Flag(attribute, NAMES[attribute].flag, metavar, text.replace("`", ""))
+
+
 def reference_markdown() -> str:
     """The table of all settings, for the docs."""
     lines = [

@@ -1,0 +1,92 @@
+"""Codes: one per error of ours, the closest one wins."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from asya import errors, sidecar
+from asya.codes import REASONS, TYPES, Code, failure_code
+from asya.errors import AsyaError, Complaint, ManifestError, SettingsError, UsageError
+
+CLASSES = [
+    kind
+    for kind in vars(errors).values()
+    if inspect.isclass(kind) and issubclass(kind, AsyaError) and kind.__module__ == errors.__name__
+]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_class_of_the_tree_has_a_code_of_its_own(kind):
+    assert isinstance(vars(kind).get("code"), Code)
+
+
+def test_no_two_classes_share_a_code():
+    codes = [kind.code for kind in CLASSES]
+    assert sorted(codes) == sorted(set(codes))
+
+
+def test_codes_are_four_digits_after_the_name_and_stand_in_order():
+    values = list(map(str, Code))
+    assert values == sorted(set(values))
+    assert all(value[:5] == "ASYA-" and len(value) == 9 and value[5:].isdigit() for value in values)
+
+
+def test_a_raise_may_give_a_closer_code():
+    assert UsageError("no").code is Code.USAGE
+    assert UsageError("no", code=Code.PORT_UNUSABLE).code is Code.PORT_UNUSABLE
+    assert str(UsageError("no", code=Code.PORT_UNUSABLE)) == "no"
+
+
+def test_one_error_is_one_complaint():
+    (only,) = UsageError("line 1\nline 2", code=Code.NAME_UNKNOWN).complaints()
+    assert (only, only.code) == ("line 1\nline 2", Code.NAME_UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ManifestError([Complaint("a", Code.FIELD_MISSING), "b"]),
+        SettingsError(Complaint("a", Code.FIELD_MISSING), "b"),
+    ],
+)
+def test_several_problems_keep_their_codes(error):
+    codes = [(str(one), one.code) for one in error.complaints()]
+    assert codes == [("a", Code.FIELD_MISSING), ("b", type(error).code)]
+    assert str(error) == "a\nb"
+
+
+def test_the_types_of_our_errors_have_the_codes_of_their_classes():
+    named = {errors.full_name(kind): kind.code for kind in CLASSES}
+    shared = named.keys() & TYPES.keys()
+    assert shared
+    assert {name: TYPES[name] for name in shared} == {name: named[name] for name in shared}
+
+
+@pytest.mark.parametrize(
+    ("reason", "error_type", "code"),
+    [
+        ("PolicyExhausted", "ValueError", Code.POLICY_EXHAUSTED),
+        ("PolicyExhausted", "asya.errors.ActorTimeout", Code.ACTOR_TIMEOUT),
+        ("PolicyRouted", "asya.errors.PayloadTooLarge", Code.PAYLOAD_TOO_LARGE),
+        ("PoisonMessage", "asya.errors.ReplicaGone", Code.POISON_MESSAGE),
+        ("DeadlineExceeded", "asya.errors.ActorTimeout", Code.DEADLINE_EXCEEDED),
+        (None, "ValueError", Code.HANDLER_RAISED),
+        (None, "asya.errors.ActorTimeout", Code.ACTOR_TIMEOUT),
+        ("Failed", None, Code.HANDLER_RAISED),
+    ],
+)
+def test_the_code_of_a_failure(reason, error_type, code):
+    assert failure_code(reason, error_type) is code
+
+
+def test_every_reason_that_the_sidecar_gives_has_a_code():
+    given = set()
+    for path in Path(sidecar.__path__[0]).glob("*.py"):
+        text = path.read_text()
+        given |= set(re.findall(r'(?:fail|_kept)\(\s*[\w.]+, (?:actor, )?"(\w+)"', text))
+        given |= set(re.findall(r'_end\(\s*\w+, "failed", "(\w+)"', text))
+        given |= set(re.findall(r'reason="(\w+)"', text))
+    assert {"PolicyExhausted", "PoisonMessage", "PolicyRouted", "ParseError"} <= given
+    assert given - REASONS.keys() == set()
