@@ -40,6 +40,8 @@ ROOT_HEADER: Final = "x-asya-root"
 DEATHS_HEADER: Final = "x-asya-deaths"
 SINCE_HEADER: Final = "x-asya-since"
 FLOW_HEADER: Final = "x-asya-flow"
+BLOB_HEADER: Final = "x-asya-blob"
+"""A claim check: the payload is in the blob store, and `null` stands in its place."""
 SINK: Final = "x-sink"
 SUMP: Final = "x-sump"
 END_ACTORS: Final = frozenset({SINK, SUMP})
