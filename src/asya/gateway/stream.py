@@ -46,7 +46,7 @@ class EventStream(Response):
     def __init__(
         self,
         service: TaskService,
-        id: str,  # noqa: A002  the name on the wire
+        id: str,
         after: int,
         on_end: Callable[[], None],
     ) -> None:

@@ -29,7 +29,7 @@ class Watch:
         dropped: FLY events that were dropped.
     """
 
-    def __init__(self, id: str) -> None:  # noqa: A002  the name on the wire
+    def __init__(self, id: str) -> None:
         self.id = id
         self.closing = False
         self.dropped = 0
@@ -84,7 +84,7 @@ class Watches:
         self.waiting = 0
         self.released = False
 
-    def add(self, id: str) -> Watch:  # noqa: A002  the name on the wire
+    def add(self, id: str) -> Watch:
         """A new watcher; give it back with `remove`."""
         watch = Watch(id)
         watch.closing = self.released
@@ -101,7 +101,7 @@ class Watches:
             if not group:
                 del self._watches[watch.id]
 
-    def add_waiter(self, id: str) -> asyncio.Future[None]:  # noqa: A002  the name on the wire
+    def add_waiter(self, id: str) -> asyncio.Future[None]:
         """A future that is done when the envelope has ended, or the gateway shuts down."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.released:
@@ -110,7 +110,7 @@ class Watches:
         self.waiting += 1
         return future
 
-    def remove_waiter(self, id: str, future: asyncio.Future[None]) -> None:  # noqa: A002  as above
+    def remove_waiter(self, id: str, future: asyncio.Future[None]) -> None:
         """Forget a waiter."""
         group = self._waiters.get(id)
         if group is not None and future in group:
@@ -119,12 +119,12 @@ class Watches:
             if not group:
                 del self._waiters[id]
 
-    def wake(self, id: str) -> None:  # noqa: A002  the name on the wire
+    def wake(self, id: str) -> None:
         """Events of an envelope were stored."""
         for watch in self._watches.get(id, ()):
             watch.wake()
 
-    def ended(self, id: str) -> None:  # noqa: A002  the name on the wire
+    def ended(self, id: str) -> None:
         """An envelope has ended."""
         self.wake(id)
         for future in self._waiters.get(id, ()):

@@ -157,7 +157,7 @@ class Scope:
         else:
             if not isinstance(value, list):
                 raise TypeError(f"SET {path}: needs a list of actors, not {_json_kind(value)}")
-            route[place] = value  # type: ignore[index]
+            route[place] = value  # type: ignore[index]  # a slice or an index, as parsed
             named = value
         for name in named:
             _check_actor(path, name)

@@ -270,11 +270,28 @@ class Replica(asyncio.Protocol):
         self.abandon()
 
     def _dispatch(self, header: _Header, parts: bytes) -> None:
-        handle = _KINDS.get(header.k)
-        if handle is not None:
-            handle(self, header, parts)
+        match header.k:
+            case "frame":
+                self._on_frame(header, parts)
+            case "done":
+                self._on_done(header)
+            case "fly":
+                self._on_fly(header, parts)
+            case "error":
+                self._on_error(header)
+            case "canceled":
+                self._end_call(header.id, lambda events: events.on_canceled())
+            case "hello":
+                self._on_hello(header)
+            case "failed":
+                self._on_failed(header)
+            case "terminating":
+                self.terminating = True
+                self.owner.replica_freed(self)
+            case _:
+                """A later version's kind: ignored, as the protocol says."""
 
-    def _on_hello(self, header: _Header, parts: bytes) -> None:
+    def _on_hello(self, header: _Header) -> None:
         if header.v != PROTOCOL_VERSION:
             raise ProtocolError(f"protocol version {header.v}, expected {PROTOCOL_VERSION}")
         self.pid = header.pid
@@ -284,7 +301,7 @@ class Replica(asyncio.Protocol):
         self.since = self.owner.now()
         self.owner.replica_ready(self)
 
-    def _on_failed(self, header: _Header, parts: bytes) -> None:
+    def _on_failed(self, header: _Header) -> None:
         self.pid = header.pid
         self.owner.replica_failed(header.pid, header.error or ErrorInfo(type="unknown"))
 
@@ -298,20 +315,13 @@ class Replica(asyncio.Protocol):
         if call is not None:
             call.events.on_fly(Raw(parts))
 
-    def _on_done(self, header: _Header, parts: bytes) -> None:
+    def _on_done(self, header: _Header) -> None:
         changes = _changes(header)
         self._end_call(header.id, lambda events: events.on_done(changes))
 
-    def _on_error(self, header: _Header, parts: bytes) -> None:
+    def _on_error(self, header: _Header) -> None:
         error = header.error or ErrorInfo(type="unknown", message="no error was given")
         self._end_call(header.id, lambda events: events.on_error(error))
-
-    def _on_canceled(self, header: _Header, parts: bytes) -> None:
-        self._end_call(header.id, lambda events: events.on_canceled())
-
-    def _on_terminating(self, header: _Header, parts: bytes) -> None:
-        self.terminating = True
-        self.owner.replica_freed(self)
 
     def _end_call(self, number: int, tell: Callable[[CallEvents], None]) -> None:
         call = self._calls.pop(number, None)
@@ -322,18 +332,6 @@ class Replica(asyncio.Protocol):
         if not self._calls:
             self.since = self.owner.now()
         self.owner.replica_freed(self)
-
-
-_KINDS: Final[dict[str, Callable[[Replica, _Header, bytes], None]]] = {
-    "hello": Replica._on_hello,  # noqa: SLF001  the table of this class
-    "failed": Replica._on_failed,  # noqa: SLF001
-    "frame": Replica._on_frame,  # noqa: SLF001
-    "fly": Replica._on_fly,  # noqa: SLF001
-    "done": Replica._on_done,  # noqa: SLF001
-    "error": Replica._on_error,  # noqa: SLF001
-    "canceled": Replica._on_canceled,  # noqa: SLF001
-    "terminating": Replica._on_terminating,  # noqa: SLF001
-}
 
 
 def _changes(header: _Header) -> Changes:

@@ -104,7 +104,7 @@ class MeshBox:
         route: Iterable[str],
         payload: Any,
         *,
-        id: str | None = None,  # noqa: A002  the name on the wire
+        id: str | None = None,
         headers: dict[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> str:
@@ -235,23 +235,23 @@ class _Port:
     def __init__(self, call: LoopbackCall) -> None:
         self._call = call
 
-    def frame(self, id: int, changes: dict[str, Any], payload: bytes) -> None:  # noqa: A002
+    def frame(self, id: int, changes: dict[str, Any], payload: bytes) -> None:
         self._call.frame_raw(payload, **changes)
 
-    def fly(self, id: int, event: bytes) -> None:  # noqa: A002
+    def fly(self, id: int, event: bytes) -> None:
         self._call.fly_raw(event)
 
-    def result(self, id: int, changes: dict[str, Any], payload: bytes) -> None:  # noqa: A002
+    def result(self, id: int, changes: dict[str, Any], payload: bytes) -> None:
         self._call.frame_raw(payload, **changes)
         self._call.done(**changes)
 
-    def done(self, id: int, changes: dict[str, Any], frames: int) -> None:  # noqa: A002
+    def done(self, id: int, changes: dict[str, Any], frames: int) -> None:
         self._call.done(**changes)
 
-    def error(self, id: int, error: dict[str, Any]) -> None:  # noqa: A002
+    def error(self, id: int, error: dict[str, Any]) -> None:
         self._call.error(error)
 
-    def canceled(self, id: int) -> None:  # noqa: A002
+    def canceled(self, id: int) -> None:
         self._call.canceled()
 
     async def drained(self) -> None:

@@ -35,7 +35,7 @@ def at(second: float) -> str:
     return to_rfc3339(_START + timedelta(seconds=second))
 
 
-def new_task(id: str, *, route: tuple[str, ...] = ("a", "b"), flow: str | None = None) -> TaskRow:  # noqa: A002
+def new_task(id: str, *, route: tuple[str, ...] = ("a", "b"), flow: str | None = None) -> TaskRow:
     """A task as it is admitted."""
     return TaskRow(
         id=id,
@@ -49,7 +49,7 @@ def new_task(id: str, *, route: tuple[str, ...] = ("a", "b"), flow: str | None =
     )
 
 
-def started(id: str, n: int = 0, *, attempt: int = 1, root: str | None = None) -> Note:  # noqa: A002
+def started(id: str, n: int = 0, *, attempt: int = 1, root: str | None = None) -> Note:
     """A replica took the envelope: hop 0 is at `a`, hop 1 at `b`."""
     prev, curr, after = _place(n)
     event = HopStarted(
@@ -58,19 +58,19 @@ def started(id: str, n: int = 0, *, attempt: int = 1, root: str | None = None) -
     return note_of(event)
 
 
-def ended(id: str, n: int = 0, *, attempt: int = 1, state: str = "succeeded") -> Note:  # noqa: A002
+def ended(id: str, n: int = 0, *, attempt: int = 1, state: str = "succeeded") -> Note:
     """The handler of a hop is done."""
     _, actor, _ = _place(n)
     prev, curr, after = _place(n + 1) if state == "succeeded" else _place(n)
     return note_of(HopEnded(id, n, actor, attempt, at(n + 1.5), state, Route(prev, curr, after)))
 
 
-def forked(id: str, root: str) -> Note:  # noqa: A002  the name on the wire
+def forked(id: str, root: str) -> Note:
     """A fan-out made a child."""
     return note_of(Forked(id, root, root, Route(["a"], "b", []), at(1)))
 
 
-def finished(id: str, phase: str = "succeeded", **fields: object) -> Finished:  # noqa: A002
+def finished(id: str, phase: str = "succeeded", **fields: object) -> Finished:
     """The envelope's end."""
     known = {"result": Raw(b'{"answer":42}')} if phase == "succeeded" else {}
     base = Finished(id, phase, at(9), 2, id, Route(["a", "b"], "x-sink", []), at(0))
@@ -286,7 +286,7 @@ class StoreContract:
         await store.close()
 
 
-async def _get(store: TaskStore, id: str) -> Detail:  # noqa: A002  the name on the wire
+async def _get(store: TaskStore, id: str) -> Detail:
     detail = await store.get(id)
     assert detail is not None
     return detail

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from asya.events import DeadLetter, Finished
-from asya.gateway.store.keys import Claim
+from asya.gateway.store.keys import Claim, Verdict
 from asya.gateway.store.rules import EventRow, Note, TaskRow
 
 EVENTS_MAX: Final = 5_000
@@ -41,7 +41,7 @@ class Insertion(msgspec.Struct, frozen=True):
     created: bool
     row: TaskRow
     outgoing: Outgoing | None = None
-    refused: Literal["taken", "reused"] | None = None
+    refused: Verdict | None = None
     replaced: str | None = None
 
 
@@ -131,7 +131,7 @@ class TaskStore(ABC):
         """
 
     @abstractmethod
-    async def discard(self, id: str) -> bool:  # noqa: A002  the name on the wire
+    async def discard(self, id: str) -> bool:
         """Forget a task that was never published and that nothing is known of but that."""
 
     @abstractmethod
@@ -155,7 +155,7 @@ class TaskStore(ABC):
         """Keep a dead letter; the same id and reason again changes nothing."""
 
     @abstractmethod
-    async def cancel(self, id: str, at: str, *, limit: int) -> list[str] | None:  # noqa: A002
+    async def cancel(self, id: str, at: str, *, limit: int) -> list[str] | None:
         """Make a task and children of this root terminal, where they are not yet.
 
         Returns:
@@ -168,7 +168,7 @@ class TaskStore(ABC):
         """Ids given to `cancel` since a time, newest first."""
 
     @abstractmethod
-    async def get(self, id: str) -> Detail | None:  # noqa: A002  as above
+    async def get(self, id: str) -> Detail | None:
         """One task with its result and its newest 5,000 events."""
 
     @abstractmethod
@@ -176,7 +176,7 @@ class TaskStore(ABC):
         """A page of tasks, newest first."""
 
     @abstractmethod
-    async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:  # noqa: A002
+    async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:
         """Events of a task with numbers above `after`, oldest first; None: the id is unknown."""
 
     @abstractmethod

@@ -109,7 +109,7 @@ class SqliteStore(TaskStore):
         """See `TaskStore.insert`."""
         return await self._writer.run(lambda connection: _insert(connection, row, body, claim))
 
-    async def discard(self, id: str) -> bool:  # noqa: A002  the name on the wire
+    async def discard(self, id: str) -> bool:
         """See `TaskStore.discard`."""
         return await self._writer.run(lambda connection: _discard(connection, id))
 
@@ -133,7 +133,7 @@ class SqliteStore(TaskStore):
         """See `TaskStore.bury`."""
         await self._writer.run(lambda connection: _bury(connection, letter))
 
-    async def cancel(self, id: str, at: str, *, limit: int) -> list[str] | None:  # noqa: A002
+    async def cancel(self, id: str, at: str, *, limit: int) -> list[str] | None:
         """See `TaskStore.cancel`."""
         return await self._writer.run(lambda connection: _cancel(connection, id, at, limit))
 
@@ -144,7 +144,7 @@ class SqliteStore(TaskStore):
             lambda connection: [found[0] for found in connection.execute(sql, (since, limit))]
         )
 
-    async def get(self, id: str) -> Detail | None:  # noqa: A002  the name on the wire
+    async def get(self, id: str) -> Detail | None:
         """See `TaskStore.get`."""
         return await self._reader.run(lambda connection: _get(connection, id))
 
@@ -152,7 +152,7 @@ class SqliteStore(TaskStore):
         """See `TaskStore.tasks`."""
         return await self._reader.run(lambda connection: _tasks(connection, query))
 
-    async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:  # noqa: A002
+    async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:
         """See `TaskStore.events`."""
         return await self._reader.run(lambda connection: _events(connection, id, after, limit))
 
@@ -297,7 +297,7 @@ def _insert(
         verdict = judge(claim, held, holder)
         if holder is not None and verdict == "same":
             return Insertion(False, holder, _waiting(connection, holder))
-        if holder is not None and (verdict == "taken" or verdict == "reused"):
+        if holder is not None and verdict in {"taken", "reused"}:
             return Insertion(False, holder, None, verdict)
         if holder is not None and verdict == "replace":
             _cancel(connection, holder.id, claim.at, limit=1)
@@ -322,9 +322,7 @@ def _waiting(connection: sqlite3.Connection, known: TaskRow) -> Outgoing | None:
     return Outgoing(known.key, known.id, found[0], known.not_before)
 
 
-def _holder(
-    connection: sqlite3.Connection, claim: Claim
-) -> tuple[HeldKey | None, TaskRow | None]:
+def _holder(connection: sqlite3.Connection, claim: Claim) -> tuple[HeldKey | None, TaskRow | None]:
     """The key as stored, and the task that it was stored for."""
     held = connection.execute(
         "SELECT digest, expires_at, task FROM admission_keys WHERE scope = ? AND key = ?",
@@ -346,7 +344,7 @@ def _schedules(connection: sqlite3.Connection) -> list[ScheduleRow]:
     ]
 
 
-def _discard(connection: sqlite3.Connection, id: str) -> bool:  # noqa: A002
+def _discard(connection: sqlite3.Connection, id: str) -> bool:
     found = connection.execute(
         "SELECT key FROM tasks JOIN outbox USING (key) WHERE id = ? AND status = 'pending'", (id,)
     ).fetchone()
@@ -436,7 +434,7 @@ def _bury(connection: sqlite3.Connection, letter: DeadLetter) -> None:
 
 def _cancel(
     connection: sqlite3.Connection,
-    id: str,  # noqa: A002  the name on the wire
+    id: str,
     at: str,
     limit: int,
 ) -> list[str] | None:
@@ -454,11 +452,13 @@ def _cancel(
             _save(connection, step.row, step.events)
             canceled.append(row.id)
     if canceled:
-        connection.execute("INSERT OR IGNORE INTO cancels (id, at) VALUES (?, ?)", (id, at))
+        # one that waits for its time must still be known as canceled when that has come
+        until = max(at, *(row.not_before or at for row in own.values()), at)
+        connection.execute("INSERT OR IGNORE INTO cancels (id, at) VALUES (?, ?)", (id, until))
     return canceled
 
 
-def _get(connection: sqlite3.Connection, id: str) -> Detail | None:  # noqa: A002
+def _get(connection: sqlite3.Connection, id: str) -> Detail | None:
     row = _load(connection, [id]).get(id)
     if row is None:
         return None
@@ -493,7 +493,7 @@ def _tasks(connection: sqlite3.Connection, query: Query) -> list[TaskRow]:
 
 def _events(
     connection: sqlite3.Connection,
-    id: str,  # noqa: A002  the name on the wire
+    id: str,
     after: int,
     limit: int,
 ) -> EventPage | None:
