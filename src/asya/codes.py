@@ -1,7 +1,7 @@
 """Every code of an error, once: what users quote, search for, and give to `asya explain`.
 
 A code is never given to something else. The first digit says where it belongs: 1 what the user
-gave, 2 what happens to an envelope, 3 handlers and replicas, 4 the broker, 5 the task store, 6 the
+gave, 2 what happens to an envelope, 3 handlers and replicas, 4 the broker, 5 the stores, 6 the
 gateway's refusals, 9 mistakes of ours. The texts behind the codes are in `error_pages/`; a test
 holds codes and pages together. Known to `errors` and to everything above it.
 """
@@ -91,6 +91,10 @@ class Code(StrEnum):
     # 50 the task store
     STORE = "ASYA-5001"
     STORE_FULL = "ASYA-5002"
+    # 51 the store of big payloads
+    BLOB = "ASYA-5101"
+    BLOB_MISSING = "ASYA-5102"
+    BLOB_UNAVAILABLE = "ASYA-5103"
     # 60 the gateway's refusals
     REFUSED = "ASYA-6001"
     BAD_REQUEST = "ASYA-6002"
@@ -127,6 +131,7 @@ REASONS: Final = {
     "HopLimit": Code.HOP_LIMIT,
     "PoisonMessage": Code.POISON_MESSAGE,
     "MessageTooLarge": Code.MESSAGE_TOO_LARGE,
+    "BlobMissing": Code.BLOB_MISSING,
 }
 """`status.reason` of an envelope that failed."""
 
@@ -135,6 +140,9 @@ TYPES: Final = {
     "asya.errors.PayloadTooLarge": Code.PAYLOAD_TOO_LARGE,
     "asya.errors.MessageTooLarge": Code.MESSAGE_TOO_LARGE,
     "asya.errors.ReplicaGone": Code.REPLICA_GONE,
+    "asya.errors.BlobError": Code.BLOB,
+    "asya.errors.BlobMissing": Code.BLOB_MISSING,
+    "asya.errors.BlobUnavailable": Code.BLOB_UNAVAILABLE,
     "asya.runtime.typed.PayloadMismatch": Code.PAYLOAD_MISFIT,
     "asya.runtime.loading.HandlerError": Code.HANDLER_LOAD,
     "asya.runtime.loading.BadName": Code.HANDLER_NAME,

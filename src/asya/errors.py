@@ -237,13 +237,19 @@ class StoreFull(StoreError):
 class BlobError(AsyaError):
     """A payload could not be put into the blob store, or got from it."""
 
+    code = Code.BLOB
+
 
 class BlobMissing(BlobError):
     """The blob that an envelope refers to is not there, or its bytes are others than were put."""
 
+    code = Code.BLOB_MISSING
+
 
 class BlobUnavailable(BlobError):
     """The blob store cannot be asked now, or has no room."""
+
+    code = Code.BLOB_UNAVAILABLE
 
 
 class MeshUnreachable(AsyaError):
