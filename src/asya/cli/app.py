@@ -66,7 +66,9 @@ def run(arguments: Sequence[str]) -> int:
         The exit code. The text of an error has been written to stderr.
     """
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()  # here, where a reader that went away can be dealt with
+        return code
     except AsyaError as error:
         print(f"asya: {error}", file=sys.stderr)
         return exit_code(error)
