@@ -9,6 +9,7 @@ import pytest
 from asya import errors, sidecar
 from asya.codes import REASONS, TYPES, Code, failure_code
 from asya.errors import AsyaError, Complaint, ManifestError, SettingsError, UsageError
+from asya.runtime import loading
 
 CLASSES = [
     kind
@@ -90,3 +91,9 @@ def test_every_reason_that_the_sidecar_gives_has_a_code():
         given |= set(re.findall(r'reason="(\w+)"', text))
     assert {"PolicyExhausted", "PoisonMessage", "PolicyRouted", "ParseError"} <= given
     assert given - REASONS.keys() == set()
+
+
+def test_every_kind_of_load_failure_has_a_code():
+    kinds: list[type] = [loading.HandlerError, *loading.HandlerError.__subclasses__()]
+    assert {errors.full_name(kind) for kind in kinds} - TYPES.keys() == set()
+    assert len(kinds) > 5

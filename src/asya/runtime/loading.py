@@ -25,8 +25,33 @@ _UNTYPED = {"Any", "typing.Any", "dict", "list", "str", "int", "float", "bool", 
 class HandlerError(Exception):
     """The handler cannot be imported, found, made, or called with one argument.
 
-    `__cause__` is the user's own error, where there was one.
+    `__cause__` is the user's own error, where there was one. The kinds below tell what it was; the
+    mesh knows them by their names.
     """
+
+
+class BadName(HandlerError):
+    """Not of the form `module.function`."""
+
+
+class ModuleMissing(HandlerError):
+    """There is no such module."""
+
+
+class ImportFailed(HandlerError):
+    """The module raised while it was imported."""
+
+
+class HandlerMissing(HandlerError):
+    """The module, or the class, has no such name, or it is a class or cannot be called."""
+
+
+class BadSignature(HandlerError):
+    """It cannot be called with one argument, the payload."""
+
+
+class ClassFailed(HandlerError):
+    """Its class cannot be made with default arguments, or not be entered."""
 
 
 class Handler:
@@ -94,7 +119,7 @@ def load(name: str, make: Callable[[Callable[[], Any], bool], Any]) -> Handler:
         HandlerError: See the class.
     """
     if not name or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
-        raise HandlerError(
+        raise BadName(
             f"{name!r} names no handler; it must be module.function or module.Class.method"
         )
     module, parts = _import(name)
@@ -102,22 +127,22 @@ def load(name: str, make: Callable[[Callable[[], Any], bool], Any]) -> Handler:
     found: Any = module
     for at, part in enumerate(parts):
         if not hasattr(found, part):
-            raise HandlerError(_no_attribute(name, found, part))
+            raise HandlerMissing(_no_attribute(name, found, part))
         if isinstance(found, type):
             owner = found = _instance(name, found, part, make)
         found = getattr(found, part)
         if isinstance(found, type) and at == len(parts) - 1:
-            raise HandlerError(
+            raise HandlerMissing(
                 f"the handler {name!r} is a class; name one of its methods, such as {name}."
                 f"{_first_method(found)}"
             )
     if not callable(found):
-        raise HandlerError(
+        raise HandlerMissing(
             f"the handler {name!r} is of type {type(found).__name__}, which cannot be called"
         )
     problem = argument_problem(found)
     if problem:
-        raise HandlerError(f"the handler {name!r} {problem}")
+        raise BadSignature(f"the handler {name!r} {problem}")
     return Handler(name, found, owner)
 
 
@@ -219,15 +244,15 @@ def _import(name: str) -> Tuple[ModuleType, List[str]]:
             if missing == wanted or wanted.startswith(missing + "."):
                 if size > 1:
                     continue
-                raise HandlerError(_no_module(name, wanted)) from None
+                raise ModuleMissing(_no_module(name, wanted)) from None
             raise _import_error(name, wanted, error) from error
         except BaseException as error:  # whatever the module does when it is imported
             raise _import_error(name, wanted, error) from error
     raise AssertionError(name)
 
 
-def _import_error(name: str, module: str, error: BaseException) -> HandlerError:
-    return HandlerError(
+def _import_error(name: str, module: str, error: BaseException) -> ImportFailed:
+    return ImportFailed(
         f"the handler {name!r} cannot be imported: its module {module!r} raised "
         f"{type(error).__name__}: {error}"
     )
@@ -239,7 +264,7 @@ def _instance(
     try:
         return make(kind, is_async(getattr(kind, method)))
     except BaseException as error:
-        raise HandlerError(
+        raise ClassFailed(
             f"the class of the handler {name!r} cannot be made with default arguments: "
             f"{type(error).__name__}: {error}"
         ) from error

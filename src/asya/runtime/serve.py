@@ -18,7 +18,7 @@ from asya.runtime.channel import CLOSE_S, EXIT_ORPHANED, Channel, Watcher, WireP
 from asya.runtime.driver import Call, drive, drive_async
 from asya.runtime.errors import describe, render
 from asya.runtime.lasting import MainLoop, ThreadLoop
-from asya.runtime.loading import Handler, HandlerError, extend_path, load
+from asya.runtime.loading import ClassFailed, Handler, HandlerError, extend_path, load
 from asya.runtime.protocol import FrameError, FrameParser, pack
 
 TYPE_CHECKING = False
@@ -167,7 +167,7 @@ class Loops:
         try:
             handler.enter(self.run)
         except BaseException as error:
-            raise HandlerError(
+            raise ClassFailed(
                 f"the handler {name!r} cannot be entered as a context manager: "
                 f"{type(error).__name__}: {error}"
             ) from error

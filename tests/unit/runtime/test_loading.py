@@ -96,33 +96,46 @@ def test_names_of_handlers(name, result, asynchronous):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "text", "kind"),
     [
-        ("plain", "must be module.function"),
-        ("", "must be module.function"),
-        ("wares.", "must be module.function"),
-        ("wa-res.plain", "must be module.function"),
-        ("waers.plain", "no module 'waers'; did you mean 'wares'?"),
-        ("pack.other.f", "'pack' has no 'other'"),
-        ("wares.plian", "the module 'wares' has no 'plian'; did you mean 'plain'?"),
-        ("wares.Shop.great", "the class 'Shop' has no 'great'; did you mean 'greet'?"),
-        ("wares.Shop", "is a class; name one of its methods, such as wares.Shop.greet"),
-        ("wares.value", "is of type int, which cannot be called"),
-        ("wares.none", "takes no argument"),
-        ("wares.Shop.nothing", "takes no argument"),
-        ("wares.two", "needs 2 arguments (a, b)"),
-        ("wares.bad_part", "cannot be called with one argument"),
-        ("wares.keyword", "needs the keyword 'needed'"),
-        ("wares.Needy.greet", "cannot be made with default arguments: TypeError"),
-        ("wares.Broken.greet", "RuntimeError: no model"),
-        ("broken.f", "ModuleNotFoundError: No module named 'surely_missing'"),
-        ("typo.f", "SyntaxError"),
+        ("plain", "must be module.function", "BadName"),
+        ("", "must be module.function", "BadName"),
+        ("wares.", "must be module.function", "BadName"),
+        ("wa-res.plain", "must be module.function", "BadName"),
+        ("waers.plain", "no module 'waers'; did you mean 'wares'?", "ModuleMissing"),
+        ("pack.other.f", "'pack' has no 'other'", "HandlerMissing"),
+        (
+            "wares.plian",
+            "the module 'wares' has no 'plian'; did you mean 'plain'?",
+            "HandlerMissing",
+        ),
+        (
+            "wares.Shop.great",
+            "the class 'Shop' has no 'great'; did you mean 'greet'?",
+            "HandlerMissing",
+        ),
+        (
+            "wares.Shop",
+            "is a class; name one of its methods, such as wares.Shop.greet",
+            "HandlerMissing",
+        ),
+        ("wares.value", "is of type int, which cannot be called", "HandlerMissing"),
+        ("wares.none", "takes no argument", "BadSignature"),
+        ("wares.Shop.nothing", "takes no argument", "BadSignature"),
+        ("wares.two", "needs 2 arguments (a, b)", "BadSignature"),
+        ("wares.bad_part", "cannot be called with one argument", "BadSignature"),
+        ("wares.keyword", "needs the keyword 'needed'", "BadSignature"),
+        ("wares.Needy.greet", "cannot be made with default arguments: TypeError", "ClassFailed"),
+        ("wares.Broken.greet", "RuntimeError: no model", "ClassFailed"),
+        ("broken.f", "ModuleNotFoundError: No module named 'surely_missing'", "ImportFailed"),
+        ("typo.f", "SyntaxError", "ImportFailed"),
     ],
 )
-def test_what_is_no_handler(name, text):
+def test_what_is_no_handler(name, text, kind):
     with pytest.raises(HandlerError) as raised:
         find(name)
     assert text in str(raised.value)
+    assert type(raised.value).__name__ == kind
 
 
 def test_the_users_error_is_the_cause():
