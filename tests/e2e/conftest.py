@@ -93,6 +93,21 @@ class Mesh:
         path = self.data / "logs" / f"{actor}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def command(self, *arguments: str) -> str:
+        """Run another command in the project's folder; gives what it printed."""
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("ASYA_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "asya", *arguments],
+            cwd=self.folder,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def kill(self) -> None:
         """kill -9 of the supervisor alone."""
         assert self.process is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -92,6 +93,46 @@ def test_a_data_folder_without_write_permission_is_named(project: Any, left_runn
     assert left_running(project.folder) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing.yaml"], "nothing.yaml: no such file"),
+        (["handlers.py:eco"], "did you mean 'echo'"),
+        (["--host", "0.0.0.0"], "--insecure"),
+        (["--port", "x"], "--port"),
+        (["--cooldown", "5"], "--cooldown"),
+    ],
+)
+def test_wrong_use_is_told_and_starts_nothing(arguments: list[str], said: str, project: Any):
+    refused = project.popen(*arguments)
+    assert refused.wait(10) == 2
+    assert said in project.said()
+    assert "Traceback" not in project.said()
+    assert not project.data.exists()
+
+
+def test_a_folder_without_manifests_is_told_of_init(mesh: Any):
+    assert mesh.popen().wait(10) == 2
+    assert "asya init" in mesh.said()
+
+
+def test_what_a_manifest_asks_for_and_cannot_get_is_named_with_its_line(project: Any):
+    project.actor("greedy", "handlers.echo", resources={"limits": {"memory": "lots"}})
+    assert project.popen().wait(10) == 2
+    assert "greedy.yaml:1: actor greedy: resources.limits.memory: 'lots'" in project.said()
+
+
+def test_functions_need_no_manifest_and_the_commands_find_the_mesh(project: Any):
+    for manifest in project.folder.glob("*.yaml"):
+        manifest.unlink()
+    project.up("handlers.py:echo", "--data", str(project.folder / "elsewhere" / "data"))
+    assert project.command("call", "echo", "[1]", "--compact").startswith('{"echo": [1]')
+    assert [line.split()[:2] for line in project.command("ps").splitlines()[1:]] == [["echo", "1"]]
+    assert json.loads(project.command("ps", "--json"))["actors"][0]["name"] == "echo"
+    assert "echo: replica" in project.command("logs", "x-mesh")
+    assert (project.folder / "elsewhere" / "data" / "tasks.db").exists()
+
+
 def _obey_permissions() -> Callable[[], None] | None:
     """What makes a child of root obey permissions like everybody else, after its exec."""
     if os.getuid() != 0:
@@ -101,19 +142,27 @@ def _obey_permissions() -> Callable[[], None] | None:
     return lambda: libc.prctl(drop_from_bounding_set, may_override_permissions, 0, 0, 0)
 
 
-def test_a_stop_ends_everything_and_leaves_nothing_behind(project: Any, left_running: Any):
+def test_a_stop_ends_everything_and_leaves_nothing_behind(
+    project: Any, left_running: Any, wait_until: Any
+):
     project.up()
     assert project.call("echo", 1)["status"] == "succeeded"
     running = project.send("slow", 1.0)
-    project.call("echo", 2)
+    wait_until(lambda: project.pids("slow", "busy"), 10, project.said)
     assert len(left_running(project.folder)) >= 3
-    assert project.stop(signal.SIGTERM) == 0
+    project.process.send_signal(signal.SIGTERM)
+    # no new work from now on, while the old one is finished
+    wait_until(lambda: "1 envelopes are being finished" in project.said(), 5, project.said)
+    status, problem = project.ask("POST", "/v1/envelopes", {"route": ["echo"], "payload": 1})
+    assert status == 503
+    assert "stopping" in problem["detail"]
+    assert project.process.wait(20) == 0
     assert left_running(project.folder) == []
     assert not (project.data / "mesh.json").exists()
     assert not (project.data / "children.jsonl").exists()
-    # and the next run has it all, the envelope that was running included
+    # and it was finished within the grace time
     project.up()
-    assert project.ended(running)["status"] == "succeeded"
+    assert project.envelope(running)["status"] == "succeeded"
 
 
 def test_a_second_signal_does_not_wait_for_handlers(
@@ -126,7 +175,9 @@ def test_a_second_signal_does_not_wait_for_handlers(
     wait_until(lambda: "stopping" in project.said(), 5)
     assert project.stop(signal.SIGINT, within_s=8) == 0
     assert left_running(project.folder) == []
+    # the envelope is back in its queue, not blamed for the death of its replica
     project.up()
+    assert "of the last run go on" not in project.said()
     assert project.envelope(stuck)["status"] in {"pending", "running"}
     wait_until(lambda: project.pids("slow", "busy"), 10, project.said)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from asya.manifest import Manifests
 
 CRASH_VARIABLE: Final = "ASYA_TEST_CRASH"
+
+NAMES_MAX: Final = 20
+"""Actors and flows that the banner names."""
+
+FILES_MAX: Final = 16_384
+"""Descriptors that the mesh may open, where the machine allows it."""
 
 
 def up(
@@ -98,12 +105,22 @@ def run_mesh(
         crashpoints.arm_from(environ[CRASH_VARIABLE])
     from asya.local.mesh import LocalMesh
 
+    _allow_many_files()
+
     async def main() -> None:
         mesh = LocalMesh(manifests, found, folder=folder, environ=environ, say=_say)
         await _serve(mesh, manifests, began_s)
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())
+
+
+def _allow_many_files() -> None:
+    """An actor needs a few descriptors; the usual limit of 1024 is too low for a thousand."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def project_folder(paths: Sequence[str]) -> Path:
@@ -177,13 +194,18 @@ def _stop_on_signals(mesh: LocalMesh) -> asyncio.Event:
 def _banner(mesh: LocalMesh, manifests: Manifests, took_s: float) -> None:
     bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
     rows = [
-        ("actors", ", ".join(mesh.actors)),
-        ("flows", ", ".join(mesh.flows) or "none; send to actors by name: asya call ACTOR JSON"),
+        ("actors", _some(list(mesh.actors))),
+        ("flows", _some(list(mesh.flows)) or "none; send to actors by name: asya call ACTOR JSON"),
         ("data", str(mesh.data)),
     ]
     _write(f"{bold}asya mesh at {mesh.url}{plain}  (ready in {took_s:.2f} s, Ctrl-C stops)")
     for name, value in rows:
         _write(f"  {name:<7} {value}")
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMES_MAX])
+    return shown + (f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else "")
 
 
 def _say(text: str) -> None:

@@ -62,7 +62,7 @@ BYE_WAIT_S: Final = 2.0
 
 
 class LocalMesh:
-    """One mesh. `start`, then `stop`; not used again.
+    """One mesh. `start`, then `stop`, which `kill` cuts short; not used again.
 
     Args:
         manifests: What runs.
@@ -346,9 +346,12 @@ class LocalMesh:
             actors=list(self.actors),
         )
         # Commands look into the folder they are called in: most likely the one we were called in.
-        folders = {self.data, self._folder / ".asya", Path.cwd() / ".asya"}
-        for path in (folder / announcement.FILE for folder in folders):
-            here.write(path)
+        for folder in {self.data, self._folder / ".asya", Path.cwd() / ".asya"}:
+            path = folder / announcement.FILE
+            try:
+                here.write(path)
+            except OSError as error:
+                self.say(f"commands will not find this mesh by its folder: {error}")
             self._stack.callback(path.unlink, missing_ok=True)
 
     async def _look_for_strange_queues(self, transport: NatsTransport) -> None:
@@ -410,13 +413,17 @@ class LocalMesh:
         await self._stack.aclose()
 
     def kill(self) -> None:
-        """End all replicas now, so that a `stop` under way has nothing to wait for."""
+        """Let a `stop` under way wait for no handler: what runs goes back to its queue now."""
         for actor in self.actors.values():
-            actor.replicas.kill_all()
+            actor.replicas.begin_stop()
+            # Through the sidecar, so that no envelope is blamed for the death of its replica.
+            self._in_background(actor.sidecar.drain(0.0))
 
     async def _drain(self) -> None:
         grace_s = self._settings.grace_s
         actors = self.actors.values()
+        for each in actors:
+            each.replicas.begin_stop()
         busy = sum(each.sidecar.snapshot().in_flight for each in actors)
         if busy:
             self.say(f"stopping: {busy} envelopes are being finished (at most {grace_s:g} s)")

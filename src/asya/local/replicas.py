@@ -294,10 +294,14 @@ class ReplicaSet:
         if timer is not None:
             timer.cancel()
 
-    async def stop(self, wait_s: float) -> None:
-        """End all: those that were told `bye` get `wait_s` seconds, then SIGTERM, then SIGKILL."""
+    def begin_stop(self) -> None:
+        """Start none any more; one that ends from now on was asked to."""
         self._stopping = True
         self._stop_watching()
+
+    async def stop(self, wait_s: float) -> None:
+        """End all: those that were told `bye` get `wait_s` seconds, then SIGTERM, then SIGKILL."""
+        self.begin_stop()
         for process in self.starting:
             process.signal(signal.SIGTERM)
         await self._all_ended(wait_s)
@@ -321,12 +325,6 @@ class ReplicaSet:
                     await asyncio.wait(set(self._tasks))
                 for process in list(self._processes.values()):
                     await process.ended.wait()
-
-    def kill_all(self) -> None:
-        """End everything now; does not wait."""
-        self._stopping = True
-        for process in self._processes.values():
-            process.signal(signal.SIGKILL)
 
 
 def fingerprint(folder: Path, ignore: frozenset[Path]) -> frozenset[tuple[str, int, int]]:

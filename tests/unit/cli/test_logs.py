@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from asya.cli import logs as command
 from asya.cli.logs import followed, log_path, logs
 from asya.errors import MeshUnreachable, UsageError
 from asya.local.announcement import FILE, Announcement
@@ -74,5 +73,5 @@ def test_following_goes_over_rotations_to_the_end_of_the_mesh(
             case "end":
                 (folder / ".asya" / FILE).unlink()
 
-    monkeypatch.setattr(command.time, "sleep", step)
+    monkeypatch.setattr("asya.cli.logs.time.sleep", step)
     assert b"".join(followed(path, file, folder)) == b"1\n2\n3\n4\n5\n"
