@@ -55,7 +55,7 @@ class RunningMesh:
         self.headers: list[dict[str, Any]] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def publish(self, envelope, *, dedup_id):
+    async def publish(self, envelope, *, dedup_id, not_before=None):
         if self.failure is not None:
             raise self.failure
         self.headers.append({name: envelope.header(name) for name in envelope.headers})

@@ -23,7 +23,7 @@ from asya.gateway.store.sqlite import SqliteStore
 
 class Mesh:
     namespace = "default"
-    async def publish(self, envelope, *, dedup_id):
+    async def publish(self, envelope, *, dedup_id, not_before=None):
         with open(sys.argv[2], "ab", buffering=0) as queue:
             queue.write(envelope.id.encode() + b"\\n")
     async def actors(self): return ["a"]
@@ -54,7 +54,7 @@ class QueueFile:
         self.ids = path.read_text().splitlines() if path.exists() else []
         self.fresh: list[str] = []
 
-    async def publish(self, envelope, *, dedup_id):
+    async def publish(self, envelope, *, dedup_id, not_before=None):
         assert dedup_id == f"{envelope.id}:0"
         if envelope.id not in set(self.ids):
             self.fresh.append(envelope.id)

@@ -21,13 +21,14 @@ from asya.errors import TransportError, nearest
 from asya.gateway import openapi, views
 from asya.gateway.admission import check_id, seconds
 from asya.gateway.body import Bodies, parse, parse_as
+from asya.gateway.keys import REPLAYED_HEADER, begin_time, read_key
 from asya.gateway.operations import LIST_MAX, STATUSES
-from asya.gateway.port import FlowSpec, GatewaySettings, MeshPort
+from asya.gateway.port import FlowSpec, GatewaySettings, Idempotency, MeshPort
 from asya.gateway.present import envelope_view, summary_view
 from asya.gateway.problems import ProblemError
 from asya.gateway.respond import json_response
 from asya.gateway.schema import Schemas
-from asya.gateway.service import Ending, TaskService, unknown
+from asya.gateway.service import Admission, Ending, TaskService, unknown
 from asya.gateway.store.base import Query
 from asya.gateway.store.rules import TaskRow
 from asya.gateway.stream import EventStream
@@ -69,21 +70,26 @@ class Endpoints:
         wait_s = _wait(request)
         timeout = query.get("timeout")
         timeout_s = flow.timeout_s if timeout is None else seconds(timeout, "?timeout")
+        key = read_key(request.headers, f"flow:{flow.name}", flow.idempotency)
+        now = self._service.now()
+        not_before = begin_time(query.get("not_before"), query.get("delay"), now, "?")
         with self._service.ending(id_, wanted=wait_s > 0) as ending:
             async with self._bodies.read(request) as data:
                 value, payload = parse(data)
                 await self._check_schema(flow, value, len(data))
                 del value
-                row = await self._service.admit(
+                taken = await self._service.take(
                     flow.route,
                     payload,
                     id=id_,
                     headers=_trace(request),
                     timeout_s=timeout_s,
                     flow=flow.name,
+                    not_before=not_before,
+                    key=key,
                 )
             del data, payload
-            return await self._outcome(request.receive, row, ending, wait_s)
+            return await self._answer(request.receive, taken, id_, ending, wait_s)
 
     async def post_envelope(self, request: Request) -> Response:
         """Send an envelope with a route of its own."""
@@ -94,7 +100,9 @@ class Endpoints:
                 check_id(asked.id)
                 id_ = asked.id or str(uuid.uuid4())
                 ending = stack.enter_context(self._service.ending(id_, wanted=wait_s > 0))
-                row = await self._service.admit(
+                now = self._service.now()
+                scope = f"route:{','.join(asked.route)}"
+                taken = await self._service.take(
                     asked.route,
                     Raw(asked.payload),
                     id=id_,
@@ -102,9 +110,11 @@ class Endpoints:
                     timeout_s=None
                     if asked.timeout is None
                     else seconds(asked.timeout, "$.timeout"),
+                    not_before=begin_time(asked.not_before, asked.delay, now, "$."),
+                    key=read_key(request.headers, scope, Idempotency()),
                 )
             del data, asked
-            return await self._outcome(request.receive, row, ending, wait_s)
+            return await self._answer(request.receive, taken, id_, ending, wait_s)
 
     async def _check_schema(self, flow: FlowSpec, value: Any, size: int) -> None:
         if flow.input_schema is None:
@@ -121,8 +131,25 @@ class Endpoints:
                 errors=faults,
             )
 
+    async def _answer(
+        self, receive: Receive, taken: Admission, id_: str, ending: Ending, wait_s: float
+    ) -> Response:
+        """The outcome; that of another task where that holds the key."""
+        row = taken.row
+        headers = {REPLAYED_HEADER: "true"} if taken.replayed else {}
+        if row.id == id_ or wait_s <= 0:
+            return await self._outcome(receive, row, ending, wait_s, headers)
+        with self._service.ending(row.id) as other:
+            row = (await self._service.get(row.id)).row
+            return await self._outcome(receive, row, other, wait_s, headers)
+
     async def _outcome(
-        self, receive: Receive, row: TaskRow, ending: Ending, wait_s: float
+        self,
+        receive: Receive,
+        row: TaskRow,
+        ending: Ending,
+        wait_s: float,
+        headers: dict[str, str],
     ) -> Response:
         if not row.ended and wait_s > 0:
             gone = asyncio.create_task(_give_up_when_gone(receive, ending))
@@ -133,12 +160,12 @@ class Endpoints:
         if row.ended or wait_s > 0:
             detail = await self._service.get(row.id)
             if detail.row.ended:
-                return json_response(envelope_view(detail))
+                return json_response(envelope_view(detail), 200, headers)
             row = detail.row
         url = f"/v1/envelopes/{row.id}"
         view = summary_view(row)
         accepted = views.Accepted(row.id, view.status, url, f"{url}/events")
-        return json_response(accepted, 202, {"Location": url})
+        return json_response(accepted, 202, {"Location": url, **headers})
 
     async def list_envelopes(self, request: Request) -> Response:
         """A page of envelopes."""

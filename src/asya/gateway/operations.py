@@ -58,10 +58,41 @@ _WAIT = Parameter(
     "query",
     "Hold on until the envelope has ended, at most so long (and at most 10 minutes): `30s`, `1.5`",
 )
+_BEGIN = (
+    Parameter(
+        "not_before",
+        "query",
+        "When it may begin: RFC 3339, or a duration from now such as `10m`",
+    ),
+    Parameter("delay", "query", "The same as a duration; not both"),
+)
+_KEYS = (
+    Parameter(
+        "Idempotency-Key",
+        "header",
+        "A key of the client's own (IETF idempotency-key-header): what happens to a second "
+        "request with it says the policy",
+    ),
+    Parameter(
+        "Idempotency-Policy",
+        "header",
+        "In place of the flow's: `return-existing` answers the task that holds the key, `reject` "
+        "refuses, `replace` cancels that task and admits the new one",
+        {"type": "string", "enum": ["return-existing", "reject", "replace"]},
+    ),
+    Parameter(
+        "Idempotency-Life",
+        "header",
+        "In place of the flow's: how long the task holds its key: `active` (until it has ended) "
+        "or a duration such as `24h`",
+    ),
+)
 _POST_PROBLEMS = (
     "not-json",
     "body-timeout",
     "id-conflict",
+    "key-taken",
+    "key-reused",
     "too-large",
     "not-json-type",
     "invalid",
@@ -93,6 +124,8 @@ OPERATIONS: Final = (
                 "An id of the client's own: the same id again is the same task",
                 {"type": "string", "pattern": ID_PATTERN},
             ),
+            *_BEGIN,
+            *_KEYS,
         ),
         Any,
     ),
@@ -103,7 +136,7 @@ OPERATIONS: Final = (
         "Send an envelope with a route of its own",
         _POST_ANSWERS,
         _POST_PROBLEMS,
-        (_WAIT,),
+        (_WAIT, *_KEYS),
         views.EnvelopeRequest,
     ),
     Operation(

@@ -12,7 +12,21 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from asya.envelope import Envelope
+from asya.gateway.store.keys import KeyPolicy
 from asya.transports.base import Depth
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """What an `Idempotency-Key` means.
+
+    Attributes:
+        policy: `return-existing`, `reject` or `replace`: what a key does that a task holds.
+        life_s: Seconds that a task holds its key, or None for until it has ended.
+    """
+
+    policy: KeyPolicy = "return-existing"
+    life_s: float | None = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,8 @@ class FlowSpec:
         route: The actors that an envelope passes, at least one.
         description: For people and for language models.
         input_schema: JSON Schema that payloads must fit, or None for any JSON value.
-        timeout_s: Seconds from admission to the deadline, or None for no deadline.
+        timeout_s: Seconds from admission (or `not_before`) to the deadline, or None for none.
+        idempotency: What keys mean, where a request does not say it.
     """
 
     name: str
@@ -32,6 +47,7 @@ class FlowSpec:
     description: str = ""
     input_schema: Mapping[str, Any] | None = None
     timeout_s: float | None = None
+    idempotency: Idempotency = Idempotency()
 
 
 @dataclass(frozen=True)
@@ -63,8 +79,12 @@ class MeshPort(Protocol):
         """The namespace whose queues these are."""
         ...
 
-    async def publish(self, envelope: Envelope, *, dedup_id: str) -> None:
+    async def publish(
+        self, envelope: Envelope, *, dedup_id: str, not_before: datetime | None = None
+    ) -> None:
         """Put an envelope into the queue of its `route.curr`; confirmed when this returns.
+
+        It is given out at `not_before`, or at once.
 
         Raises:
             TransportError: As `Transport.publish`.

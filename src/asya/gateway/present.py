@@ -62,6 +62,7 @@ def summary_view(row: TaskRow) -> EnvelopeView:
         created_at=row.created_at,
         updated_at=row.updated_at,
         deadline_at=row.deadline_at,
+        not_before=row.not_before,
         hops=UNSET,
         result=UNSET,
     )
@@ -113,7 +114,7 @@ def _fill(view: HopView, hop: HopData, kind: str) -> None:
         view.content_out = content
 
 
-def event_text(id: str, event: EventRow) -> tuple[bytes, bool]:  # noqa: A002  the name on the wire
+def event_text(id: str, event: EventRow) -> tuple[bytes, bool]:
     """A stored event as SSE, and whether it is the last one of its envelope."""
     if event.kind == "status":
         data = _decode_status(event.data)

@@ -14,12 +14,12 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from msgspec import Raw
 
-from asya.clock import Clock, to_rfc3339
+from asya.clock import Clock, from_rfc3339, to_rfc3339
 from asya.envelope import FLOW_HEADER, Envelope, decode, encode, new_envelope, raw_json
 from asya.errors import (
     AsyaError,
@@ -28,6 +28,7 @@ from asya.errors import (
     StoreError,
     StoreFull,
     TransportError,
+    TransportUnavailable,
 )
 from asya.events import DeadLetter, Event, Finished, Flown
 from asya.gateway.admission import (
@@ -39,10 +40,12 @@ from asya.gateway.admission import (
     check_route,
     digest,
 )
+from asya.gateway.keys import AdmissionKey, refused_key
 from asya.gateway.port import MeshPort
 from asya.gateway.problems import ProblemError
 from asya.gateway.recorder import Recorder
 from asya.gateway.store.base import Detail, EventPage, Insertion, Outgoing, Query, TaskStore
+from asya.gateway.store.keys import Claim
 from asya.gateway.store.rules import TaskRow, note_of
 from asya.gateway.watch import Watch, Watches
 
@@ -83,6 +86,14 @@ class ServiceLimits:
     queue_max: int = 100_000
     retention_s: float = 7 * 24 * 3600.0
     wait_max_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The task that a request led to; `replayed`: it was there before."""
+
+    row: TaskRow
+    replayed: bool
 
 
 class Ending:
@@ -170,6 +181,10 @@ class TaskService:
         await self._recorder.flush()
         await self._store.close()
 
+    def now(self) -> datetime:
+        """The time of day, by the service's clock."""
+        return self._clock.now()
+
     def problem(self) -> str | None:
         """Why no envelope can be taken now, or None."""
         if not self._started:
@@ -196,26 +211,56 @@ class TaskService:
         actors: Sequence[str],
         payload: Raw,
         *,
-        id: str | None = None,  # noqa: A002  the name on the wire
+        id: str | None = None,
         headers: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         flow: str | None = None,
+        not_before: datetime | None = None,
+        key: AdmissionKey | None = None,
     ) -> TaskRow:
+        """As `take`; the task alone."""
+        taken = await self.take(
+            actors,
+            payload,
+            id=id,
+            headers=headers,
+            timeout_s=timeout_s,
+            flow=flow,
+            not_before=not_before,
+            key=key,
+        )
+        return taken.row
+
+    async def take(
+        self,
+        actors: Sequence[str],
+        payload: Raw,
+        *,
+        id: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        flow: str | None = None,
+        not_before: datetime | None = None,
+        key: AdmissionKey | None = None,
+    ) -> Admission:
         """Take a new envelope: when this returns it is stored, and confirmed in its first queue.
 
-        The same id again, with the same route and payload, gives the task that is there.
+        The same id again, with the same route and payload, gives the task that is there; so does
+        the same key, or it is refused, or takes the task's place, as its policy says.
 
         Args:
             actors: The route.
             payload: JSON, known to be whole.
             id: The client's own id, or None for a new UUID.
             headers: Values are JSON values, or `Raw`.
-            timeout_s: Seconds to the deadline, or None for no deadline.
+            timeout_s: Seconds to the deadline, from `not_before` on, or None for no deadline.
             flow: The flow that it came in by.
+            not_before: When it may begin; None, or a time that has passed, for at once.
+            key: The client's idempotency key with its rules.
 
         Raises:
             ProblemError: Refused; nothing is left behind. After `unavailable` it may run
-                nevertheless (the broker's answer was lost); the same id again is safe.
+                nevertheless (the broker's answer was lost); the same id or key again is safe.
         """
         check_route(actors)
         check_id(id)
@@ -225,35 +270,48 @@ class TaskService:
         if problem is not None:
             raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
         await self._gate.check(actors)
-        row, envelope = self._first(actors, payload, id, headers or {}, timeout_s, flow)
-        async with self._alone(row.id):
-            insertion = await self._insert(row, encode(envelope))
+        row, envelope = self._first(actors, payload, id, headers or {}, timeout_s, flow, not_before)
+        claim = None if key is None else key.claim(payload, self._clock.now())
+        async with contextlib.AsyncExitStack() as alone:
+            for mark in (row.id,) if claim is None else (claim.mark, row.id):
+                await alone.enter_async_context(self._alone(mark))
+            insertion = await self._insert(row, encode(envelope), claim)
             found = insertion.row
-            if not insertion.created and found.digest not in {None, row.digest}:
-                raise ProblemError(
-                    "id-conflict",
-                    f"the id {row.id!r} belongs to an envelope with another route or payload",
-                    id=row.id,
-                )
+            _check_found(row, insertion, claim)
+            if insertion.replaced is not None:
+                await self._canceled_by_key(insertion.replaced)
             if insertion.outgoing is not None:
                 again = envelope if insertion.created else decode(insertion.outgoing.body)
-                await self._publish(again, new=insertion.created)
-        return found
+                await self._publish(
+                    again,
+                    found.not_before,
+                    new=insertion.created,
+                    keyed=claim is not None,
+                )
+        return Admission(found, not insertion.created)
+
+    async def _canceled_by_key(self, id: str) -> None:
+        """Tell of a task that the store canceled, and cancel its children."""
+        self._mesh.cancel({id})
+        self._watches.ended(id)
+        await self.cancel(id)
 
     def _first(
         self,
         actors: Sequence[str],
         payload: Raw,
-        id: str | None,  # noqa: A002  the name on the wire
+        id: str | None,
         headers: Mapping[str, Any],
         timeout_s: float | None,
         flow: str | None,
+        not_before: datetime | None,
     ) -> tuple[TaskRow, Envelope]:
         now = self._clock.now()
+        begin = now if not_before is None else max(now, not_before)
         all_headers = dict(headers)
         if flow is not None:
             all_headers[FLOW_HEADER] = flow
-        deadline = None if timeout_s is None else now + timedelta(seconds=timeout_s)
+        deadline = None if timeout_s is None else begin + timedelta(seconds=timeout_s)
         envelope = new_envelope(
             list(actors),
             payload,
@@ -272,11 +330,14 @@ class TaskService:
             digest=digest(actors, payload),
             headers=bytes(raw_json(envelope.headers)),
             deadline_at=envelope.status.deadline_at,
+            not_before=to_rfc3339(begin) if begin > now else None,
         )
+        # the time in its first queue counts from when it may be taken
+        envelope.status.updated_at = to_rfc3339(begin)
         return row, envelope
 
     @contextlib.asynccontextmanager
-    async def _alone(self, id: str) -> AsyncIterator[None]:  # noqa: A002  the name on the wire
+    async def _alone(self, id: str) -> AsyncIterator[None]:
         """One admission of an id at a time: a second one must not answer before the first is sure."""
         while id in self._admitting:
             await asyncio.wait([self._admitting[id]])
@@ -287,34 +348,40 @@ class TaskService:
             del self._admitting[id]
             mine.set_result(None)
 
-    async def _insert(self, row: TaskRow, body: bytes) -> Insertion:
+    async def _insert(self, row: TaskRow, body: bytes, claim: Claim | None) -> Insertion:
         try:
-            return await self._store.insert(row, body)
+            return await self._store.insert(row, body, claim)
         except StoreError as error:
             raise _store_problem(error) from error
 
-    async def _publish(self, envelope: Envelope, *, new: bool) -> None:
+    async def _publish(
+        self, envelope: Envelope, not_before: str | None, *, new: bool, keyed: bool
+    ) -> None:
         """Publish a stored envelope; on failure a new task is forgotten again.
 
         One that was there before stays: it may have been answered, and not yet marked. When the broker's answer was lost the envelope may be in the queue all the same: its events
         then make the task anew, and the same id again is recognised by broker and store.
+        A key would be forgotten with its task: that task stays, and a chore publishes it.
         """
         try:
-            await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0")
+            await self._mesh.publish(
+                envelope, dedup_id=f"{envelope.id}:0", not_before=_moment(not_before)
+            )
         except TransportError as error:
-            if new:
+            if new and not (keyed and isinstance(error, TransportUnavailable)):
                 await self._take_back(envelope.id)
             raise _publish_problem(envelope, error) from error
         self._recorder.add_published(envelope.id)
-        self._gate.admitted(envelope.route.curr)
+        if not_before is None:
+            self._gate.admitted(envelope.route.curr)
 
-    async def _take_back(self, id: str) -> None:  # noqa: A002  the name on the wire
+    async def _take_back(self, id: str) -> None:
         try:
             await self._store.discard(id)
         except StoreError as error:  # then the chore publishes it: the client may see it run
             _log.warning("the task %s could not be taken back: %s", id, error)
 
-    async def get(self, id: str) -> Detail:  # noqa: A002  the name on the wire
+    async def get(self, id: str) -> Detail:
         """One task.
 
         Raises:
@@ -329,7 +396,7 @@ class TaskService:
         """A page of tasks, newest first."""
         return await _read(self._store.tasks(query))
 
-    async def wait(self, id: str, timeout_s: float) -> Detail:  # noqa: A002  as above
+    async def wait(self, id: str, timeout_s: float) -> Detail:
         """The task when it has ended, or as it is when the time is over (see `Ending`)."""
         with self.ending(id) as ending:
             detail = await self.get(id)
@@ -338,7 +405,7 @@ class TaskService:
         return await self.get(id)
 
     @contextlib.contextmanager
-    def ending(self, id: str, *, wanted: bool = True) -> Iterator[Ending]:  # noqa: A002  as above
+    def ending(self, id: str, *, wanted: bool = True) -> Iterator[Ending]:
         """The end of an envelope that has not ended yet, and may not be admitted yet."""
         if not wanted or self._watches.waiting >= WAITERS_MAX:
             yield Ending(None, 0)
@@ -349,7 +416,7 @@ class TaskService:
         finally:
             self._watches.remove_waiter(id, future)
 
-    async def cancel(self, id: str) -> None:  # noqa: A002  the name on the wire
+    async def cancel(self, id: str) -> None:
         """End a task as canceled, and all children of this root; what has ended stays as it is.
 
         Raises:
@@ -371,12 +438,12 @@ class TaskService:
             if len(canceled) < CANCEL_STEP - 1:
                 return
 
-    async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:  # noqa: A002
+    async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:
         """Stored events with numbers above `after`, oldest first; None for an unknown id."""
         return await _read(self._store.events(id, after=after, limit=limit))
 
     @contextlib.contextmanager
-    def watch(self, id: str) -> Iterator[Watch]:  # noqa: A002  the name on the wire
+    def watch(self, id: str) -> Iterator[Watch]:
         """A `Watch` of one envelope for the time of the block."""
         watch = self._watches.add(id)
         try:
@@ -462,8 +529,9 @@ class TaskService:
             limit = to_rfc3339(self._clock.now() - timedelta(seconds=older_than))
             if envelope.status.created_at > limit:
                 return
+        begin = _moment(outgoing.not_before)
         try:
-            await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0")
+            await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0", not_before=begin)
         except TransportError as error:
             _log.warning("the envelope %s is not published yet: %s", envelope.id, error)
         else:
@@ -480,6 +548,23 @@ class TaskService:
                 _log.warning("old tasks were not swept: %s", error)
 
 
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else from_rfc3339(text)
+
+
+def _check_found(row: TaskRow, insertion: Insertion, claim: Claim | None) -> None:
+    """Refuse a request whose id or key belongs to a task that is no answer to it."""
+    found = insertion.row
+    if insertion.refused is not None and claim is not None:
+        raise refused_key(insertion.refused, claim, found.id)
+    if not insertion.created and found.id == row.id and found.digest not in {None, row.digest}:
+        raise ProblemError(
+            "id-conflict",
+            f"the id {row.id!r} belongs to an envelope with another route or payload",
+            id=row.id,
+        )
+
+
 async def _read(reading: Awaitable[_T]) -> _T:
     try:
         return await reading
@@ -487,7 +572,7 @@ async def _read(reading: Awaitable[_T]) -> _T:
         raise _store_problem(error) from error
 
 
-def unknown(id: str) -> ProblemError:  # noqa: A002  the name on the wire
+def unknown(id: str) -> ProblemError:
     """The refusal of an id that no task has."""
     return ProblemError("unknown-envelope", f"there is no envelope {id!r}, or it was swept", id=id)
 

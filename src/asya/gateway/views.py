@@ -82,6 +82,13 @@ class EnvelopeView(msgspec.Struct):
     created_at: Moment
     updated_at: Moment
     deadline_at: Moment | None
+    not_before: Annotated[
+        str | None,
+        Meta(
+            description="When it may begin; null for at once",
+            extra_json_schema={"format": "date-time"},
+        ),
+    ]
     hops: list[HopView] | UnsetType = UNSET
     result: Annotated[
         Raw | UnsetType | None, Meta(description="Any JSON value; null until it succeeded")
@@ -114,6 +121,11 @@ class EnvelopeRequest(msgspec.Struct, forbid_unknown_fields=True):
     id: Annotated[
         str | None, Meta(description="Chosen by the client: the same id again is the same task")
     ] = None
+    not_before: Annotated[
+        str | None,
+        Meta(description="When it may begin: RFC 3339, or a duration from now such as `10m`"),
+    ] = None
+    delay: Annotated[Duration | None, Meta(description="The same as a duration; not both")] = None
 
 
 class ActorList(msgspec.Struct):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 
 from asya.envelope import Envelope, encode, queue_name
 from asya.errors import TransportError
@@ -49,10 +50,14 @@ class LocalPort:
         """The namespace whose queues these are."""
         return self._namespace
 
-    async def publish(self, envelope: Envelope, *, dedup_id: str) -> None:
+    async def publish(
+        self, envelope: Envelope, *, dedup_id: str, not_before: datetime | None = None
+    ) -> None:
         """Put an envelope into the queue of its `route.curr`; confirmed when this returns."""
         queue = queue_name(self._namespace, envelope.route.curr)
-        await self._transport.publish(queue, encode(envelope), dedup_id=dedup_id)
+        await self._transport.publish(
+            queue, encode(envelope), dedup_id=dedup_id, not_before=not_before
+        )
 
     async def actors(self) -> list[str]:
         """The actors of this mesh. A queue that an earlier mesh left is no actor."""

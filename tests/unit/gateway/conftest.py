@@ -30,7 +30,7 @@ class ListMesh:
     gate: asyncio.Event | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def publish(self, envelope, *, dedup_id):
+    async def publish(self, envelope, *, dedup_id, not_before=None):
         self.arrived.set()
         if self.gate is not None:
             await self.gate.wait()

@@ -339,9 +339,8 @@ def _schedules(connection: sqlite3.Connection) -> list[ScheduleRow]:
     found = connection.execute(
         "SELECT name, seen_at, last_at, last_id, last_error, suspended FROM schedules"
     )
-    return [
-        ScheduleRow(*row[:5], suspended=None if row[5] is None else bool(row[5])) for row in found
-    ]
+    rows: list[tuple[str, str, str | None, str | None, str | None, int | None]] = found.fetchall()
+    return [ScheduleRow(*row[:5], None if row[5] is None else bool(row[5])) for row in rows]
 
 
 def _discard(connection: sqlite3.Connection, id: str) -> bool:
