@@ -23,7 +23,10 @@ class Content(msgspec.Struct, frozen=True):
 
 
 class HopStarted(msgspec.Struct, tag="hop-started", omit_defaults=True):
-    """A replica was given the envelope."""
+    """A replica was given the envelope.
+
+    `traceparent` is the header as it was received: its span is the parent of this hop's.
+    """
 
     id: str
     n: int
@@ -37,6 +40,7 @@ class HopStarted(msgspec.Struct, tag="hop-started", omit_defaults=True):
     parent_id: str | None = None
     flow: str | None = None
     body: Content | None = None
+    traceparent: str | None = None
 
 
 class HopEnded(msgspec.Struct, tag="hop-ended", omit_defaults=True):

@@ -48,6 +48,7 @@ from asya.sidecar.outcome import (
 )
 
 DEATHS_MAX: Final = 5
+from asya.tracecontext import TRACEPARENT, of_hop
 """Deaths of one message, after which it goes to `x-sump` instead of killing replicas for ever."""
 
 SYSTEM_STATUS: Final = STATUS_FIELDS
@@ -110,6 +111,7 @@ def forward(envelope: Envelope, frame: Frame, index: int, fan_out: bool, now: da
     out.payload = frame.payload
     if index:
         out.id = child_id(envelope.id, hop, index)
+    _trace(out, envelope)
         out.parent_id = envelope.id
     if fan_out:
         out.headers[ROOT_HEADER] = raw_json(envelope.root)
@@ -210,6 +212,7 @@ def _route_failed(
         out.status,
         phase="failed",
         actor=actors[0],
+    _trace(out, envelope)
         attempt=1,
         max_attempts=attempts_max,
         updated_at=to_rfc3339(now),
@@ -363,6 +366,13 @@ def _leave(out: Envelope, hop: int) -> None:
     out.headers.pop(DEATHS_HEADER, None)
     out.headers.pop(SINCE_HEADER, None)
     out.headers[HOP_HEADER] = Raw(b"%d" % (hop + 1))
+
+
+def _trace(out: Envelope, envelope: Envelope) -> None:
+    """This hop's span is the parent of the next one's, unless the handler sets another."""
+    own = of_hop(envelope)
+    if own is not None:
+        out.headers[TRACEPARENT] = own
 
 
 def _first_attempt(envelope: Envelope, this_one: datetime) -> datetime:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol, cast
@@ -20,10 +20,17 @@ from msgspec import Raw
 from asya.envelope import Envelope, ErrorInfo, route_problem
 from asya.errors import ProtocolError
 from asya.sidecar.outcome import NO_CHANGES, Changes, Frame
+from asya.tracecontext import headers_of_call
 
 PROTOCOL_VERSION: Final = 1
 FRAME_MAX: Final = 256 * 1024 * 1024
 """The largest frame on the socket, in bytes."""
+
+ECHO_S: Final = 0.1
+"""How long after a call's end what its replica prints is still taken for that call's."""
+
+APART_BYTES: Final = 64 * 1024
+"""A larger payload is handed to the socket, and cut out of what came, without further copies."""
 
 _HEAD: Final = struct.Struct(">II")
 
@@ -47,7 +54,7 @@ class _Header(msgspec.Struct):
 class _CallEnvelope(msgspec.Struct, omit_defaults=True):
     id: str
     route: Any
-    headers: dict[str, Raw]
+    headers: Mapping[str, Raw]
     status: Any
     parent_id: str | None = None
 
@@ -118,6 +125,7 @@ class Owner(Protocol):
 @dataclass(slots=True)
 class _Call:
     events: CallEvents
+    envelope_id: str
     running: bool = False
 
 
@@ -151,6 +159,7 @@ class Replica(asyncio.Protocol):
     _holds: int = 0
 
     # -- what the sidecar asks of it --------------------------------------------------------------
+    _last_id: str = ""
 
     @property
     def in_flight(self) -> int:
@@ -164,17 +173,31 @@ class Replica(asyncio.Protocol):
 
     def call(self, envelope: Envelope, events: CallEvents) -> int:
         """Give it an envelope; returns the number of the call."""
+    def working_on(self) -> str | None:
+        """The envelope that it works on, or has just worked on.
+
+        None where that cannot be told: it is idle, or takes several at a time.
+        """
+        if self.concurrency > 1:
+            return None
+        if self._calls:
+            return next(iter(self._calls.values())).envelope_id
+        if not self._last_id or self.since is None:
+            return None
+        idle_s = (self.owner.now() - self.since).total_seconds()
+        return self._last_id if idle_s <= ECHO_S else None
+
         assert self._transport is not None
         self._last_call += 1
         number = self._last_call
         if not self._calls:
             self.since = self.owner.now()
-        self._calls[number] = _Call(events)
+        self._calls[number] = _Call(events, envelope.id)
         status: Any = envelope.status
         if envelope.status_extra:
             status = msgspec.to_builtins(status) | envelope.status_extra
         about = _CallEnvelope(
-            envelope.id, envelope.route, envelope.headers, status, envelope.parent_id
+            envelope.id, envelope.route, headers_of_call(envelope), status, envelope.parent_id
         )
         header = _CallHeader("call", number, "handle", about, [len(memoryview(envelope.payload))])
         self._transport.write(pack(header, envelope.payload))
@@ -339,4 +362,5 @@ def _changes(header: _Header) -> Changes:
         return NO_CHANGES
     if header.next is not None and (problem := route_problem(header.next)):
         raise ProtocolError(f"a runtime sent a route that its own check should refuse: {problem}")
+            self._last_id = call.envelope_id
     return Changes(header.next, header.set or {}, header.del_ or [], header.status or {})

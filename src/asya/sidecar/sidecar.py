@@ -106,6 +106,7 @@ class Sidecar:
     Attributes:
         on_change: Called when a message waits, a call ends, or a replica comes or goes.
         on_load_failure: Called with pid and error when a runtime cannot load its handler.
+    canceled: int = 0
     """
 
     def __init__(
@@ -125,6 +126,8 @@ class Sidecar:
         self.on_load_failure: Callable[[int, ErrorInfo], None] = _nothing_of
         self._transport = transport
         self._listener = listener or NullListener()
+        on_cold_start: Called with the seconds from the first message that found no replica to the
+            first replica that is ready.
         self._ends = ends or {}
         self._cancels = Cancels() if cancels is None else cancels
         self._clock = clock or SystemClock()
@@ -143,6 +146,8 @@ class Sidecar:
         self._consumer: Consumer | None = None
         self._server: asyncio.AbstractServer | None = None
         self._leases: asyncio.Task[None] | None = None
+        self.on_cold_start: Callable[[float], None] = _no_cold_start
+        self._cold_since_s: float | None = None
         self._draining = False
         self._loop: asyncio.AbstractEventLoop
         self._cancels.subscribe(self._on_cancel)
@@ -275,8 +280,16 @@ class Sidecar:
 
     def replica_ready(self, replica: Replica) -> None:
         """A runtime has loaded its handler."""
+            canceled=counts.canceled,
         self._replicas.append(replica)
         self._resize()
+    def working_on(self, pid: int) -> str | None:
+        """The envelope that a replica works on, where it works on one at a time."""
+        for replica in self._replicas:
+            if replica.pid == pid:
+                return replica.working_on()
+        return None
+
         self._dispatch()
         self.on_change()
 
@@ -298,6 +311,9 @@ class Sidecar:
         self.on_change()
 
     def replica_gone(self, replica: Replica) -> None:
+        if self._cold_since_s is not None and (self._waiting or self._alone):
+            self.on_cold_start(self.loop_time() - self._cold_since_s)
+        self._cold_since_s = None
         """A runtime is gone; its calls have been told already."""
         self._connections.discard(replica)
         with contextlib.suppress(ValueError):
@@ -371,6 +387,18 @@ class Sidecar:
             work.wait()
             self._dispatch()
             if not self._replicas or self._waiting:
+    def finish_unread(self, work: Work, outcome: Outcome) -> None:
+        """It ends before a replica had it: its payload is gone, it was canceled, or is late."""
+        self._settle(self._finish(work, outcome, set()))
+
+    def in_background(self, coroutine: Coroutine[None, None, None]) -> None:
+        """Run something that a drain waits for."""
+        self._settle(coroutine)
+
+    def dispatch(self) -> None:
+        """Something stands in line again."""
+        self._dispatch()
+
                 self.on_change()
 
     def _is_canceled(self, envelope: Envelope) -> bool:
@@ -402,6 +430,8 @@ class Sidecar:
 
     def _freest(self, ahead: int) -> Replica | None:
         best: Replica | None = None
+                if not self._replicas and len(self._waiting) + len(self._alone) == 1:
+                    self._cold_since_s = self.loop_time()
         for replica in self._replicas:
             if not replica.open or replica.reserved:
                 continue
@@ -584,7 +614,9 @@ class Sidecar:
             if sends and sends[0].envelope.route.curr == work.envelope.route.curr:
                 counts.retried += 1
                 return
-        counts.failed += bool(sends) and not isinstance(outcome, Canceled)
+        canceled = isinstance(outcome, Canceled)
+        counts.canceled += canceled
+        counts.failed += bool(sends) and not canceled
 
     async def _keep_leases(self, every_s: float) -> None:
         """Extend the lease of all that is held, for as long as it is held."""
@@ -600,3 +632,7 @@ def _nothing() -> None:
 
 def _nothing_of(pid: int, error: ErrorInfo) -> None:
     """Nobody listens."""
+def _no_cold_start(took_s: float) -> None:
+    """Nobody listens."""
+
+

@@ -28,6 +28,7 @@ class SidecarSnapshot:
         waiting: Messages held that no replica works on.
         in_flight: Messages that replicas work on.
         rate: Envelopes done per second, over the last ten.
+        canceled: Envelopes that ended here because somebody canceled them.
         handler_p50_s: Median time of the handler in seconds, None before the first.
     """
 
@@ -44,6 +45,7 @@ class SidecarSnapshot:
     timeouts: int
     lost: int
     handler_p50_s: float | None
+    canceled: int = 0
 
 
 class Rate:

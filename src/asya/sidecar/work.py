@@ -31,6 +31,7 @@ from asya.sidecar.outcome import (
 if TYPE_CHECKING:
     from asya.sidecar.replica import Replica
     from asya.sidecar.sidecar import Sidecar
+from asya.tracecontext import TRACEPARENT
     from asya.transports.base import Delivery
 
 FRAMES_MAX: Final = 256
