@@ -295,7 +295,8 @@ class Work:
             self.replica.pid if self.replica else None,
             envelope.parent_id,
             envelope.header_text(FLOW_HEADER) if FLOW_HEADER in envelope.headers else None,
-            content(envelope.payload),
+            content(envelope),
+            envelope.header_text(TRACEPARENT),
         )
 
     def ended(self, outcome: Outcome, sends: list[rules.Send], now: datetime) -> HopEnded:
