@@ -295,7 +295,7 @@ class Work:
             self.replica.pid if self.replica else None,
             envelope.parent_id,
             envelope.header_text(FLOW_HEADER) if FLOW_HEADER in envelope.headers else None,
-            content(envelope),
+            content(envelope.payload),
             envelope.header_text(TRACEPARENT),
         )
 
