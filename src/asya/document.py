@@ -15,7 +15,8 @@ from typing import Any, Final, cast
 
 import yaml
 
-from asya.errors import nearest
+from asya.codes import Code
+from asya.errors import Complaint, nearest
 
 DEPTH_MAX: Final = 100
 NODES_MAX: Final = 100_000
@@ -38,6 +39,11 @@ class Problem:
     line: int
     loc: Loc
     text: str
+    code: Code = Code.FIELD_INVALID
+
+    def complaint(self) -> Complaint:
+        """The line for the user, with the code."""
+        return Complaint(str(self), self.code)
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
@@ -102,12 +108,14 @@ class Document:
             line = name.line
         return line if key else max(line, node.line) if _is_scalar(node) else line
 
-    def problem(self, loc: Loc, text: str, *, key: bool = False) -> Problem:
+    def problem(
+        self, loc: Loc, text: str, *, key: bool = False, code: Code = Code.FIELD_INVALID
+    ) -> Problem:
         """A problem with the value at `loc`."""
-        return Problem(self.file, self.line_of(loc, key=key), loc, text)
+        return Problem(self.file, self.line_of(loc, key=key), loc, text, code)
 
     def _note(self, node: _Node, loc: Loc, text: str) -> None:
-        self.problems.append(Problem(self.file, node.line, loc, text))
+        self.problems.append(Problem(self.file, node.line, loc, text, Code.MANIFEST_UNREADABLE))
 
     def _read(self, node: _Node, loc: Loc) -> Any:
         if node.pairs is not None:
@@ -216,15 +224,16 @@ def documents(path: Path, label: str | None = None) -> tuple[list[Document], lis
     try:
         data = path.read_bytes()
     except OSError as error:
-        return [], [Problem(name, 0, (), f"cannot be read: {error.strerror or error}")]
+        text = f"cannot be read: {error.strerror or error}"
+        return [], [Problem(name, 0, (), text, Code.MANIFEST_UNREADABLE)]
     if len(data) > FILE_MAX_BYTES:
         text = f"is {len(data)} bytes long; a YAML file may have {FILE_MAX_BYTES}"
-        return [], [Problem(name, 0, (), text)]
+        return [], [Problem(name, 0, (), text, Code.MANIFEST_UNREADABLE)]
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        return [], [Problem(name, line, (), "is not UTF-8")]
+        return [], [Problem(name, line, (), "is not UTF-8", Code.MANIFEST_UNREADABLE)]
     found: list[Document] = []
     try:
         for root, line in _roots(text):
@@ -232,7 +241,7 @@ def documents(path: Path, label: str | None = None) -> tuple[list[Document], lis
             if not document.empty:
                 found.append(document)
     except _Bad as bad:
-        return found, [Problem(name, bad.line, (), bad.text)]
+        return found, [Problem(name, bad.line, (), bad.text, Code.MANIFEST_UNREADABLE)]
     return found, []
 
 

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from asya.codes import Code
 from asya.document import Problem, documents, quoted, shown, unknown
 from asya.durations import DURATION_PATTERN, format_duration, parse_duration
 from asya.envelope import NAME_MAX, NAME_PATTERN, is_actor_name
-from asya.errors import ManifestError, SettingsError, nearest
+from asya.errors import Complaint, ManifestError, SettingsError, nearest
 
 SETTINGS_FILE: Final = "asya.yaml"
 PREFIX: Final = "ASYA_"
@@ -347,7 +348,8 @@ def read(folder: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) -> 
     problems += _mistyped(environ)
     for attribute, value in flags.items():
         if attribute not in NAMES:
-            problems.append(unknown("setting", attribute, list(NAMES)))
+            text = unknown("setting", attribute, list(NAMES))
+            problems.append(Complaint(text, Code.SETTING_UNKNOWN))
         elif value is not None:
             given.append((NAMES[attribute].flag, attribute, value))
     for source, attribute, value in given:
@@ -359,11 +361,13 @@ def read(folder: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) -> 
     if not problems:
         settings = Settings(**({"data": folder / Settings.data} | values))
         problems = [
-            f"{sources.get(attribute, NAMES[attribute].key)}: {text}"
+            Complaint(
+                f"{sources.get(attribute, NAMES[attribute].key)}: {text}", Code.SETTINGS_CONTRADICT
+            )
             for attribute, text in _together(settings)
         ]
     if problems:
-        raise SettingsError("\n".join(problems))
+        raise SettingsError(*problems)
     return settings
 
 
@@ -371,7 +375,7 @@ def _value(attribute: str, value: Any) -> Any:
     return _FIELDS[attribute].metadata["kind"].read(value)
 
 
-def _mistyped(environ: Mapping[str, str]) -> Iterator[str]:
+def _mistyped(environ: Mapping[str, str]) -> Iterator[Complaint]:
     """Variables that are close to a setting's. Others may be anybody's, and are left alone."""
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
@@ -380,7 +384,8 @@ def _mistyped(environ: Mapping[str, str]) -> Iterator[str]:
             known = {name.removeprefix(PREFIX): name for name in _BY_VARIABLE}
             close = nearest(variable.removeprefix(PREFIX), known)
             if close:
-                yield f"{variable}: unknown variable; did you mean {known[close]}?"
+                text = f"{variable}: unknown variable; did you mean {known[close]}?"
+                yield Complaint(text, Code.SETTING_UNKNOWN)
 
 
 def _from_file(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -392,26 +397,30 @@ def _from_file(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for document in found[1:]:
-        problems.append(Problem(document.file, document.line, (), "expected one document"))
+        text = "expected one document"
+        problems.append(Problem(document.file, document.line, (), text, Code.SETTINGS))
     for document in found[:1]:
         data = document.read()
         problems += document.problems
         if not isinstance(data, dict):
-            problems.append(document.problem((), f"expected a mapping, got {shown(data)}"))
+            text = f"expected a mapping, got {shown(data)}"
+            problems.append(document.problem((), text, code=Code.SETTINGS))
             continue
         for key, value in data.items():
             attribute = _BY_KEY.get(key)
             if attribute is None:
                 text = unknown("setting", key, list(_BY_KEY))
-                problems.append(document.problem((key,), text, key=True))
+                problem = document.problem((key,), text, key=True, code=Code.SETTING_UNKNOWN)
+                problems.append(problem)
                 continue
             try:
                 values[attribute] = _from_yaml(attribute, value, folder)
             except ValueError as error:
-                problems.append(document.problem((key,), str(error)))
+                problems.append(document.problem((key,), str(error), code=Code.SETTINGS))
             sources[attribute] = f"{document.file}:{document.line_of((key,))}: {key}"
     if problems:
-        raise ManifestError(map(str, sorted(problems, key=lambda problem: problem.line)))
+        problems.sort(key=lambda problem: problem.line)
+        raise ManifestError(map(Problem.complaint, problems))
     return values, sources
 
 

@@ -623,3 +623,36 @@ def test_a_manifest_cannot_be_changed(project):
 def test_settings_do_not_pull_in_pydantic():
     code = "import sys, asya.settings; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+NAMED = "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: a}\nspec:\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("gone.yaml", None, "ASYA-1102"),
+        ("bad.yaml", "a: [", "ASYA-1103"),
+        ("other.yaml", "apiVersion: apps/v1\nkind: Deployment\n", "ASYA-1104"),
+        ("field.yaml", NAMED + "  handlr: a.b\n  handler: a.b\n", "ASYA-1105"),
+        ("missing.yaml", NAMED + "  concurrency: 1\n", "ASYA-1106"),
+        ("value.yaml", NAMED + "  handler: a.b\n  concurrency: none\n", "ASYA-1107"),
+        ("fields.yaml", NAMED + "  handler: a.b\n  replicas: 2\n", "ASYA-1109"),
+    ],
+)
+def test_each_kind_of_problem_has_its_code(name, text, code, tmp_path):
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ManifestError) as raised:
+        load([path])
+    assert {str(each.code) for each in raised.value.complaints()} == {code}
+
+
+def test_a_name_that_is_taken_has_its_code(tmp_path):
+    path = tmp_path / "two.yaml"
+    path.write_text((NAMED + "  handler: a.b\n---\n") * 2)
+    with pytest.raises(ManifestError) as raised:
+        load([path, f"{tmp_path}/none.py:f"])
+    codes = {str(each.code) for each in raised.value.complaints()}
+    assert codes == {"ASYA-1108", "ASYA-1110"}

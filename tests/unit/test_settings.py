@@ -14,6 +14,7 @@ from asya.settings import (
     MIB,
     NAMES,
     Settings,
+    flags,
     format_size,
     is_loopback,
     json_schema,
@@ -291,3 +292,32 @@ def test_no_text_makes_it_fail(flags):
     environ = {NAMES[name].variable: text for name, text in flags.items()}
     with contextlib.suppress(UsageError):
         assert read(Path("/nonexistent"), environ, {}).port < 65536
+
+
+@pytest.mark.parametrize(
+    ("file", "environ", "given", "code"),
+    [
+        ("", {"ASYA_PORT": "none"}, {}, "ASYA-1201"),
+        ("prot: 1", {}, {}, "ASYA-1202"),
+        ("port: none", {}, {}, "ASYA-1201"),
+        ("", {"ASYA_PROT": "1"}, {}, "ASYA-1202"),
+        ("", {}, {"host": "0.0.0.0"}, "ASYA-1203"),
+        ("port: [", {}, {}, "ASYA-1103"),
+    ],
+)
+def test_each_kind_of_problem_has_its_code(file, environ, given, code, tmp_path):
+    (tmp_path / "asya.yaml").write_text(file)
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path, environ, given)
+    assert {str(each.code) for each in caught.value.complaints()} == {code}
+
+
+def test_every_setting_has_one_flag():
+    every = list(flags())
+    assert len({flag.flag for flag in every}) == len(every)
+    assert {flag.flag for flag in every} == {names.flag for names in NAMES.values()}
+    by_name = {flag.flag: flag for flag in every}
+    assert by_name["--payload-max"].metavar == "SIZE"
+    assert by_name["--payload-max"].text.endswith("Default: 4MiB.")
+    assert by_name["--insecure"].metavar == ""
+    assert by_name["--transport"].attribute == "transport_url"

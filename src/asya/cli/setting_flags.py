@@ -37,13 +37,14 @@ def takes_settings(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(flag: settings.Flag) -> inspect.Parameter:
+    text = flag.text.replace("[", r"\[")  # Typer would read `asya[local]` as markup
     if flag.metavar:
         kind: Any = str | None
-        option = typer.Option(flag.flag, metavar=flag.metavar, help=flag.text)
+        option = typer.Option(flag.flag, metavar=flag.metavar, help=text)
     else:
         kind = bool | None
         both = f"{flag.flag}/--no-{flag.flag.removeprefix('--')}"
-        option = typer.Option(both, help=flag.text)
+        option = typer.Option(both, help=text)
     return inspect.Parameter(
         flag.attribute,
         inspect.Parameter.KEYWORD_ONLY,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from asya.cli.setting_flags import takes_settings
 from asya.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ FILES_MAX: Final = 16_384
 """Descriptors that the mesh may open, where the machine allows it."""
 
 
+@takes_settings
 def up(
+    flags: Mapping[str, Any],
     paths: Annotated[
         list[str] | None,
         typer.Argument(
@@ -39,32 +42,6 @@ def up(
             help="Manifest files, folders, or file.py:function. Without: this folder.",
         ),
     ] = None,
-    port: Annotated[
-        str | None, typer.Option(help="Port of the gateway; 0 takes a free one. Default: 8080.")
-    ] = None,
-    host: Annotated[
-        str | None, typer.Option(help="Address of the gateway. Default: 127.0.0.1.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The data folder. Default: .asya.")
-    ] = None,
-    transport: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="A broker that runs already, such as nats://HOST:4222."),
-    ] = None,
-    cooldown: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DURATION", help="Idle time before the last replicas go. Default: 10s."
-        ),
-    ] = None,
-    grace: Annotated[
-        str | None,
-        typer.Option(metavar="DURATION", help="Time to finish what runs at a stop. Default: 30s."),
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow a host that others can reach.")
-    ] = False,
 ) -> None:
     """Run the whole mesh on this machine.
 
@@ -73,15 +50,6 @@ def up(
     is lost either way: the next `asya up` on the same data folder goes on with it.
     """
     began_s = time.monotonic()
-    flags = {
-        "port": port,
-        "host": host,
-        "data": data,
-        "transport_url": transport,
-        "cooldown_s": cooldown,
-        "grace_s": grace,
-        "insecure": insecure or None,
-    }
     run_mesh(paths or [], flags, os.environ, began_s=began_s)
 
 

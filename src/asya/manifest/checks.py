@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+from asya.codes import Code
 from asya.document import Document, Loc, Problem, quoted, shown, unknown
 from asya.errors import nearest
 from asya.manifest.model import AsyncActor, Flow, Scaling
@@ -30,6 +31,7 @@ def document_problems(data: Any, document: Document) -> Iterator[Problem]:
             "only has a meaning with scaling off; add `scaling: {enabled: false}`, or take "
             "`scaling.minReplicaCount` and `maxReplicaCount`",
             key=True,
+            code=Code.FIELDS_CONTRADICT,
         )
     yield from _rule_problems(_mapping(spec, "resiliency"), document)
     yield from _env_problems(spec.get("env"), ("spec", "env"), document)
@@ -58,6 +60,7 @@ def _scaling_problems(scaling: dict[str, Any], document: Document) -> Iterator[P
         yield document.problem(
             ("spec", "scaling", "minReplicaCount"),
             f"expected at most maxReplicaCount ({most}{which}), got {fewest}",
+            code=Code.FIELDS_CONTRADICT,
         )
 
 
@@ -69,7 +72,9 @@ def _rule_problems(resiliency: dict[str, Any], document: Document) -> Iterator[P
             text = unknown("policy", policy, policies)
             if not policies:
                 text += "; there is no `policies`"
-            yield document.problem(("spec", "resiliency", "rules", index, "policy"), text)
+            yield document.problem(
+                ("spec", "resiliency", "rules", index, "policy"), text, code=Code.FIELDS_CONTRADICT
+            )
 
 
 def _env_problems(env: Any, loc: Loc, document: Document) -> Iterator[Problem]:
@@ -78,10 +83,13 @@ def _env_problems(env: Any, loc: Loc, document: Document) -> Iterator[Problem]:
         name = item.get("name")
         if item.get("value") is not None and item.get("valueFrom") is not None:
             text = "expected `value` or `valueFrom`, got both"
-            yield document.problem((*loc, index, "valueFrom"), text, key=True)
+            yield document.problem(
+                (*loc, index, "valueFrom"), text, key=True, code=Code.FIELDS_CONTRADICT
+            )
         if isinstance(name, str):
             if name in seen:
-                yield document.problem((*loc, index, "name"), f"{quoted(name)} stands twice")
+                text = f"{quoted(name)} stands twice"
+                yield document.problem((*loc, index, "name"), text, code=Code.FIELDS_CONTRADICT)
             seen.add(name)
 
 
@@ -171,7 +179,7 @@ def name_problems(everything: Iterable[Named]) -> Iterator[Problem]:
         if first is not item:
             where = _place(first.document, ("metadata", "name"))
             text = f"another {item.kind} {quoted(item.name)} stands at {where}"
-            yield item.document.problem(("metadata", "name"), text)
+            yield item.document.problem(("metadata", "name"), text, code=Code.NAME_TAKEN)
         if item.kind != "AsyncActor":
             continue
         name = item.actor or item.name
@@ -179,7 +187,7 @@ def name_problems(everything: Iterable[Named]) -> Iterator[Problem]:
         if other is not item and first is item:
             where = _place(other.document, _actor_loc(other))
             text = f"another actor {quoted(name)} stands at {where}"
-            yield item.document.problem(_actor_loc(item), text)
+            yield item.document.problem(_actor_loc(item), text, code=Code.NAME_TAKEN)
 
 
 def _actor_loc(item: Named) -> Loc:

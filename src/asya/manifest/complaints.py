@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import BaseModel, ValidationError
 
+from asya.codes import Code
 from asya.document import Document, Loc, Problem, shown, unknown
 
 
@@ -26,9 +27,10 @@ def complaints(
         if kind == "extra_forbidden":
             parent = annotation_at(model, loc[:-1])
             text = unknown("field", str(loc[-1]), list(field_names(parent)))
-            yield document.problem(loc, text, key=True)
+            yield document.problem(loc, text, key=True, code=Code.FIELD_UNKNOWN)
         elif kind == "missing":
-            yield document.problem(loc, f"is required: {expectation(annotation_at(model, loc))}")
+            text = f"is required: {expectation(annotation_at(model, loc))}"
+            yield document.problem(loc, text, code=Code.FIELD_MISSING)
         elif kind == "asya":
             yield document.problem(loc, item["msg"])
         else:

@@ -12,12 +12,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from asya.codes import Code
 from asya.document import quoted, unknown
 from asya.envelope import NAME_MAX, is_actor_name
-from asya.errors import ManifestError
+from asya.errors import Complaint, ManifestError
 from asya.manifest.model import API_VERSION, SYSTEM_NAMES, AsyncActor, Source
 
 _TARGET: Final = re.compile(r"(?P<file>.+\.py):(?P<function>[^/\\]*)")
+
+
+def _unusable(text: str) -> ManifestError:
+    return ManifestError([Complaint(text, Code.FUNCTION_UNUSABLE)])
 
 
 def is_target(text: str) -> bool:
@@ -35,7 +40,7 @@ def actor_from_function(target: str, *, namespace: str = "default") -> AsyncActo
     """
     match = _TARGET.fullmatch(target)
     if match is None:
-        raise ManifestError([f"{target}: expected file.py:function, such as handlers.py:embed"])
+        raise _unusable(f"{target}: expected file.py:function, such as handlers.py:embed")
     file, function = Path(match["file"]), match["function"]
     tree = _parse(file)
     line = _line_of(tree, file, function)
@@ -58,13 +63,13 @@ def _parse(file: Path) -> ast.Module:
     except FileNotFoundError:
         near = sorted(path.name for path in file.parent.glob("*.py"))
         hint = f" ({unknown('file', file.name, near)})" if near else ""
-        raise ManifestError([f"{file}: no such file{hint}"]) from None
+        raise _unusable(f"{file}: no such file{hint}") from None
     except OSError as error:
-        raise ManifestError([f"{file}: cannot be read: {error.strerror or error}"]) from error
+        raise _unusable(f"{file}: cannot be read: {error.strerror or error}") from error
     except SyntaxError as error:
-        raise ManifestError([f"{file}:{error.lineno or 0}: is not Python: {error.msg}"]) from error
+        raise _unusable(f"{file}:{error.lineno or 0}: is not Python: {error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ManifestError([f"{file}: is not Python: {error}"]) from error
+        raise _unusable(f"{file}: is not Python: {error}") from error
 
 
 def _module(file: Path) -> tuple[str, Path]:
@@ -77,9 +82,7 @@ def _module(file: Path) -> tuple[str, Path]:
         folder = folder.parent
     for part in parts:
         if not part.isidentifier() or keyword.iskeyword(part):
-            raise ManifestError(
-                [f"{file}: {quoted(part)} cannot be imported as a module; rename it"]
-            )
+            raise _unusable(f"{file}: {quoted(part)} cannot be imported as a module; rename it")
     return ".".join(parts), folder
 
 
@@ -96,12 +99,12 @@ def _line_of(tree: ast.Module, file: Path, function: str) -> int:
         if open_ended and first.isidentifier():
             return 1
         known = [name for name, node in names.items() if _callable(node)]
-        raise ManifestError([f"{file}: {unknown('function', first, known)}"])
+        raise _unusable(f"{file}: {unknown('function', first, known)}")
     node = names[first]
     if not isinstance(node, ast.ClassDef):
         if method:
             text = f"{quoted(first)} is no class; write {file}:{first}"
-            raise ManifestError([f"{file}:{node.lineno}: {text}"])
+            raise _unusable(f"{file}:{node.lineno}: {text}")
         return node.lineno
     methods = dict(_names(node.body))
     if method in methods:
@@ -112,8 +115,8 @@ def _line_of(tree: ast.Module, file: Path, function: str) -> int:
     if not method:
         example = public[0] if public else "method"
         text = f"{quoted(first)} is a class; name a method: {file}:{first}.{example}"
-        raise ManifestError([f"{file}:{node.lineno}: {text}"])
-    raise ManifestError([f"{file}:{node.lineno}: {unknown('method', method, public)}"])
+        raise _unusable(f"{file}:{node.lineno}: {text}")
+    raise _unusable(f"{file}:{node.lineno}: {unknown('method', method, public)}")
 
 
 def _callable(node: ast.stmt) -> bool:
@@ -147,4 +150,4 @@ def _actor_name(file: Path, line: int, function: str) -> str:
         return name
     why = f'names are a-z, 0-9 and "-", at most {NAME_MAX}, and do not start with "x-"'
     text = f"{quoted(function)} makes no actor's name ({why})"
-    raise ManifestError([f"{file}:{line}: {text}; rename the function, or write a manifest"])
+    raise _unusable(f"{file}:{line}: {text}; rename the function, or write a manifest")

@@ -15,8 +15,9 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from asya.codes import Code
 from asya.document import Document, Problem, documents, quoted, unknown
-from asya.errors import ManifestError, nearest
+from asya.errors import Complaint, ManifestError, nearest
 from asya.manifest import checks
 from asya.manifest.complaints import complaints
 from asya.manifest.functions import actor_from_function, is_target
@@ -79,11 +80,15 @@ class _Loading:
         if path.is_dir():
             self._take_folder(path)
         elif not path.exists():
-            self.problems.append(f"{path}: {_missing(path)}")
+            self._complain(f"{path}: {_missing(path)}", Code.MANIFEST_MISSING)
         elif path.suffix == ".py":
-            self.problems.append(f"{path}: name a function in it: {path}:function")
+            self._complain(
+                f"{path}: name a function in it: {path}:function", Code.FUNCTION_UNUSABLE
+            )
         elif path.name == SETTINGS_FILE:
-            self.problems.append(f"{path}: holds settings, not manifests; give its folder")
+            self._complain(
+                f"{path}: holds settings, not manifests; give its folder", Code.MANIFEST_FOREIGN
+            )
         else:
             self._take_file(path, named=True)
 
@@ -98,8 +103,9 @@ class _Loading:
         for path in _files(folder):
             self._take_file(path, named=False)
         if len(self.placed) + len(self.problems) == before:
-            self.problems.append(
-                f"{folder}: no AsyncActor and no Flow in it (looked into *.yaml and *.yml)"
+            self._complain(
+                f"{folder}: no AsyncActor and no Flow in it (looked into *.yaml and *.yml)",
+                Code.MANIFEST_MISSING,
             )
 
     def _take_file(self, path: Path, *, named: bool) -> None:
@@ -111,9 +117,9 @@ class _Loading:
         if problems and not named and not _mentions_us(path):
             self.notes += [f"{problem}; passed over" for problem in problems]
         else:
-            self.problems += map(str, problems)
+            self.problems += map(Problem.complaint, problems)
         if named and not found and not problems:
-            self.problems.append(f"{path}: is empty")
+            self._complain(f"{path}: is empty", Code.MANIFEST_MISSING)
         for document in found:
             self._take_document(document, path, named=named)
 
@@ -121,7 +127,7 @@ class _Loading:
         problem = _foreign(document)
         if problem is not None:
             if named or _meant_for_us(document):
-                self.problems.append(str(problem))
+                self.problems.append(problem.complaint())
             else:
                 self.notes.append(f"{problem}; passed over")
             return
@@ -140,11 +146,12 @@ class _Loading:
         if names is not None:
             self.named.append(names)
         problems += checks.document_problems(data, document)
-        self.problems += map(str, sorted(problems, key=lambda problem: problem.line))
+        problems.sort(key=lambda problem: problem.line)
+        self.problems += map(Problem.complaint, problems)
         self.warnings += checks.document_warnings(data, document)
 
     def finish(self) -> Manifests:
-        self.problems += map(str, checks.name_problems(self.named))
+        self.problems += map(Problem.complaint, checks.name_problems(self.named))
         self.problems += self._function_problems()
         if self.problems:
             raise ManifestError(self.problems)
@@ -159,7 +166,10 @@ class _Loading:
             notes=self.notes,
         )
 
-    def _function_problems(self) -> Iterator[str]:
+    def _complain(self, text: str, code: Code) -> None:
+        self.problems.append(Complaint(text, code))
+
+    def _function_problems(self) -> Iterator[Complaint]:
         places = {
             (actor.namespace, actor.name): _place(actor)
             for actor, _ in self.placed
@@ -168,7 +178,10 @@ class _Loading:
         for actor in self.functions:
             key = (actor.namespace, actor.name)
             if key in places:
-                yield f"{_place(actor)}: another actor {quoted(actor.name)} stands at {places[key]}"
+                text = (
+                    f"{_place(actor)}: another actor {quoted(actor.name)} stands at {places[key]}"
+                )
+                yield Complaint(text, Code.NAME_TAKEN)
             places.setdefault(key, _place(actor))
 
 
@@ -218,10 +231,12 @@ def _foreign(document: Document) -> Problem | None:
     kinds = " or ".join(KINDS)
     if version is None and kind is None:
         text = f"is no manifest: expected `apiVersion: {API_VERSION}` and `kind: {kinds}`"
-        return Problem(document.file, document.line, (), text)
+        return Problem(document.file, document.line, (), text, Code.MANIFEST_FOREIGN)
     if version != API_VERSION and (kind in KINDS or kind is None):
         got = "nothing" if version is None else quoted(version)
-        return document.problem(("apiVersion",), f"expected {quoted(API_VERSION)}, got {got}")
+        text = f"expected {quoted(API_VERSION)}, got {got}"
+        return document.problem(("apiVersion",), text, code=Code.MANIFEST_FOREIGN)
     if kind is None:
-        return document.problem(("kind",), f"is required: {kinds}")
-    return document.problem(("kind",), unknown("kind", kind, list(KINDS)))
+        return document.problem(("kind",), f"is required: {kinds}", code=Code.MANIFEST_FOREIGN)
+    text = unknown("kind", kind, list(KINDS))
+    return document.problem(("kind",), text, code=Code.MANIFEST_FOREIGN)
