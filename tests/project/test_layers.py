@@ -18,6 +18,7 @@ DRIVERS = {
     "typer": ("src/asya/cli/",),
     "rich": ("src/asya/cli/",),
     "psutil": ("src/asya/local/", "src/asya/gateway/server.py"),
+    "cronsim": ("src/asya/timetable.py",),
     "yaml": ("src/asya/document.py",),
 }
 """Third-party module → the only places that know it, as prefixes of paths."""
