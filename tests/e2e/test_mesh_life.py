@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from asya.local.broker import NatsServer
 
 HANDLERS = """
 import os, time
@@ -131,6 +134,27 @@ def test_functions_need_no_manifest_and_the_commands_find_the_mesh(project: Any)
     assert json.loads(project.command("ps", "--json"))["actors"][0]["name"] == "echo"
     assert "echo: replica" in project.command("logs", "x-mesh")
     assert (project.folder / "elsewhere" / "data" / "tasks.db").exists()
+
+
+async def test_a_broker_that_runs_already_is_used_and_left_alone(project: Any, tmp_path: Any):
+    broker = NatsServer(tmp_path / "broker")
+    await broker.start()
+    try:
+        await asyncio.to_thread(project.up, "--transport", broker.url)
+        end = await asyncio.to_thread(project.call, "echo", 1)
+        assert end["status"] == "succeeded"
+        assert not (project.data / "nats").exists()
+        assert await asyncio.to_thread(project.stop) == 0
+        assert broker.running
+    finally:
+        await broker.stop()
+
+
+def test_a_broker_that_is_not_there_is_named(project: Any):
+    refused = project.popen("--transport", "nats://127.0.0.1:9")
+    assert refused.wait(20) != 0
+    assert "127.0.0.1:9" in project.said()
+    assert "Traceback" not in project.said()
 
 
 def _obey_permissions() -> Callable[[], None] | None:

@@ -1,7 +1,7 @@
 """What replicas print: one bounded log per actor.
 
-Every line gets the time and the replica's pid: `2026-11-23T18:25:00.123Z 4711 | text`. Bytes are
-kept as they are, whatever their encoding. A log is two files, `<actor>.log` and `<actor>.log.1`,
+Every line gets the time, the replica's pid and, where it is known, the envelope; `log_lines` has
+the forms. In the text form bytes are kept as they are, whatever their encoding. A log is two files, `<actor>.log` and `<actor>.log.1`,
 each at most `bytes_max`; when the first is full it becomes the second. A line over `LINE_MAX` is
 cut into several. Written from the event loop, by one `LineWriter` per replica: a write into the
 page cache costs microseconds, and what is read per turn of the loop is bounded by the pipe.
@@ -19,11 +19,12 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from asya.clock import Clock, SystemClock, to_rfc3339
+from asya.local.log_lines import About, Form, written
 
 LINE_MAX: Final = 64 * 1024
 """Bytes of one line; a replica that prints no line ends costs this much memory."""
@@ -34,10 +35,23 @@ RATE_MAX: Final = 8 * 1024 * 1024
 
 
 class RotatingLog:
-    """An append-only log of bounded size, shared by all replicas of an actor."""
+    """An append-only log of bounded size, shared by all replicas of an actor.
 
-    def __init__(self, path: Path, bytes_max: int) -> None:
+    Args:
+        path: The file.
+        bytes_max: Its size at most.
+        form: Of its lines.
+        actor: Whose log it is; empty for the mesh's own.
+
+    Attributes:
+        whose: The envelope that a replica works on, by its pid, or None; asked at each write.
+    """
+
+    def __init__(self, path: Path, bytes_max: int, *, form: Form = "text", actor: str = "") -> None:
         self.path = path
+        self.whose: Callable[[int], str | None] = _nobodys
+        self._form: Form = form
+        self._actor = actor
         self._bytes_max = bytes_max
         self._file: int | None = None
         self._size = 0
@@ -55,17 +69,37 @@ class RotatingLog:
             if self._size + len(data) > self._bytes_max and self._size > 0:
                 self._rotate()
             if self._dropped:
-                data = f"({self._dropped} bytes were lost: the disk refused)\n".encode() + data
+                data = self._told(f"({self._dropped} bytes were lost: the disk refused)") + data
             self._write_all(data[-self._bytes_max :])
             self._dropped = 0
         except OSError:
             self._dropped += len(data)
+
+    def write_lines(
+        self,
+        time: str,
+        pid: int,
+        lines: bytes,
+        *,
+        level: str = "",
+        actor: str = "",
+        envelope: str = "",
+    ) -> None:
+        """Append texts, divided by newlines, in the form of this log. Never raises."""
+        about = About(time, pid, actor or self._actor, level, envelope or self.whose(pid) or "")
+        self.write(written(self._form, about, lines))
 
     def close(self) -> None:
         """Close the file; a later write opens it again."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _told(self, text: str) -> bytes:
+        if self._form == "text":
+            return text.encode() + b"\n"
+        now = to_rfc3339(SystemClock().now())
+        return written("json", About(now, os.getpid(), self._actor), text.encode())
 
     def _open(self) -> None:
         if self._file is None:
@@ -151,23 +185,37 @@ class LineWriter:
             self._write(rest)
 
     def _write(self, lines: bytes) -> None:
-        prefix = f"{to_rfc3339(self._clock.now())} {self._pid} | ".encode()
-        self._log.write(prefix + lines.replace(b"\n", b"\n" + prefix) + b"\n")
+        self._log.write_lines(to_rfc3339(self._clock.now()), self._pid, lines)
 
 
 class LogHandler(logging.Handler):
-    """Sends what the mesh's own code logs to a `RotatingLog`, each record as lines of their own."""
+    """Sends what the mesh's own code logs to a `RotatingLog`, each record as lines of their own.
+
+    A record says what it is about by `extra={"actor": …, "envelope": …}`.
+    """
 
     def __init__(self, log: RotatingLog) -> None:
         super().__init__()
-        self._writer = LineWriter(log, os.getpid(), SystemClock())
+        self._log = log
+        self._clock = SystemClock()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record. Never raises."""
         try:
-            self._writer.feed(f"{record.levelname} {self.format(record)}\n".encode())
+            self._log.write_lines(
+                to_rfc3339(self._clock.now()),
+                os.getpid(),
+                self.format(record).encode("utf-8", "backslashreplace"),
+                level=record.levelname,
+                actor=getattr(record, "actor", ""),
+                envelope=getattr(record, "envelope", ""),
+            )
         except Exception:
             self.handleError(record)
+
+
+def _nobodys(pid: int) -> str | None:
+    return None
 
 
 def tail(path: Path, count: int) -> list[bytes]:

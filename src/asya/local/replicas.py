@@ -185,7 +185,6 @@ class ReplicaSet:
         """A replica said why its handler cannot be loaded; it ends by itself."""
         if pid in self._states:
             self._leave(pid)
-            self._log.write(error.traceback.encode() + b"\n" if error.traceback else b"")
             # The runtime's own error tells the whole story; its type would only repeat it.
             own = error.type.startswith("asya.runtime.")
             self._load_failed(error.message if own else f"{error.type}: {error.message}")
