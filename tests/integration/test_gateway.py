@@ -26,7 +26,7 @@ from asya.gateway.app import make_app
 from asya.gateway.openapi import document
 from asya.gateway.operations import OPERATIONS
 from asya.gateway.port import ActorStatus, FlowSpec, ReplicaStatus
-from asya.gateway.problems import KINDS
+from asya.gateway.problems import KINDS, type_of
 from asya.gateway.server import HttpServer, bind
 from asya.gateway.service import ServiceLimits, TaskService
 from asya.gateway.store.sqlite import SqliteStore
@@ -162,7 +162,8 @@ def problem(answer, status, name) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     found: dict[str, Any] = answer.json()
-    assert (found["type"], found["status"]) == (f"urn:asya:problem:{name}", status)
+    assert (found["type"], found["status"]) == (type_of(name), status)
+    assert found["code"] == KINDS[name].code
     assert found["title"]
     assert found["detail"]
     return found
@@ -226,6 +227,7 @@ async def test_a_failure_is_an_answer_too(gateway):
         "message": "it went wrong",
         "traceback": "Traceback …",
         "reason": "PolicyExhausted",
+        "code": "ASYA-2005",
     }
     assert view["progress"] == 33
     assert view["hops"][1]["error"]["type"] == "ValueError"
@@ -263,7 +265,7 @@ async def test_a_slow_body_is_given_up(gateway, monkeypatch):
     writer.close()
     await writer.wait_closed()
     assert answer.startswith(b"HTTP/1.1 408")
-    assert b"urn:asya:problem:body-timeout" in answer
+    assert type_of("body-timeout").encode() in answer
 
 
 async def test_a_client_that_goes_away_frees_its_place(gateway):
@@ -613,7 +615,7 @@ async def test_bytes_that_are_no_http_get_a_problem(gateway):
     await writer.wait_closed()
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400")
-    assert json.loads(body)["type"] == "urn:asya:problem:bad-request"
+    assert json.loads(body)["type"] == type_of("bad-request")
 
 
 @pytest.mark.parametrize(
@@ -653,4 +655,4 @@ async def test_a_port_in_use_is_named(gateway):
 
 
 def test_every_kind_of_problem_has_its_own_words():
-    assert len({title for _, title in KINDS.values()}) == len(KINDS)
+    assert len({title for _, title, _ in KINDS.values()}) == len(KINDS)

@@ -47,7 +47,8 @@ class Refused(UsageError):
 
     def is_about(self, name: str) -> bool:
         """Whether the problem is the one of this name (`unknown-flow`)."""
-        return self.problem.get("type") == f"urn:asya:problem:{name}"
+        said = str(self.problem.get("type", ""))
+        return said.startswith("urn:asya:problem:") and said.endswith(f":{name}")
 
 
 class ServerEvent(NamedTuple):

@@ -12,6 +12,7 @@ from typing import cast
 import msgspec
 from msgspec import UNSET, Raw
 
+from asya.codes import failure_code
 from asya.envelope import TERMINAL_PHASES
 from asya.events import Flown
 from asya.gateway.store.base import Detail
@@ -75,7 +76,8 @@ def _error_view(row: TaskRow) -> ErrorView | None:
 def _error(failure: Failure | None) -> ErrorView | None:
     if failure is None:
         return None
-    return ErrorView(failure.type, failure.message, failure.traceback, failure.reason)
+    code = failure_code(failure.reason, failure.type)
+    return ErrorView(failure.type, failure.message, failure.traceback, failure.reason, str(code))
 
 
 def hops(events: Iterable[EventRow]) -> list[HopView]:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from asya.errors import SettingsError
-from asya.gateway.problems import KINDS
+from asya.gateway.problems import KINDS, type_of
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted."""
@@ -144,12 +144,13 @@ class _Protocol(HttpToolsProtocol):
     """Answers bytes that are no HTTP with a problem document, too."""
 
     def send_400_response(self, msg: str) -> None:
-        status, title = KINDS["bad-request"]
+        status, title, code = KINDS["bad-request"]
         problem: dict[str, Any] = {
-            "type": "urn:asya:problem:bad-request",
+            "type": type_of("bad-request"),
             "title": title,
             "status": status,
             "detail": msg,
+            "code": code,
         }
         body = json.dumps(problem).encode()
         head = (

@@ -37,6 +37,9 @@ class ErrorView(msgspec.Struct):
     message: str
     traceback: str | None = None
     reason: str | None = None
+    code: Annotated[str | None, Meta(description="What `asya explain` is given: `ASYA-2005`")] = (
+        None
+    )
 
 
 class ContentView(msgspec.Struct):
@@ -176,10 +179,11 @@ class Fault(msgspec.Struct):
 class Problem(msgspec.Struct, omit_defaults=True):
     """A problem document (RFC 9457)."""
 
-    type: Annotated[str, Meta(description="`urn:asya:problem:NAME`; stable, switch on this")]
+    type: Annotated[str, Meta(description="`urn:asya:problem:CODE:NAME`; stable, switch on this")]
     title: str
     status: Annotated[int, Meta(ge=400, le=599)]
     detail: str
+    code: Annotated[str, Meta(description="What `asya explain` is given: `ASYA-6006`")]
     id: Annotated[str | None, Meta(description="The envelope's id, where there is one")] = None
     nearest: Annotated[str | None, Meta(description="The nearest name that exists")] = None
     errors: list[Fault] | None = None

@@ -65,7 +65,7 @@ def test_an_address_that_is_none_is_wrong_use(url):
 
 def test_a_refusal_says_what_the_gateway_said(gateway, reply):
     problem = {
-        "type": "urn:asya:problem:invalid-payload",
+        "type": "urn:asya:problem:ASYA-6014:invalid-payload",
         "title": "The payload does not fit",
         "detail": "the payload does not fit the flow `search`",
         "errors": [{"path": "$.query", "message": "1 is not of type 'string'"}],

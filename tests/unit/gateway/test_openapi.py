@@ -63,7 +63,7 @@ def test_every_operation_is_whole(operation):
 
 def test_every_problem_and_operation_is_explained():
     page = (DOCS / "http.md").read_text()
-    for name, (status, _) in KINDS.items():
-        assert f"| `{name}` | {status} |" in page
+    for name, (status, _, code) in KINDS.items():
+        assert f"| `{name}` | `{code}` | {status} |" in page
     for operation in OPERATIONS:
         assert f"`{operation.method} {operation.path}`" in page
