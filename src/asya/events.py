@@ -26,6 +26,7 @@ class HopStarted(msgspec.Struct, tag="hop-started", omit_defaults=True):
     """A replica was given the envelope.
 
     `traceparent` is the header as it was received: its span is the parent of this hop's.
+    `payload` comes along where payloads of this envelope are captured.
     """
 
     id: str
@@ -41,13 +42,16 @@ class HopStarted(msgspec.Struct, tag="hop-started", omit_defaults=True):
     flow: str | None = None
     body: Content | None = None
     traceparent: str | None = None
+    payload: Raw | None = None
 
 
 class HopEnded(msgspec.Struct, tag="hop-ended", omit_defaults=True):
     """A handler is done with the envelope, in one of the states below.
 
     `state`: `succeeded`, `failed`, `retrying` (see `retry_at`), `canceled`, `lost` (the replica
-    died and the envelope went back to its queue).
+    died and the envelope went back to its queue). `attempts_max` counts this one too. Where payloads
+    are captured `payload` is what the handler emitted first, and `payload_in` what it was given,
+    where that has not come with the start.
     """
 
     id: str
@@ -60,6 +64,20 @@ class HopEnded(msgspec.Struct, tag="hop-ended", omit_defaults=True):
     error: ErrorInfo | None = None
     retry_at: str | None = None
     body: Content | None = None
+    attempts_max: int | None = None
+    payload: Raw | None = None
+    payload_in: Raw | None = None
+
+
+class HopSent(msgspec.Struct, tag="hop-sent", omit_defaults=True):
+    """What follows from a hop is in the next queue, confirmed. The hop into an end tells none."""
+
+    id: str
+    n: int
+    actor: str
+    attempt: int
+    at: str
+    route: Route
 
 
 class Forked(msgspec.Struct, tag="forked", omit_defaults=True):
@@ -116,7 +134,7 @@ class DeadLetter(msgspec.Struct, tag="dead-letter", omit_defaults=True):
     error: ErrorInfo | None = None
 
 
-Event = HopStarted | HopEnded | Forked | Flown
+Event = HopStarted | HopEnded | HopSent | Forked | Flown
 
 
 class Listener(Protocol):
@@ -132,6 +150,18 @@ class NullListener:
 
     def emit(self, event: Event) -> None:
         """Take note of nothing."""
+
+
+class Listeners:
+    """Tells several listeners, in order."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._emits = tuple(listener.emit for listener in listeners)
+
+    def emit(self, event: Event) -> None:
+        """Pass one event on."""
+        for emit in self._emits:
+            emit(event)
 
 
 class Ledger(Protocol):

@@ -23,6 +23,9 @@ BATCH: Final = 100
 PENDING_MAX: Final = 10_000
 """Events that may wait for the store; more are dropped."""
 
+PAYLOADS_MAX_BYTES: Final = 32 * 1024 * 1024
+"""Payloads that may wait for the store with their events; more are dropped, the events stay."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +38,7 @@ class Recorder:
 
     Attributes:
         dropped: Events that were dropped.
+        payloads_dropped: Payloads that were dropped.
     """
 
     def __init__(self, store: TaskStore, on_recorded: Callable[[Iterable[str]], None]) -> None:
@@ -46,7 +50,9 @@ class Recorder:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._payload_bytes = 0
         self.dropped = 0
+        self.payloads_dropped = 0
 
     def start(self) -> None:
         """Begin to write; what was added before is kept until now."""
@@ -58,19 +64,27 @@ class Recorder:
         if self._count >= PENDING_MAX:
             self.dropped += 1
             return
+        if note.seen:
+            size = _payload_bytes(note)
+            if self._payload_bytes + size > PAYLOADS_MAX_BYTES:
+                self.payloads_dropped += len(note.seen)
+                note.seen = ()
+            else:
+                self._payload_bytes += size
         self._notes.setdefault(note.id, []).append(note)
         self._count += 1
         self._arm()
 
-    def add_published(self, id: str) -> None:  # noqa: A002  the name on the wire
+    def add_published(self, id: str) -> None:
         """Take note that an envelope is in its first queue."""
         self._published.append(id)
         self._arm()
 
-    def take(self, id: str) -> list[Note]:  # noqa: A002  the name on the wire
+    def take(self, id: str) -> list[Note]:
         """Hand the notes of one envelope over to somebody who stores them."""
         notes = self._notes.pop(id, [])
         self._count -= len(notes)
+        self._payload_bytes -= sum(map(_payload_bytes, notes))
         return notes
 
     async def flush(self) -> None:
@@ -125,3 +139,9 @@ class Recorder:
             _log.warning("%d events were not stored: %s", len(notes), error)
         else:
             self._on_recorded(changed)
+        finally:
+            self._payload_bytes -= sum(map(_payload_bytes, notes))
+
+
+def _payload_bytes(note: Note) -> int:
+    return sum(len(seen.payload) for seen in note.seen)

@@ -15,7 +15,7 @@ import msgspec
 
 from asya.events import DeadLetter, Finished
 from asya.gateway.store.keys import Claim, Verdict
-from asya.gateway.store.rules import EventRow, Note, TaskRow
+from asya.gateway.store.rules import EventRow, Note, StuckData, TaskRow
 
 EVENTS_MAX: Final = 5_000
 """Events that `TaskStore.get` reads of one task, the newest."""
@@ -73,6 +73,39 @@ class Detail(msgspec.Struct, frozen=True):
     events: list[EventRow]
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """An open task with the newest event that tells where it is."""
+
+    row: TaskRow
+    event: EventRow | None
+
+
+class Clues(msgspec.Struct, frozen=True):
+    """What the store knows besides of why a task is where it is.
+
+    Attributes:
+        published: It is known to be in its first queue.
+        dead_at: When it became a dead letter, or None.
+        ahead: Open tasks at the same actor that have not moved for longer.
+    """
+
+    published: bool
+    dead_at: str | None
+    ahead: int
+
+
+class StoredPayload(msgspec.Struct, frozen=True):
+    """A payload of a hop as it was kept: `size` is that of the whole, in bytes."""
+
+    n: int
+    attempt: int
+    side: str
+    at: str
+    size: int
+    truncated: bool
+    body: bytes
+
+
 class EventPage(msgspec.Struct, frozen=True):
     """Events of one task, oldest first; `ended` tells whether its status is terminal."""
 
@@ -88,6 +121,7 @@ class Query(msgspec.Struct, frozen=True):
         flow: Only this flow.
         actor: Only envelopes whose route has this actor, passed, current or to come.
         root: Only children of this root, and the root itself.
+        stuck: Only those that are marked as stuck (True), or are not (False).
         before: Only keys below this one.
         limit: At most so many.
     """
@@ -96,6 +130,7 @@ class Query(msgspec.Struct, frozen=True):
     flow: str | None = None
     actor: str | None = None
     root: str | None = None
+    stuck: bool | None = None
     before: int | None = None
     limit: int = 50
 
@@ -178,6 +213,38 @@ class TaskStore(ABC):
     @abstractmethod
     async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:
         """Events of a task with numbers above `after`, oldest first; None: the id is unknown."""
+
+    @abstractmethod
+    async def standing(self, *, after: int, limit: int) -> list[Standing]:
+        """Open tasks with keys above `after`, oldest first."""
+
+    @abstractmethod
+    async def mark_stuck(self, marks: Sequence[tuple[str, int, StuckData]]) -> list[str]:
+        """Mark tasks that stand still: id, number of the newest event that was seen, and why.
+
+        One that has moved since (`advance` takes the mark away), or is marked, stays as it is.
+
+        Returns:
+            The ids that this call marked.
+        """
+
+    @abstractmethod
+    async def clues(self, id: str, actor: str, since: str) -> Clues | None:
+        """What else tells of a task that stands at `actor` since a time; None: id unknown."""
+
+    @abstractmethod
+    async def near(self, id: str) -> list[str]:
+        """Ids that an unknown one may mean: those that begin with it, else the newest ones."""
+
+    @abstractmethod
+    async def payload(
+        self, id: str, n: int, side: str, attempt: int | None = None
+    ) -> StoredPayload | None:
+        """What was kept of a hop's payload, `in` or `out`; without an attempt the newest one's."""
+
+    @abstractmethod
+    async def forget_payloads(self, before: str, limit: int) -> int:
+        """Forget at most `limit` payloads that were kept before a time; how many it were."""
 
     @abstractmethod
     async def dead_letters(self, *, before: int | None, limit: int) -> list[tuple[int, DeadLetter]]:

@@ -14,7 +14,8 @@ from typing import Literal
 import msgspec
 
 from asya.envelope import TERMINAL_PHASES, ErrorInfo, Route
-from asya.events import Content, Finished, Forked, HopEnded, HopStarted
+from asya.events import Content, Finished, Forked, HopEnded, HopSent, HopStarted
+from asya.gateway.store.payloads import Seen
 
 PROGRESS_OPEN_MAX = 99
 """Percent that an envelope shows at most while it has not succeeded."""
@@ -41,6 +42,7 @@ class TaskRow(msgspec.Struct, kw_only=True):
     error: bytes | None = None
     deadline_at: str | None = None
     not_before: str | None = None
+    stuck_at: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -49,7 +51,7 @@ class TaskRow(msgspec.Struct, kw_only=True):
 
 
 class EventRow(msgspec.Struct, frozen=True):
-    """One event of a task: `kind` is `status`, `started` or `ended`; `data` is JSON."""
+    """One event of a task: `kind` is `status`, `started`, `ended`, `sent` or `stuck`."""
 
     seq: int
     kind: str
@@ -74,8 +76,21 @@ class StatusData(msgspec.Struct, omit_defaults=True):
     error: Failure | None = None
 
 
+class StuckData(msgspec.Struct, omit_defaults=True):
+    """Data of a `stuck` event: it is `queued` or `running` at an actor since a time.
+
+    `usual_s` is the 99th percentile of that, in seconds.
+    """
+
+    at: str
+    actor: str
+    state: str
+    since: str
+    usual_s: float
+
+
 class HopData(msgspec.Struct, omit_defaults=True):
-    """Data of a `started` or `ended` event."""
+    """Data of a `started`, `ended` or `sent` event."""
 
     n: int
     actor: str
@@ -88,10 +103,14 @@ class HopData(msgspec.Struct, omit_defaults=True):
     replica: int | None = None
     error: Failure | None = None
     body: Content | None = None
+    attempts_max: int | None = None
 
 
 class Note(msgspec.Struct, kw_only=True):
-    """An event, brought into the form in which it is recorded. `hop` is None for a fork."""
+    """An event, brought into the form in which it is recorded. `hop` is None for a fork.
+
+    `seen` are payloads that came along and are to be kept.
+    """
 
     id: str
     at: str
@@ -102,13 +121,14 @@ class Note(msgspec.Struct, kw_only=True):
     flow: str | None = None
     deadline_at: str | None = None
     hop: HopData | None = None
-    kind: Literal["forked", "started", "ended"]
+    seen: Sequence[Seen] = ()
+    kind: Literal["forked", "started", "ended", "sent"]
 
 
 _encode = msgspec.json.Encoder().encode
 
 
-def note_of(event: HopStarted | HopEnded | Forked) -> Note:
+def note_of(event: HopStarted | HopEnded | HopSent | Forked) -> Note:
     """The note that an event makes."""
     if isinstance(event, HopStarted):
         return Note(
@@ -131,6 +151,14 @@ def note_of(event: HopStarted | HopEnded | Forked) -> Note:
                 replica=event.replica,
                 body=event.body,
             ),
+        )
+    if isinstance(event, HopSent):
+        return Note(
+            id=event.id,
+            at=event.at,
+            route=event.route,
+            kind="sent",
+            hop=HopData(event.n, event.actor, event.attempt, event.at, "sent"),
         )
     if isinstance(event, Forked):
         return Note(
@@ -159,6 +187,7 @@ def note_of(event: HopStarted | HopEnded | Forked) -> Note:
             retry_at=event.retry_at,
             error=failure_of(event.error, None),
             body=event.body,
+            attempts_max=event.attempts_max,
         ),
     )
 
@@ -200,7 +229,12 @@ def advance(row: TaskRow | None, notes: Sequence[Note], *, canceled: bool) -> Ad
         if canceled:
             _set_status(row, "canceled", row.updated_at, events)
     for note in notes:
-        if note.hop is not None:
+        if note.hop is None:
+            continue
+        if note.kind == "sent":
+            row.seq += 1
+            events.append(EventRow(row.seq, note.kind, _encode(note.hop)))
+        else:
             _take_hop(row, note, note.hop, events)
     return Advance(row, events) if events else None
 
@@ -214,7 +248,10 @@ class Advance(msgspec.Struct):
 
 def _first_row(notes: Sequence[Note]) -> TaskRow | None:
     for note in notes:
-        if note.kind != "ended":  # an `ended` does not tell the root: the end itself will
+        if note.kind in {
+            "forked",
+            "started",
+        }:  # an `ended` does not tell the root: the end itself will
             return TaskRow(
                 id=note.id,
                 root=note.root or note.id,
@@ -230,6 +267,7 @@ def _first_row(notes: Sequence[Note]) -> TaskRow | None:
 
 def _take_hop(row: TaskRow, note: Note, hop: HopData, events: list[EventRow]) -> None:
     if not row.ended:
+        row.stuck_at = None
         if row.status == "pending":
             _set_status(row, "running", note.at, events)
         if (hop.n, hop.attempt) >= (row.n, row.attempt):
@@ -243,6 +281,7 @@ def _take_hop(row: TaskRow, note: Note, hop: HopData, events: list[EventRow]) ->
 
 def _set_status(row: TaskRow, status: str, at: str, events: list[EventRow]) -> None:
     row.status = status
+    row.stuck_at = None
     row.updated_at = max(row.updated_at, at)
     row.seq += 1
     error = None
@@ -294,3 +333,12 @@ def canceled(row: TaskRow, at: str) -> Advance | None:
     events: list[EventRow] = []
     _set_status(row, "canceled", at, events)
     return Advance(row, events)
+
+
+def stuck(row: TaskRow, seq: int, data: StuckData) -> Advance | None:
+    """A task that stands still, or None when it has moved since event `seq`, or is marked."""
+    if row.ended or row.seq != seq or row.stuck_at is not None:
+        return None
+    row.stuck_at = data.at
+    row.seq += 1
+    return Advance(row, [EventRow(row.seq, "stuck", _encode(data))])

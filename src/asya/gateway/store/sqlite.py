@@ -21,19 +21,22 @@ import msgspec
 from asya.envelope import TERMINAL_PHASES, ErrorInfo, Route
 from asya.errors import StoreError
 from asya.events import DeadLetter, Finished
-from asya.gateway.store import rules
+from asya.gateway.store import observing, rules
 from asya.gateway.store.base import (
     EVENTS_MAX,
+    Clues,
     Detail,
     EventPage,
     Insertion,
     Outgoing,
     Query,
     ScheduleRow,
+    Standing,
+    StoredPayload,
     TaskStore,
 )
 from asya.gateway.store.keys import Claim, HeldKey, judge
-from asya.gateway.store.rules import EventRow, Note, TaskRow
+from asya.gateway.store.rules import EventRow, Note, StuckData, TaskRow
 from asya.gateway.store.worker import Worker
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -41,7 +44,7 @@ BUSY_TIMEOUT_MS: Final = 5_000
 
 _COLUMNS: Final = (
     "key, id, root, parent_id, flow, status, route, n, attempt, progress, seq, digest, headers, "
-    "error, created_at, updated_at, deadline_at, not_before"
+    "error, created_at, updated_at, deadline_at, not_before, stuck_at"
 )
 _OPEN: Final = "status NOT IN ('succeeded', 'failed', 'canceled')"
 _CHUNKS: Final = (1, 8, 64)
@@ -55,10 +58,14 @@ class SqliteStore(TaskStore):
         path: The database file.
         pages_max: A bound on the file's size in pages of 4 KiB, or None; past it the store says
             that its disk is full.
+        payloads_max: Payloads of hops that are kept; the oldest go.
     """
 
-    def __init__(self, path: Path, *, pages_max: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, pages_max: int | None = None, payloads_max: int = 10_000
+    ) -> None:
         self._path = path
+        self._payloads_max = payloads_max
         self._pages_max = pages_max
         self._writer = Worker("asya-store-writer", str(path), self._connect, writes=True)
         self._reader = Worker("asya-store-reader", str(path), self._connect_reader, writes=False)
@@ -123,11 +130,15 @@ class SqliteStore(TaskStore):
 
     async def record(self, notes: Sequence[Note]) -> list[str]:
         """See `TaskStore.record`."""
-        return await self._writer.run(lambda connection: _record(connection, notes))
+        return await self._writer.run(
+            lambda connection: _record(connection, notes, self._payloads_max)
+        )
 
     async def finish(self, end: Finished, notes: Sequence[Note] = ()) -> bool:
         """See `TaskStore.finish`."""
-        return await self._writer.run(lambda connection: _finish(connection, end, notes))
+        return await self._writer.run(
+            lambda connection: _finish(connection, end, notes, self._payloads_max)
+        )
 
     async def bury(self, letter: DeadLetter) -> None:
         """See `TaskStore.bury`."""
@@ -155,6 +166,38 @@ class SqliteStore(TaskStore):
     async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:
         """See `TaskStore.events`."""
         return await self._reader.run(lambda connection: _events(connection, id, after, limit))
+
+    async def standing(self, *, after: int, limit: int) -> list[Standing]:
+        """See `TaskStore.standing`."""
+        return await self._reader.run(lambda connection: _standing(connection, after, limit))
+
+    async def mark_stuck(self, marks: Sequence[tuple[str, int, StuckData]]) -> list[str]:
+        """See `TaskStore.mark_stuck`."""
+        return await self._writer.run(lambda connection: _mark_stuck(connection, marks))
+
+    async def clues(self, id: str, actor: str, since: str) -> Clues | None:
+        """See `TaskStore.clues`."""
+        return await self._reader.run(
+            lambda connection: observing.clues(connection, id, actor, since)
+        )
+
+    async def near(self, id: str) -> list[str]:
+        """See `TaskStore.near`."""
+        return await self._reader.run(lambda connection: observing.near(connection, id))
+
+    async def payload(
+        self, id: str, n: int, side: str, attempt: int | None = None
+    ) -> StoredPayload | None:
+        """See `TaskStore.payload`."""
+        return await self._reader.run(
+            lambda connection: observing.payload(connection, id, n, side, attempt)
+        )
+
+    async def forget_payloads(self, before: str, limit: int) -> int:
+        """See `TaskStore.forget_payloads`."""
+        return await self._writer.run(
+            lambda connection: observing.forget_payloads(connection, before, limit)
+        )
 
     async def dead_letters(self, *, before: int | None, limit: int) -> list[tuple[int, DeadLetter]]:
         """See `TaskStore.dead_letters`."""
@@ -207,7 +250,7 @@ _decode_route: Final = msgspec.json.Decoder(tuple[list[str], str, list[str]]).de
 _encode: Final = msgspec.json.Encoder().encode
 _RowTuple = tuple[
     int, str, str, str | None, str | None, str, str, int, int, int, int,
-    bytes | None, bytes, bytes | None, str, str, str | None, str | None,
+    bytes | None, bytes, bytes | None, str, str, str | None, str | None, str | None,
 ]  # fmt: skip
 
 
@@ -236,6 +279,7 @@ def _row(found: _RowTuple) -> TaskRow:
         updated_at=found[15],
         deadline_at=found[16],
         not_before=found[17],
+        stuck_at=found[18],
     )
 
 
@@ -272,10 +316,10 @@ def _save(connection: sqlite3.Connection, row: TaskRow, events: Iterable[EventRo
     else:
         connection.execute(
             "UPDATE tasks SET status = ?, route = ?, n = ?, attempt = ?, progress = ?, seq = ?, "
-            "headers = ?, error = ?, updated_at = ?, deadline_at = ? WHERE key = ?",
+            "headers = ?, error = ?, updated_at = ?, deadline_at = ?, stuck_at = ? WHERE key = ?",
             (
                 row.status, _route_text(row.route), row.n, row.attempt, row.progress, row.seq,
-                row.headers, row.error, row.updated_at, row.deadline_at, row.key,
+                row.headers, row.error, row.updated_at, row.deadline_at, row.stuck_at, row.key,
             ),
         )  # fmt: skip
     connection.executemany(
@@ -358,6 +402,7 @@ def _forget(connection: sqlite3.Connection, keys: list[tuple[int]]) -> None:
     connection.executemany("DELETE FROM results WHERE key = ?", keys)
     connection.executemany("DELETE FROM outbox WHERE key = ?", keys)
     connection.executemany("DELETE FROM admission_keys WHERE task = ?", keys)
+    connection.executemany("DELETE FROM payloads WHERE task = ?", keys)
     connection.executemany("DELETE FROM tasks WHERE key = ?", keys)
 
 
@@ -376,7 +421,7 @@ def _outbox(connection: sqlite3.Connection, after: int, limit: int) -> list[Outg
     return [Outgoing(*found) for found in connection.execute(sql, (after, limit))]
 
 
-def _record(connection: sqlite3.Connection, notes: Sequence[Note]) -> list[str]:
+def _record(connection: sqlite3.Connection, notes: Sequence[Note], payloads_max: int) -> list[str]:
     by_id: dict[str, list[Note]] = {}
     for note in notes:
         by_id.setdefault(note.id, []).append(note)
@@ -388,6 +433,7 @@ def _record(connection: sqlite3.Connection, notes: Sequence[Note]) -> list[str]:
         step = rules.advance(row, group, canceled=canceled)
         if step is not None:
             _save(connection, step.row, step.events)
+            observing.keep_payloads(connection, step.row.key, group, payloads_max)
             changed.append(id_)
     return changed
 
@@ -399,7 +445,9 @@ def _is_canceled(connection: sqlite3.Connection, root: str | None) -> bool:
     return found is not None
 
 
-def _finish(connection: sqlite3.Connection, end: Finished, notes: Sequence[Note]) -> bool:
+def _finish(
+    connection: sqlite3.Connection, end: Finished, notes: Sequence[Note], payloads_max: int
+) -> bool:
     row = _load(connection, [end.id]).get(end.id)
     events: list[EventRow] = []
     step = rules.advance(row, notes, canceled=False) if notes else None
@@ -412,6 +460,7 @@ def _finish(connection: sqlite3.Connection, end: Finished, notes: Sequence[Note]
         events += last.events
     if row is not None and events:
         _save(connection, row, events)
+        observing.keep_payloads(connection, row.key, notes, payloads_max)
     if last is None:
         return False
     if end.result is not None:
@@ -480,6 +529,8 @@ def _tasks(connection: sqlite3.Connection, query: Query) -> list[TaskRow]:
         own = "SELECT key FROM tasks WHERE id = ?"
         children = "SELECT key FROM tasks WHERE root = ? AND root <> id"
         wanted.append((f"key IN ({own} UNION {children})", (query.root, query.root)))
+    if query.stuck is not None:
+        wanted.append((f"stuck_at IS {'NOT ' * query.stuck}NULL", ()))
     if query.actor is not None:
         wanted.append(("instr(route, ?) > 0", (f'"{query.actor}"',)))
     if query.before is not None:
@@ -488,6 +539,29 @@ def _tasks(connection: sqlite3.Connection, query: Query) -> list[TaskRow]:
     sql = f"SELECT {_COLUMNS} FROM tasks WHERE {where} ORDER BY key DESC LIMIT ?"  # noqa: S608  own clauses, bound values
     values = [value for _, values in wanted for value in values]
     return [_row(found) for found in connection.execute(sql, (*values, query.limit))]
+
+
+def _standing(connection: sqlite3.Connection, after: int, limit: int) -> list[Standing]:
+    found = []
+    sql = f"SELECT {_COLUMNS} FROM tasks WHERE key = ?"  # noqa: S608  our own columns
+    for key in observing.open_keys(connection, after, limit):
+        row = _row(connection.execute(sql, key).fetchone())
+        found.append(Standing(row, observing.newest_event(connection, row.key, row.seq)))
+    return found
+
+
+def _mark_stuck(
+    connection: sqlite3.Connection, marks: Sequence[tuple[str, int, StuckData]]
+) -> list[str]:
+    rows = _load(connection, [id_ for id_, _, _ in marks])
+    marked = []
+    for id_, seq, data in marks:
+        row = rows.get(id_)
+        step = None if row is None else rules.stuck(row, seq, data)
+        if step is not None:
+            _save(connection, step.row, step.events)
+            marked.append(id_)
+    return marked
 
 
 def _events(
