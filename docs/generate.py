@@ -23,8 +23,8 @@ MADE: Final = "<!-- Made by docs/generate.py; change the model, not this page. -
 MANIFEST: Final = """\
 # Manifests
 
-A manifest is a YAML document with `apiVersion: asya.sh/v1alpha1` and the `kind` AsyncActor or
-Flow. A file may hold several, divided by `---`. `asya validate PATH…` checks them, and
+A manifest is a YAML document with `apiVersion: asya.sh/v1alpha1` and the `kind` AsyncActor,
+Flow or Schedule. A file may hold several, divided by `---`. `asya validate PATH…` checks them, and
 `asya schema AsyncActor` prints the [JSON Schema](schema/AsyncActor.json) for your editor.
 
 Validation is strict: a field that is not in the tables below, a text where a number belongs, or a
@@ -40,8 +40,8 @@ of all files are shown at once.
 - **Kubernetes' own objects** (`resources`, `tolerations`, `volumes`, …) are taken as they are.
 - **YAML**: a key may stand once. Dates are texts. Aliases and `<<` work; a document may be nested
   {depth} levels and hold {nodes} values.
-- **Warnings** are not errors: a route to an actor that is not among the manifests (it may run
-  elsewhere), `delivery: express` and `group` (this version takes the durable way and gives each
+- **Warnings** are not errors: a route to an actor, or a schedule of a flow, that is not among the
+  manifests (it may run elsewhere), `delivery: express` and `group` (this version takes the durable way and gives each
   actor its own replica), and `valueFrom`, which only Kubernetes can read.
 - `batching`, and transports other than `nats`, are refused by this version.
 
@@ -54,7 +54,13 @@ On a laptop the handler is imported from the manifest's folder. An actor needs n
 {actor}
 ## Flow
 
-{flow}"""
+{flow}
+## Schedule
+
+Needs `cron` or `every`, and `flow` or `route`. See [Send later, and again and
+again](../how-to/send-later.md).
+
+{schedule}"""
 
 SETTINGS: Final = """\
 # Settings
@@ -105,6 +111,7 @@ def manifest_page() -> str:
         nodes=f"{NODES_MAX:,}",
         actor=manifest.reference_markdown("AsyncActor"),
         flow=manifest.reference_markdown("Flow"),
+        schedule=manifest.reference_markdown("Schedule"),
     )
 
 
@@ -134,6 +141,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "reference/envelope.md": lambda: MADE + envelope_page(),
     "reference/schema/AsyncActor.json": _schema(lambda: manifest.json_schema("AsyncActor")),
     "reference/schema/Flow.json": _schema(lambda: manifest.json_schema("Flow")),
+    "reference/schema/Schedule.json": _schema(lambda: manifest.json_schema("Schedule")),
     "reference/schema/Envelope.json": _schema(envelope.json_schema),
     "reference/schema/Settings.json": _schema(settings.json_schema),
 }

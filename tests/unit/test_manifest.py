@@ -503,7 +503,7 @@ def test_paths_that_hold_nothing_are_problems(project):
     with pytest.raises(ManifestError) as caught:
         load(["empty", "b/d.yaml", "missing/x.yaml", "asya.yaml", "h.py"])
     assert caught.value.problems == [
-        "empty: no AsyncActor and no Flow in it (looked into *.yaml and *.yml)",
+        "empty: no AsyncActor, Flow or Schedule in it (looked into *.yaml and *.yml)",
         "b/d.yaml: no such file or folder; did you mean b/c.yaml?",
         "missing/x.yaml: no such file or folder",
         "asya.yaml: holds settings, not manifests; give its folder",

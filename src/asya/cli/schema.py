@@ -9,12 +9,14 @@ from typing import Annotated, Any, Final
 import typer
 
 from asya import manifest, settings
+from asya.codes import Code
 from asya.document import unknown
 from asya.errors import UsageError
 
 SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "AsyncActor": lambda: manifest.json_schema("AsyncActor"),
     "Flow": lambda: manifest.json_schema("Flow"),
+    "Schedule": lambda: manifest.json_schema("Schedule"),
     "Envelope": lambda: manifest.json_schema("Envelope"),
     "Settings": settings.json_schema,
 }
@@ -41,4 +43,4 @@ def schema_of(kind: str | None) -> dict[str, Any]:
     for name, make in SCHEMAS.items():
         if name.lower() == kind.lower():
             return make()
-    raise UsageError(unknown("kind", kind, list(SCHEMAS)))
+    raise UsageError(unknown("kind", kind, list(SCHEMAS)), code=Code.NAME_UNKNOWN)

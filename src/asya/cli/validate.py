@@ -47,7 +47,7 @@ def check(paths: Sequence[str | Path], *, as_json: bool = False) -> int:
 
 
 def examine(paths: Sequence[str | Path]) -> dict[str, Any]:
-    """What the paths hold: `actors`, `flows` (names), `problems`, `warnings`, `notes` (lines)."""
+    """What the paths hold: names (`actors`, `flows`, `schedules`) and lines (`problems`, …)."""
     problems: list[str] = []
     rest: list[str | Path] = []
     folders: list[Path] = []
@@ -79,6 +79,7 @@ def examine(paths: Sequence[str | Path]) -> dict[str, Any]:
         "ok": not problems,
         "actors": [actor.name for actor in loaded.actors],
         "flows": [flow.name for flow in loaded.flows],
+        "schedules": [schedule.name for schedule in loaded.schedules],
         "problems": list(dict.fromkeys(problems)),
         "warnings": loaded.warnings,
         "notes": loaded.notes,
@@ -103,6 +104,8 @@ def _summary(result: dict[str, Any]) -> str:
     if result["problems"]:
         return _count(len(result["problems"]), "problem")
     parts = [_count(len(result["actors"]), "actor"), _count(len(result["flows"]), "flow")]
+    if result["schedules"]:
+        parts.append(_count(len(result["schedules"]), "schedule"))
     if result["warnings"]:
         parts.append(_count(len(result["warnings"]), "warning"))
     return f"{', '.join(parts)}: valid"

@@ -1,4 +1,4 @@
-"""The user's YAML: AsyncActor and Flow, loaded, checked, described.
+"""The user's YAML: AsyncActor, Flow and Schedule, loaded, checked, described.
 
 One model (`model`) gives validation, JSON Schema and the reference in the docs. Everything that
 others need is here; they import nothing from the modules of this package.
@@ -7,7 +7,7 @@ others need is here; they import nothing from the modules of this package.
 from asya.durations import format_duration, parse_duration
 from asya.manifest.functions import actor_from_function
 from asya.manifest.loading import Manifests, load
-from asya.manifest.model import API_VERSION, AsyncActor, Expose, Flow, Source
+from asya.manifest.model import API_VERSION, AsyncActor, Expose, Flow, Schedule, Source
 from asya.manifest.reference import json_schema, reference_markdown
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Expose",
     "Flow",
     "Manifests",
+    "Schedule",
     "Source",
     "actor_from_function",
     "format_duration",

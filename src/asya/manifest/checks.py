@@ -14,7 +14,8 @@ from typing import Any, cast
 from asya.codes import Code
 from asya.document import Document, Loc, Problem, quoted, shown, unknown
 from asya.errors import nearest
-from asya.manifest.model import AsyncActor, Flow, Scaling
+from asya.manifest.model import AnyManifest, AsyncActor, Flow, Scaling, Schedule
+from asya.timetable import EPOCH
 
 
 def document_problems(data: Any, document: Document) -> Iterator[Problem]:
@@ -22,6 +23,9 @@ def document_problems(data: Any, document: Document) -> Iterator[Problem]:
     spec = _mapping(data, "spec")
     if data.get("kind") == "Flow":
         yield from _schema_problems(spec.get("inputSchema"), document)
+        return
+    if data.get("kind") == "Schedule":
+        yield from _schedule_problems(spec, document)
         return
     scaling = _mapping(spec, "scaling")
     yield from _scaling_problems(scaling, document)
@@ -49,6 +53,39 @@ def _items(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:
     for index, item in enumerate(value if isinstance(value, list) else ()):
         if isinstance(item, dict):
             yield index, item
+
+
+def _schedule_problems(spec: dict[str, Any], document: Document) -> Iterator[Problem]:
+    for one, other in (("cron", "every"), ("flow", "route")):
+        given = [name for name in (one, other) if spec.get(name) is not None]
+        if len(given) != 1:
+            text = f"expected `{one}` or `{other}`, got " + ("both" if given else "neither")
+            loc: Loc = ("spec", other) if given else ("spec",)
+            code = Code.FIELDS_CONTRADICT if given else Code.FIELD_MISSING
+            yield document.problem(loc, text, key=True, code=code)
+    if spec.get("every") is not None and spec.get("timezone") is not None:
+        yield document.problem(
+            ("spec", "timezone"),
+            "has a meaning with `cron` only; `every` is the same in all time zones",
+            key=True,
+            code=Code.FIELDS_CONTRADICT,
+        )
+
+
+def schedule_problems(placed: Iterable[Placed]) -> Iterator[Problem]:
+    """Schedules whose bounds leave no due time."""
+    for manifest, document in placed:
+        if not isinstance(manifest, Schedule):
+            continue
+        spec = manifest.spec
+        if spec.cron is None and spec.every is None:
+            continue
+        if spec.timetable().next_after(EPOCH) is None:
+            yield document.problem(
+                ("spec", "endsAt"),
+                "leaves no due time: the schedule would never fire",
+                code=Code.FIELDS_CONTRADICT,
+            )
 
 
 def _scaling_problems(scaling: dict[str, Any], document: Document) -> Iterator[Problem]:
@@ -198,7 +235,7 @@ def _place(document: Document, loc: Loc) -> str:
     return f"{document.file}:{document.line_of(loc)}"
 
 
-Placed = tuple[AsyncActor | Flow, Document]
+Placed = tuple[AnyManifest, Document]
 
 
 def route_warnings(placed: Iterable[Placed], also: Collection[str] = ()) -> Iterator[Problem]:
@@ -211,6 +248,7 @@ def route_warnings(placed: Iterable[Placed], also: Collection[str] = ()) -> Iter
     for manifest, _ in everything:
         if isinstance(manifest, AsyncActor):
             known[manifest.namespace].add(manifest.name)
+    yield from _flow_warnings(everything)
     for manifest, document in everything:
         names = known[manifest.namespace]
         for loc, name in _routes(manifest):
@@ -221,7 +259,24 @@ def route_warnings(placed: Iterable[Placed], also: Collection[str] = ()) -> Iter
                 yield document.problem(loc, text)
 
 
-def _routes(manifest: AsyncActor | Flow) -> Iterator[tuple[Loc, str]]:
+def _flow_warnings(placed: Iterable[Placed]) -> Iterator[Problem]:
+    everything = list(placed)
+    flows = {(m.namespace, m.name) for m, _ in everything if isinstance(m, Flow)}
+    for manifest, document in everything:
+        if not isinstance(manifest, Schedule) or manifest.spec.flow is None:
+            continue
+        if (manifest.namespace, manifest.spec.flow) not in flows:
+            close = nearest(manifest.spec.flow, [name for _, name in flows])
+            hint = f"; did you mean {close!r}?" if close else ""
+            text = f"no flow {quoted(manifest.spec.flow)} among these manifests{hint}"
+            yield document.problem(("spec", "flow"), text, code=Code.NAME_UNKNOWN)
+
+
+def _routes(manifest: AnyManifest) -> Iterator[tuple[Loc, str]]:
+    if isinstance(manifest, Schedule):
+        for index, name in enumerate(manifest.spec.route or ()):
+            yield ("spec", "route", index), name
+        return
     if isinstance(manifest, Flow):
         for index, name in enumerate(manifest.route):
             yield ("spec", "route", index), name

@@ -21,7 +21,7 @@ from asya.errors import Complaint, ManifestError, nearest
 from asya.manifest import checks
 from asya.manifest.complaints import complaints
 from asya.manifest.functions import actor_from_function, is_target
-from asya.manifest.model import API_VERSION, GROUP, KINDS, AsyncActor, Flow, Source
+from asya.manifest.model import API_VERSION, GROUP, KINDS, AsyncActor, Flow, Schedule, Source
 
 SETTINGS_FILE: Final = "asya.yaml"
 SUFFIXES: Final = (".yaml", ".yml")
@@ -35,12 +35,14 @@ class Manifests:
     Attributes:
         actors: In the order of the paths, then of the files' names.
         flows: The same.
+        schedules: The same.
         warnings: What is allowed and may surprise, one line each, with file and line.
         notes: Files and documents that were passed over, one line each.
     """
 
     actors: list[AsyncActor] = field(default_factory=list)
     flows: list[Flow] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -104,7 +106,7 @@ class _Loading:
             self._take_file(path, named=False)
         if len(self.placed) + len(self.problems) == before:
             self._complain(
-                f"{folder}: no AsyncActor and no Flow in it (looked into *.yaml and *.yml)",
+                f"{folder}: no AsyncActor, Flow or Schedule in it (looked into *.yaml and *.yml)",
                 Code.MANIFEST_MISSING,
             )
 
@@ -152,6 +154,7 @@ class _Loading:
 
     def finish(self) -> Manifests:
         self.problems += map(Problem.complaint, checks.name_problems(self.named))
+        self.problems += map(Problem.complaint, checks.schedule_problems(self.placed))
         self.problems += self._function_problems()
         if self.problems:
             raise ManifestError(self.problems)
@@ -162,6 +165,7 @@ class _Loading:
         return Manifests(
             actors=actors,
             flows=[manifest for manifest in manifests if isinstance(manifest, Flow)],
+            schedules=[manifest for manifest in manifests if isinstance(manifest, Schedule)],
             warnings=[str(warning) for warning in self.warnings],
             notes=self.notes,
         )

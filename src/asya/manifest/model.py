@@ -8,6 +8,7 @@ taken as they are. What no single field can say is in `checks`. Read through `as
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 from pathlib import Path
@@ -26,6 +27,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from asya import resiliency
+from asya.clock import from_rfc3339
 from asya.document import quoted, shown
 from asya.durations import DURATION_PATTERN, parse_duration
 from asya.envelope import (
@@ -36,6 +38,7 @@ from asya.envelope import (
     is_actor_name,
 )
 from asya.errors import nearest
+from asya.timetable import EVERY_MIN_S, Timetable, cron_line, time_zone
 
 API_VERSION: Final = "asya.sh/v1alpha1"
 GROUP: Final = "asya.sh/"
@@ -51,6 +54,8 @@ RUNTIME_VARIABLES: Final = frozenset(
     f"ASYA_{name}" for name in ("SOCKET", "HANDLER", "ACTOR", "CONCURRENCY", "TOKEN", "PATH")
 )
 """What the mesh itself tells a replica; a manifest may not set these."""
+
+KEY_LIFE_ACTIVE: Final = "active"
 
 _HANDLER: Final = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
 _DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -109,6 +114,50 @@ def _handler(value: str) -> str:
     if function:
         hint = f"; {quoted(module.replace('/', '.') + '.' + function)} would do"
     raise _bad(f'expected "module.function" or "module.Class.method", got {quoted(value)}{hint}')
+
+
+def _life(value: Any) -> float | None:
+    return None if value == KEY_LIFE_ACTIVE else _positive(_duration(value))
+
+
+def _distance(value: float) -> float:
+    if value < EVERY_MIN_S:
+        raise _bad(f"expected a duration of at least {EVERY_MIN_S:g}s")
+    return value
+
+
+def _cron(value: str) -> str:
+    try:
+        cron_line(value)
+    except ValueError as error:
+        raise _bad(str(error)) from error
+    return value
+
+
+def _zone(value: str) -> str:
+    try:
+        time_zone(value)
+    except ValueError as error:
+        raise _bad(str(error)) from error
+    return value
+
+
+def _moment(value: str) -> str:
+    try:
+        from_rfc3339(value)
+    except (ValueError, OverflowError) as error:
+        raise _bad(
+            f"expected a time with an offset, such as 2026-11-23T18:25:00Z, got {quoted(value)}"
+        ) from error
+    return value
+
+
+def _json(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise _bad("expected a JSON value; NaN and Infinity are none") from error
+    return value
 
 
 def _pattern(value: str) -> str:
@@ -190,6 +239,18 @@ Duration = Annotated[float, BeforeValidator(_duration), _DURATION_SCHEMA]
 LongerThanZero = Annotated[
     float, AfterValidator(_positive), BeforeValidator(_duration), _DURATION_SCHEMA
 ]
+KeyLife = Annotated[
+    float | None,
+    BeforeValidator(_life),
+    WithJsonSchema({"type": "string", "pattern": f"^{KEY_LIFE_ACTIVE}$|{DURATION_PATTERN}"}),
+]
+Distance = Annotated[float, AfterValidator(_distance), BeforeValidator(_duration), _DURATION_SCHEMA]
+CronLine = Annotated[str, AfterValidator(_cron), WithJsonSchema({"type": "string"})]
+Zone = Annotated[str, AfterValidator(_zone), WithJsonSchema({"type": "string"})]
+Moment = Annotated[
+    str, AfterValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+JsonValue = Annotated[Any, AfterValidator(_json), WithJsonSchema({})]
 Handler = Annotated[
     str, AfterValidator(_handler), WithJsonSchema({"type": "string", "pattern": _HANDLER})
 ]
@@ -428,6 +489,22 @@ class Expose(Part):
     )
 
 
+class IdempotencySpec(Part):
+    """What an `Idempotency-Key` means, where a request does not say it."""
+
+    policy: Literal["return-existing", "reject", "replace"] = Field(
+        default="return-existing",
+        description="What a key does that another envelope holds: that one is the answer; the "
+        "request is refused; that one is canceled and the new one admitted",
+    )
+    life: KeyLife = Field(
+        default=parse_duration("24h"),
+        description="How long an envelope holds its key: a duration, or `active` for until it "
+        "has ended",
+        json_schema_extra={"default": "24h"},
+    )
+
+
 class FlowSpec(Part):
     """An entry into the mesh."""
 
@@ -440,7 +517,65 @@ class FlowSpec(Part):
     timeout: LongerThanZero | None = Field(
         default=None, description="After this an envelope fails with `DeadlineExceeded`"
     )
+    idempotency: IdempotencySpec = Field(
+        default=IdempotencySpec(), description="What the header `Idempotency-Key` means"
+    )
     expose: Expose = Field(default=Expose(), description="Which clients see it")
+
+
+class ScheduleSpec(Part):
+    """When something is sent, and what."""
+
+    flow: Label | None = Field(default=None, description="The flow it is sent into; or `route`")
+    route: list[Hop] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=ROUTE_MAX,
+        description="The actors, in order; or `flow`",
+    )
+    payload: JsonValue = Field(default=None, description="What is sent, any value")
+    cron: CronLine | None = Field(
+        default=None,
+        description="Five fields (minute, hour, day of month, month, day of week) with `*`, "
+        "lists, ranges, steps and names (`MON-FRI`), or `@hourly`, `@daily`, `@weekly`, "
+        "`@monthly`, `@yearly`; or `every`",
+    )
+    every: Distance | None = Field(
+        default=None,
+        description="The distance of two runs, at least 1s; counted from `startsAt`, else from "
+        "1970-01-01T00:00:00Z; or `cron`",
+    )
+    timezone: Zone = Field(
+        default="UTC", description="Of the cron line: an IANA name such as `Europe/Berlin`"
+    )
+    missed_runs: Literal["skip", "last", "all"] = Field(
+        default="last",
+        description="What happens to runs that were due while nothing could be sent: none is "
+        "made up for; the newest; all, at most the 100 newest",
+    )
+    concurrency_policy: Literal["allow", "forbid", "replace"] = Field(
+        default="allow",
+        description="What happens when the run before has not ended: both run; the new one is "
+        "left out; the old one is canceled",
+    )
+    suspended: bool = Field(
+        default=False, description="No runs until `asya schedules resume NAME`, or until false"
+    )
+    starts_at: Moment | None = Field(default=None, description="No run before this time")
+    ends_at: Moment | None = Field(default=None, description="No run after this time")
+    timeout: LongerThanZero | None = Field(
+        default=None, description="Time limit of one run; without it the flow's"
+    )
+
+    def timetable(self) -> Timetable:
+        """When it is due."""
+        return Timetable(
+            cron=None if self.cron is None else cron_line(self.cron),
+            every_s=self.every,
+            zone=time_zone(self.timezone),
+            starts_at=None if self.starts_at is None else from_rfc3339(self.starts_at),
+            ends_at=None if self.ends_at is None else from_rfc3339(self.ends_at),
+        )
 
 
 class Source(NamedTuple):
@@ -555,4 +690,22 @@ class Flow(_Manifest):
         return self.spec.expose
 
 
-KINDS: Final[dict[str, type[AsyncActor | Flow]]] = {"AsyncActor": AsyncActor, "Flow": Flow}
+class Schedule(_Manifest):
+    """Something that is sent again and again."""
+
+    kind: Literal["Schedule"] = Field(description="What this is")
+    spec: ScheduleSpec = Field(description="When, and what")
+
+    @property
+    def name(self) -> str:
+        """The schedule's name."""
+        return self.metadata.name
+
+
+AnyManifest = AsyncActor | Flow | Schedule
+
+KINDS: Final[dict[str, type[AnyManifest]]] = {
+    "AsyncActor": AsyncActor,
+    "Flow": Flow,
+    "Schedule": Schedule,
+}

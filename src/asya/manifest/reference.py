@@ -17,7 +17,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of `AsyncActor`, `Flow` or `Envelope`.
+    """The JSON Schema of `AsyncActor`, `Flow`, `Schedule` or `Envelope`.
 
     Raises:
         KeyError: Another kind.

@@ -18,7 +18,7 @@ def test_the_schema_of_a_kind_goes_to_stdout(capsys, kind):
 def test_without_kind_all_come_as_one_object(capsys):
     assert run(["schema"]) == 0
     schemas = json.loads(capsys.readouterr().out)
-    assert set(schemas) == {"AsyncActor", "Flow", "Envelope", "Settings"}
+    assert set(schemas) == {"AsyncActor", "Flow", "Schedule", "Envelope", "Settings"}
     assert all(schemas[kind]["title"] == kind for kind in schemas)
 
 

@@ -57,6 +57,7 @@ def test_json_is_one_object_on_stdout(folder, capsys):
         "ok": True,
         "actors": ["embedder"],
         "flows": [],
+        "schedules": [],
         "problems": [],
         "warnings": [],
         "notes": [],
