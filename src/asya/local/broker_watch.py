@@ -25,7 +25,7 @@ RESTART_MOST_S: Final = 5.0
 STEADY_S: Final = 10.0
 """A broker that lived this long starts without a back-off the next time."""
 
-DISK_EVERY_S: Final = 5.0
+DISK_EVERY_S: Final = 1.0
 DISK_PROBLEM_EVERY_S: Final = 0.5
 """How often the disk is looked at, and how often while something is wrong with it."""
 
