@@ -30,6 +30,7 @@ from asya.errors import Complaint, ManifestError, SettingsError, nearest
 SETTINGS_FILE: Final = "asya.yaml"
 PREFIX: Final = "ASYA_"
 TRANSPORTS: Final = ("nats",)
+LOG_FORMATS: Final = ("text", "json")
 KIB: Final = 2**10
 MIB: Final = 2**20
 GIB: Final = 2**30
@@ -153,6 +154,13 @@ def _read_transport(value: Any) -> str:
     return text
 
 
+def _read_log_format(value: Any) -> str:
+    text = _read_text(value)
+    if text not in LOG_FORMATS:
+        raise ValueError(f"expected {' or '.join(LOG_FORMATS)}, got {quoted(text)}")
+    return text
+
+
 def _read_url(value: Any) -> str:
     text = _read_text(value)
     example = "expected the broker's address, such as nats://127.0.0.1:4222"
@@ -180,6 +188,7 @@ _NAME: Final = Kind(
 _HOST: Final = Kind(_read_text, str, _TEXT)
 _TRANSPORT: Final = Kind(_read_transport, str, {"type": "string", "enum": list(TRANSPORTS)})
 _URL: Final = Kind(_read_url, str, _TEXT)
+_LOG_FORMAT: Final = Kind(_read_log_format, str, {"type": "string", "enum": list(LOG_FORMATS)})
 
 DAY_S: Final = 86_400.0
 YEAR_S: Final = 365 * DAY_S
@@ -259,6 +268,18 @@ class Settings:
         _size(64 * KIB, 10 * GIB),
         "Size at which an actor's log begins anew; the one before is kept",
         "A handler that prints without end must not fill the disk",
+    )
+    log_format: str = _setting(
+        "text",
+        _LOG_FORMAT,
+        "Form of the logs' lines: `text`, or `json` for one object per line",
+        "People read it first",
+    )
+    metrics_port: int | None = _setting(
+        None,
+        _whole(0, 65535),
+        "A port of its own for `/metrics`, beside the gateway's; 0 takes a free one",
+        "The gateway has them, too",
     )
     body_max_bytes: int = _setting(
         5 * MIB,

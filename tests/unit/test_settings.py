@@ -95,6 +95,7 @@ def test_every_setting_has_a_variable_and_texts_are_read_by_type(folder):
         "HOST": "::1", "PORT": "9", "INSECURE": "Yes", "COOLDOWN": "1h30m", "GRACE": "1s",
         "PAYLOAD_MAX": "500kB", "RETENTION": "60s", "LOG_MAX": "1GiB", "BODY_MAX": "5000000",
         "STREAMS_MAX": "1", "QUEUE_MAX": "1", "NATS_SERVER": "nats", "LEASE": "1s",
+        "LOG_FORMAT": "json", "METRICS_PORT": "9090",
     }  # fmt: skip
     assert {f"ASYA_{name}" for name in texts} == {names.variable for names in NAMES.values()}
     settings = read(folder, {f"ASYA_{name}": text for name, text in texts.items()}, {})
@@ -122,6 +123,7 @@ def test_an_empty_variable_counts_as_not_set(folder):
     [
         ("prot: 1", "asya.yaml:1: prot: unknown setting 'prot'; did you mean 'port'?"),
         ("payload_max: 1", "unknown setting 'payload_max'; did you mean 'payloadMax'?"),
+        ("logFormat: xml", 'logFormat: expected text or json, got "xml"'),
         ("port: '80'", 'asya.yaml:1: port: expected a whole number, got "80"'),
         ("port: 80.5", "asya.yaml:1: port: expected a whole number, got 80.5"),
         ("port: true", "port: expected a whole number, got true"),
