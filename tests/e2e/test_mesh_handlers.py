@@ -167,7 +167,7 @@ def test_one_that_cannot_be_loaded_is_named_and_tried_again_when_its_file_change
     project: Any, wait_until: Any
 ):
     waiting = project.send("broken", 21)
-    said = "broken: the handler 'broken.handle' cannot be imported"
+    said = "broken: error ASYA-3104: the handler 'broken.handle' cannot be imported"
     wait_until(lambda: said in project.said(), 10, project.said)
     assert project.call("echo", 1)["status"] == "succeeded"
     assert "nothing_of_that_name" in project.status("broken")["last_error"]

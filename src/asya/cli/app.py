@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from asya import __version__
+from asya.codes import Code
 from asya.errors import AsyaError, MeshUnreachable, UsageError, nearest
 
 EXIT_FAILED: Final = 1
@@ -70,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()  # here, where a reader that went away can be dealt with
         return code
     except AsyaError as error:
-        print(f"asya: {error}", file=sys.stderr)
+        print(rendered(error), file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -88,6 +89,16 @@ def exit_code(error: AsyaError) -> int:
     if isinstance(error, MeshUnreachable):
         return EXIT_UNREACHABLE
     return EXIT_FAILED
+
+
+def rendered(error: AsyaError) -> str:
+    """What is printed of an error: each complaint with its code, then where to read on."""
+    complaints = error.complaints()
+    lines = [f"error {complaint.code}: {complaint}" for complaint in complaints]
+    codes = list(dict.fromkeys(str(complaint.code) for complaint in complaints))
+    place = codes[0] if len(codes) == 1 else "index"
+    lines.append(f"  asya explain {' '.join(codes)}  (docs/reference/errors/{place}.md)")
+    return "\n".join(lines)
 
 
 def overview() -> str:
@@ -120,7 +131,7 @@ def _run(arguments: Sequence[str]) -> int:
     if command is None:
         close = nearest(name, COMMANDS)
         hint = f"did you mean {close}?" if close else "`asya --help` lists them."
-        raise UsageError(f"{name!r} is no command; {hint}")
+        raise UsageError(f"{name!r} is no command; {hint}", code=Code.COMMAND_UNKNOWN)
     if command.typed:
         return _invoke(name, load(command), arguments[1:])
     load(command)(list(arguments[1:]))

@@ -25,6 +25,7 @@ from asya.cli.client import Refused
 from asya.cli.display import NullDisplay
 from asya.cli.outcome import Sender, follow
 from asya.cli.payload import check_json
+from asya.codes import Code
 from asya.errors import UsageError
 
 AHEAD: Final = 4
@@ -61,7 +62,9 @@ def open_lines(path: Path) -> Iterator[Lines]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", code=Code.FILE_UNREADABLE
+        ) from error
     with file:
         total = sum(1 for _ in _payloads(file, str(path))) if path.is_file() else None
         if total is not None:

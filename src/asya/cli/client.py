@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError
 from asya.local import announcement
 
@@ -42,13 +43,21 @@ class Refused(UsageError):
     """
 
     def __init__(self, text: str, problem: Mapping[str, Any]) -> None:
-        super().__init__(text)
+        super().__init__(text, code=_code(problem))
         self.problem = problem
 
     def is_about(self, name: str) -> bool:
         """Whether the problem is the one of this name (`unknown-flow`)."""
         said = str(self.problem.get("type", ""))
         return said.startswith("urn:asya:problem:") and said.endswith(f":{name}")
+
+
+def _code(problem: Mapping[str, Any]) -> Code:
+    """The gateway's code; it may be of a later version, and have codes that are not known here."""
+    try:
+        return Code(str(problem.get("code")))
+    except ValueError:
+        return Code.REFUSED
 
 
 class ServerEvent(NamedTuple):

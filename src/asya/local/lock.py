@@ -11,6 +11,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from asya.codes import Code
 from asya.errors import MeshRunning, UsageError
 
 
@@ -34,7 +35,8 @@ class FolderLock:
         except OSError as error:
             raise UsageError(
                 f"the data folder {self.folder} cannot be used: {error.strerror}; "
-                "make it writable, or give another with --data"
+                "make it writable, or give another with --data",
+                code=Code.DATA_UNUSABLE,
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,7 +48,8 @@ class FolderLock:
             os.close(descriptor)
             raise UsageError(
                 f"the data folder {self.folder} cannot be locked: {error.strerror}; "
-                "give a folder on a local disk with --data"
+                "give a folder on a local disk with --data",
+                code=Code.DATA_UNUSABLE,
             ) from error
         self._descriptor = descriptor
         os.ftruncate(descriptor, 0)

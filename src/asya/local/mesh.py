@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from asya.clock import Clock, SystemClock, to_rfc3339
+from asya.codes import Code
 from asya.crew import EndConsumer, Sink, Sump
 from asya.envelope import END_ACTORS, SINK, SUMP, queue_name
 from asya.errors import TransportError, UsageError
@@ -183,7 +184,7 @@ class LocalMesh:
             if actor.namespace != self._settings.namespace
         ]
         if strange:
-            raise UsageError("\n".join(strange))
+            raise UsageError("\n".join(strange), code=Code.NAMESPACE_FOREIGN)
 
     def _launches(self) -> dict[str, Launch]:
         problems = []
@@ -193,9 +194,9 @@ class LocalMesh:
             try:
                 launches[actor.name] = self._launch(actor, sockets / f"{number}.sock")
             except UsageError as error:
-                problems.append(str(error))
+                problems.append(error)
         if problems:
-            raise UsageError("\n".join(problems))
+            raise UsageError("\n".join(map(str, problems)), code=problems[0].code)
         return launches
 
     def _launch(self, actor: AsyncActor, socket_path: Path) -> Launch:
@@ -209,7 +210,8 @@ class LocalMesh:
         except ValueError as error:
             raise UsageError(
                 f"{actor.source.file}:{actor.source.line}: actor {actor.name}: "
-                f"resources.limits.memory: {error}"
+                f"resources.limits.memory: {error}",
+                code=Code.MEMORY_LIMIT,
             ) from error
         return Launch(
             # -P: the working folder is no place to import the runtime from.
@@ -450,7 +452,12 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
         if not folder.is_dir() or folder.is_symlink() or status.st_uid != os.getuid():
-            raise UsageError(f"{folder} belongs to another user; give another folder with --data")
+            raise UsageError(
+                f"{folder} belongs to another user; give another folder with --data",
+                code=Code.DATA_UNUSABLE,
+            )
         folder.chmod(0o700)
     except OSError as error:
-        raise UsageError(f"{folder} cannot be used for sockets: {error.strerror}") from error
+        raise UsageError(
+            f"{folder} cannot be used for sockets: {error.strerror}", code=Code.DATA_UNUSABLE
+        ) from error

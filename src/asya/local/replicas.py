@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from asya.clock import Clock
+from asya.codes import TYPES, Code
 from asya.envelope import ErrorInfo
 from asya.local.leftovers import ChildRecord
 from asya.local.logs import RotatingLog
@@ -148,7 +149,9 @@ class ReplicaSet:
             process = await ReplicaProcess.spawn(self.launch, self._log, self._clock, self._ended)
         except OSError as error:
             self._spawning -= 1
-            self._load_failed(f"{self.launch.argv[0]} cannot be started: {error}")
+            self._load_failed(
+                f"{self.launch.argv[0]} cannot be started: {error}", Code.PYTHON_UNUSABLE
+            )
             return
         self._spawning -= 1
         pid = process.pid
@@ -165,7 +168,9 @@ class ReplicaSet:
     def _start_timed_out(self, pid: int) -> None:
         self._leave(pid)
         self.kill(pid)
-        self._load_failed(f"the handler was not loaded after {START_TIMEOUT_S:.0f} s")
+        self._load_failed(
+            f"the handler was not loaded after {START_TIMEOUT_S:.0f} s", Code.HANDLER_SLOW
+        )
 
     def ready(self, pid: int) -> None:
         """The replica has loaded its handler. Called as often as one likes."""
@@ -187,11 +192,13 @@ class ReplicaSet:
             self._leave(pid)
             # The runtime's own error tells the whole story; its type would only repeat it.
             own = error.type.startswith("asya.runtime.")
-            self._load_failed(error.message if own else f"{error.type}: {error.message}")
+            text = error.message if own else f"{error.type}: {error.message}"
+            self._load_failed(text, TYPES.get(error.type, Code.HANDLER_LOAD))
 
-    def _load_failed(self, text: str) -> None:
+    def _load_failed(self, text: str, code: Code) -> None:
         if self._stopping:
             return
+        text = f"error {code}: {text}"
         self._failures += 1
         delay_s = min(BROKEN_MOST_S, BROKEN_FIRST_S * 2 ** min(self._failures - 1, 10))
         self._not_before_s = self._loop.time() + delay_s
@@ -272,7 +279,10 @@ class ReplicaSet:
         elif killed:
             self._say(f"{self._actor}: replica {pid} was stopped in the middle of a call")
         elif state == "starting":
-            self._load_failed(f"the replica {process.describe_end()} before the handler was loaded")
+            self._load_failed(
+                f"the replica {process.describe_end()} before the handler was loaded",
+                Code.HANDLER_LOAD,
+            )
         else:
             self._crashed(process)
         self.on_change()

@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 
 from asya.clock import Clock, SystemClock, to_rfc3339
+from asya.codes import Code
 from asya.errors import MessageTooLarge, QueueMissing, TransportError
 from asya.transports.base import Capabilities, Consumer, Delivery, Depth, Receipt, Transport
 from asya.transports.nats_link import Link
@@ -267,7 +268,8 @@ class NatsTransport(Transport):
         # An older server passes over what it does not know, and would never send a delayed message.
         if not config.get("allow_msg_schedules"):
             raise TransportError(
-                f"NATS at {self._link.where} cannot delay messages: it must be version 2.12 or later"
+                f"NATS at {self._link.where} cannot delay messages: it must be version 2.12 or later",
+                code=Code.BROKER_OUTDATED,
             )
 
     async def _write_consumer(self, queue: str, lease_s: float) -> None:

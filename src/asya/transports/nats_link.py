@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from asya.codes import Code
 from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
 
 log = logging.getLogger("asya.transports.nats")
@@ -386,7 +387,9 @@ def _refusal(error: dict[str, Any], subject: str) -> TransportError:
     if number in (_CONSUMER_NOT_FOUND, _STREAM_NOT_FOUND):
         return QueueMissing(f"NATS: {text} ({subject})")
     if number in _NO_STORAGE:
-        return TransportUnavailable(f"NATS has no room left: {text}; free disk space")
+        return TransportUnavailable(
+            f"NATS has no room left: {text}; free disk space", code=Code.BROKER_DISK_FULL
+        )
     return TransportError(f"NATS refused {subject}: {text} (code {number})")
 
 

@@ -7,7 +7,15 @@ import sys
 import pytest
 
 from asya.cli import app
-from asya.errors import AsyaError, MeshUnreachable, StoreError, UsageError
+from asya.codes import Code
+from asya.errors import (
+    AsyaError,
+    Complaint,
+    ManifestError,
+    MeshUnreachable,
+    StoreError,
+    UsageError,
+)
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
@@ -75,8 +83,23 @@ def test_errors_are_one_text_and_a_code(error: AsyaError, code, capsys, monkeypa
     assert app.run(["send"]) == code
 
     printed = capsys.readouterr()
-    assert printed.err == f"asya: {error}\n"
+    page = f"docs/reference/errors/{error.code}.md"
+    assert printed.err == f"error {error.code}: {error}\n  asya explain {error.code}  ({page})\n"
     assert printed.out == ""
+
+
+def test_each_problem_has_its_code_and_the_codes_stand_once():
+    lines = [
+        Complaint("a.yaml: x", Code.FIELD_UNKNOWN),
+        Complaint("a.yaml: y", Code.FIELD_MISSING),
+        Complaint("b.yaml: z", Code.FIELD_UNKNOWN),
+    ]
+    assert app.rendered(ManifestError(lines)).splitlines() == [
+        "error ASYA-1105: a.yaml: x",
+        "error ASYA-1106: a.yaml: y",
+        "error ASYA-1105: b.yaml: z",
+        "  asya explain ASYA-1105 ASYA-1106  (docs/reference/errors/index.md)",
+    ]
 
 
 def test_output_that_nobody_reads_is_no_error():

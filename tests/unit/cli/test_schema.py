@@ -25,4 +25,5 @@ def test_without_kind_all_come_as_one_object(capsys):
 def test_an_unknown_kind_exits_with_2_and_the_nearest_name(capsys):
     assert run(["schema", "AsyncActr"]) == 2
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "asya: unknown kind 'AsyncActr'; did you mean 'AsyncActor'?\n")
+    assert out == ""
+    assert "error ASYA-1004: unknown kind 'AsyncActr'; did you mean 'AsyncActor'?\n" in err

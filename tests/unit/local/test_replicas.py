@@ -57,7 +57,9 @@ async def started(replicas: ReplicaSet) -> int:
 async def test_one_that_ends_before_its_handler_is_loaded_is_named_once(make: Make, said: Any):
     replicas = make("import sys; print('why'); sys.exit(9)")
     assert replicas.start(1) == 1
-    await said.until("a: the replica exited with code 9 before the handler was loaded")
+    await said.until(
+        "a: error ASYA-3101: the replica exited with code 9 before the handler was loaded"
+    )
     assert replicas.problem is not None
     # no other is started before the back-off is over
     assert replicas.start(1) == 0
@@ -90,7 +92,8 @@ async def test_what_a_runtime_says_of_its_handler_is_told(make: Make, said: Any)
     replicas.start(1)
     pid = await started(replicas)
     replicas.load_failed(pid, ErrorInfo("ImportError", "no x"))
-    assert (await said.until("ImportError: no x")).startswith("a: ImportError: no x; tried again")
+    line = await said.until("ImportError: no x")
+    assert line.startswith("a: error ASYA-3101: ImportError: no x; tried again")
     assert replicas.current == 0
 
 
@@ -99,6 +102,7 @@ async def test_a_program_that_is_not_there_is_named(make: Any, said: Any):
     replicas.start(1)
     await said.until("/no/such/python cannot be started")
     assert not replicas.alive
+    assert (replicas.problem or "").startswith("error ASYA-1309: ")
 
 
 async def test_one_that_takes_too_long_to_load_is_ended(
