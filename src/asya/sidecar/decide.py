@@ -18,6 +18,7 @@ from msgspec import Raw
 
 from asya.clock import from_rfc3339, to_rfc3339
 from asya.envelope import (
+    BLOB_HEADER,
     DEATHS_HEADER,
     HOP_HEADER,
     HOPS_MAX,
@@ -44,11 +45,12 @@ from asya.sidecar.outcome import (
     Outcome,
     Raised,
     Returned,
+    Unreadable,
     error_info,
 )
+from asya.tracecontext import TRACEPARENT, of_hop
 
 DEATHS_MAX: Final = 5
-from asya.tracecontext import TRACEPARENT, of_hop
 """Deaths of one message, after which it goes to `x-sump` instead of killing replicas for ever."""
 
 SYSTEM_STATUS: Final = STATUS_FIELDS
@@ -98,6 +100,8 @@ def decide(
             return [_end(envelope, "canceled", None, None, now)]
         case Expired():
             return [fail(envelope, "DeadlineExceeded", _late(envelope), now)]
+        case Unreadable(error=error):
+            return [fail(envelope, "BlobMissing", error, now)]
 
 
 def forward(envelope: Envelope, frame: Frame, index: int, fan_out: bool, now: datetime) -> Send:
@@ -107,11 +111,14 @@ def forward(envelope: Envelope, frame: Frame, index: int, fan_out: bool, now: da
     """
     hop = envelope.hop
     out = envelope.copy()
+    _trace(out, envelope)
     _apply(out, frame.changes)
-    out.payload = frame.payload
+    if frame.payload is not envelope.payload:
+        # the claim check belongs to the payload that it came with
+        out.headers.pop(BLOB_HEADER, None)
+        out.payload = frame.payload
     if index:
         out.id = child_id(envelope.id, hop, index)
-    _trace(out, envelope)
         out.parent_id = envelope.id
     if fan_out:
         out.headers[ROOT_HEADER] = raw_json(envelope.root)
@@ -205,6 +212,7 @@ def _route_failed(
     if hop + 1 > HOPS_MAX:
         return fail(envelope, "HopLimit", error, now)
     out = envelope.copy()
+    _trace(out, envelope)
     _leave(out, hop)
     prev = [*envelope.route.prev, envelope.route.curr][-PREV_MAX:]
     out.route = Route(prev, actors[0], list(actors[1:]))
@@ -212,7 +220,6 @@ def _route_failed(
         out.status,
         phase="failed",
         actor=actors[0],
-    _trace(out, envelope)
         attempt=1,
         max_attempts=attempts_max,
         updated_at=to_rfc3339(now),
@@ -361,18 +368,18 @@ def _apply(out: Envelope, changes: Changes) -> None:
             out.status_extra[name] = value
 
 
-def _leave(out: Envelope, hop: int) -> None:
-    """Count the hop, and drop what belongs to the visit that ends."""
-    out.headers.pop(DEATHS_HEADER, None)
-    out.headers.pop(SINCE_HEADER, None)
-    out.headers[HOP_HEADER] = Raw(b"%d" % (hop + 1))
-
-
 def _trace(out: Envelope, envelope: Envelope) -> None:
     """This hop's span is the parent of the next one's, unless the handler sets another."""
     own = of_hop(envelope)
     if own is not None:
         out.headers[TRACEPARENT] = own
+
+
+def _leave(out: Envelope, hop: int) -> None:
+    """Count the hop, and drop what belongs to the visit that ends."""
+    out.headers.pop(DEATHS_HEADER, None)
+    out.headers.pop(SINCE_HEADER, None)
+    out.headers[HOP_HEADER] = Raw(b"%d" % (hop + 1))
 
 
 def _first_attempt(envelope: Envelope, this_one: datetime) -> datetime:

@@ -90,7 +90,14 @@ class Expired:
     """`deadline_at` passed before the handler began."""
 
 
-Outcome = Returned | Raised | Lost | Canceled | Expired
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The payload was checked in, and is not there any more."""
+
+    error: ErrorInfo
+
+
+Outcome = Returned | Raised | Lost | Canceled | Expired | Unreadable
 
 
 def error_info(error: BaseException) -> ErrorInfo:

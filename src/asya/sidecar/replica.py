@@ -99,8 +99,13 @@ class CallEvents(Protocol):
     def on_canceled(self) -> None:
         """The handler gave way to a cancel."""
 
-    def on_lost(self, blamed: bool) -> None:
-        """The runtime is gone. `blamed`: it worked on this call, and nobody had asked for its end."""
+    def on_lost(self, suspects: int) -> None:
+        """The runtime is gone.
+
+        Args:
+            suspects: How many calls it died of, this one among them; 0 means that this one is not
+                to blame: the runtime had not begun it, or its end was our doing.
+        """
 
 
 class Owner(Protocol):
@@ -139,6 +144,7 @@ class Replica(asyncio.Protocol):
         cooperative: Its handler is async and can be asked to stop.
         terminating: It wants no more calls.
         reserved: Kept free for a message that must run alone.
+        expected: Calls that it is kept for, whose payloads are being read.
         since: When it became busy or idle.
     """
 
@@ -149,6 +155,7 @@ class Replica(asyncio.Protocol):
     ready: bool = False
     terminating: bool = False
     reserved: bool = False
+    expected: int = 0
     killed: bool = False
     since: datetime | None = None
     _calls: dict[int, _Call] = field(default_factory=dict)
@@ -157,22 +164,20 @@ class Replica(asyncio.Protocol):
     _transport: asyncio.Transport | None = None
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
     _holds: int = 0
+    _last_id: str = ""
 
     # -- what the sidecar asks of it --------------------------------------------------------------
-    _last_id: str = ""
 
     @property
     def in_flight(self) -> int:
-        """Calls that were given and are not answered."""
-        return len(self._calls)
+        """Calls that were given, or will be at once, and are not answered."""
+        return len(self._calls) + self.expected
 
     @property
     def open(self) -> bool:
         """Whether calls may be given to it."""
         return self.ready and not self.terminating and not self.killed
 
-    def call(self, envelope: Envelope, events: CallEvents) -> int:
-        """Give it an envelope; returns the number of the call."""
     def working_on(self) -> str | None:
         """The envelope that it works on, or has just worked on.
 
@@ -187,6 +192,8 @@ class Replica(asyncio.Protocol):
         idle_s = (self.owner.now() - self.since).total_seconds()
         return self._last_id if idle_s <= ECHO_S else None
 
+    def call(self, envelope: Envelope, events: CallEvents) -> int:
+        """Give it an envelope; returns the number of the call."""
         assert self._transport is not None
         self._last_call += 1
         number = self._last_call
@@ -199,8 +206,14 @@ class Replica(asyncio.Protocol):
         about = _CallEnvelope(
             envelope.id, envelope.route, headers_of_call(envelope), status, envelope.parent_id
         )
-        header = _CallHeader("call", number, "handle", about, [len(memoryview(envelope.payload))])
-        self._transport.write(pack(header, envelope.payload))
+        size = len(envelope.payload)
+        header = _CallHeader("call", number, "handle", about, [size])
+        if size > APART_BYTES:
+            head = _encode(header)
+            self._transport.write(_HEAD.pack(4 + len(head) + size, len(head)) + head)
+            self._transport.write(memoryview(envelope.payload))
+        else:
+            self._transport.write(pack(header, envelope.payload))
         self._promote()
         return number
 
@@ -261,8 +274,9 @@ class Replica(asyncio.Protocol):
         self._gone.set()
         self.terminating = True
         calls, self._calls = self._calls, {}
+        suspects = 0 if self.killed else sum(call.running for call in calls.values())
         for call in calls.values():
-            call.events.on_lost(call.running and not self.killed)
+            call.events.on_lost(suspects if call.running else 0)
         self.owner.replica_gone(self)
 
     def data_received(self, data: bytes) -> None:
@@ -279,7 +293,7 @@ class Replica(asyncio.Protocol):
                     break
                 start = at + 8
                 header = _decode_header(buffer[start : start + head_length])
-                self._dispatch(header, bytes(buffer[start + head_length : at + 4 + length]))
+                self._dispatch(header, _cut(buffer, start + head_length, at + 4 + length))
                 at += 4 + length
         except (ProtocolError, msgspec.DecodeError) as error:
             self._refuse(error)
@@ -354,7 +368,15 @@ class Replica(asyncio.Protocol):
         self._promote()
         if not self._calls:
             self.since = self.owner.now()
+            self._last_id = call.envelope_id
         self.owner.replica_freed(self)
+
+
+def _cut(buffer: bytearray, start: int, end: int) -> bytes:
+    if end - start <= APART_BYTES:
+        return bytes(buffer[start:end])
+    with memoryview(buffer) as whole, whole[start:end] as part:
+        return bytes(part)
 
 
 def _changes(header: _Header) -> Changes:
@@ -362,5 +384,4 @@ def _changes(header: _Header) -> Changes:
         return NO_CHANGES
     if header.next is not None and (problem := route_problem(header.next)):
         raise ProtocolError(f"a runtime sent a route that its own check should refuse: {problem}")
-            self._last_id = call.envelope_id
     return Changes(header.next, header.set or {}, header.del_ or [], header.status or {})

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
+from asya.blobs.claims import SMALL_BYTES, Claims, no_claims
 from asya.clock import Clock, SystemClock, to_rfc3339
 from asya.crashpoints import crash
 from asya.envelope import (
@@ -31,13 +32,30 @@ from asya.envelope import (
     queue_name,
     raw_json,
 )
-from asya.errors import MessageTooLarge, ParseError, QueueMissing, StoreError, TransportError
+from asya.errors import (
+    BlobUnavailable,
+    MessageTooLarge,
+    ParseError,
+    QueueMissing,
+    StoreError,
+    TransportError,
+)
 from asya.events import Event, Forked, Listener, NullListener
 from asya.resiliency import Resiliency
 from asya.sidecar import decide as rules
 from asya.sidecar.cancels import Cancels
-from asya.sidecar.outcome import Canceled, Expired, Lost, Outcome, Raised, Returned, error_info
+from asya.sidecar.outcome import (
+    Canceled,
+    Expired,
+    Lost,
+    Outcome,
+    Raised,
+    Returned,
+    Unreadable,
+    error_info,
+)
 from asya.sidecar.replica import Replica
+from asya.sidecar.restoring import Restoring
 from asya.sidecar.snapshot import Rate, ReplicaSnapshot, SidecarSnapshot
 from asya.sidecar.window import Median, pipeline, window
 from asya.sidecar.work import Work
@@ -49,6 +67,11 @@ RETRY_FIRST_S: Final = 0.05
 RETRY_MOST_S: Final = 2.0
 """Bounds of the back-off while the broker does not answer. It is tried for ever: the message is
 held, its handler has run, and running it again is the worse choice."""
+
+
+SUSPECTS_MAX: Final = 1000
+"""Envelopes remembered as the one that a replica died of. Past this they are forgotten, and run
+alone from their second death on, like any other."""
 
 
 class EndActor(Protocol):
@@ -88,6 +111,7 @@ class _Counts:
     retried: int = 0
     timeouts: int = 0
     lost: int = 0
+    canceled: int = 0
 
 
 class Sidecar:
@@ -102,11 +126,13 @@ class Sidecar:
         clock: The wall clock.
         kill: Ends the process (group) of a replica by its pid, for sure.
         uniform: As `random.uniform`; for jitter.
+        claims: Where big payloads go; without them every payload travels in its message.
 
     Attributes:
         on_change: Called when a message waits, a call ends, or a replica comes or goes.
         on_load_failure: Called with pid and error when a runtime cannot load its handler.
-    canceled: int = 0
+        on_cold_start: Called with the seconds from the first message that found no replica to the
+            first replica that is ready.
     """
 
     def __init__(
@@ -120,24 +146,28 @@ class Sidecar:
         clock: Clock | None = None,
         kill: Callable[[int], None] | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
+        claims: Claims | None = None,
     ) -> None:
         self.config = config
         self.on_change: Callable[[], None] = _nothing
         self.on_load_failure: Callable[[int, ErrorInfo], None] = _nothing_of
+        self.on_cold_start: Callable[[float], None] = _no_cold_start
+        self._cold_since_s: float | None = None
         self._transport = transport
         self._listener = listener or NullListener()
-        on_cold_start: Called with the seconds from the first message that found no replica to the
-            first replica that is ready.
         self._ends = ends or {}
         self._cancels = Cancels() if cancels is None else cancels
         self._clock = clock or SystemClock()
         self._kill = kill
         self._uniform = uniform
+        self._claims = no_claims() if claims is None else claims
+        self.restoring = Restoring(self, self._claims)
         self._replicas: list[Replica] = []
         self._connections: set[Replica] = set()
         self._waiting: deque[Work] = deque()
         self._alone: deque[Work] = deque()
         self._held: dict[int, Work] = {}
+        self._suspected: set[str] = set()
         self._settling: set[asyncio.Task[None]] = set()
         self._median = Median()
         self._rate = Rate()
@@ -146,8 +176,6 @@ class Sidecar:
         self._consumer: Consumer | None = None
         self._server: asyncio.AbstractServer | None = None
         self._leases: asyncio.Task[None] | None = None
-        self.on_cold_start: Callable[[float], None] = _no_cold_start
-        self._cold_since_s: float | None = None
         self._draining = False
         self._loop: asyncio.AbstractEventLoop
         self._cancels.subscribe(self._on_cancel)
@@ -258,7 +286,15 @@ class Sidecar:
             timeouts=counts.timeouts,
             lost=counts.lost,
             handler_p50_s=self._median.value_s,
+            canceled=counts.canceled,
         )
+
+    def working_on(self, pid: int) -> str | None:
+        """The envelope that a replica works on, where it works on one at a time."""
+        for replica in self._replicas:
+            if replica.pid == pid:
+                return replica.working_on()
+        return None
 
     # -- what `Work` and `Replica` need of it -----------------------------------------------------
 
@@ -280,16 +316,11 @@ class Sidecar:
 
     def replica_ready(self, replica: Replica) -> None:
         """A runtime has loaded its handler."""
-            canceled=counts.canceled,
         self._replicas.append(replica)
+        if self._cold_since_s is not None and (self._waiting or self._alone):
+            self.on_cold_start(self.loop_time() - self._cold_since_s)
+        self._cold_since_s = None
         self._resize()
-    def working_on(self, pid: int) -> str | None:
-        """The envelope that a replica works on, where it works on one at a time."""
-        for replica in self._replicas:
-            if replica.pid == pid:
-                return replica.working_on()
-        return None
-
         self._dispatch()
         self.on_change()
 
@@ -311,9 +342,6 @@ class Sidecar:
         self.on_change()
 
     def replica_gone(self, replica: Replica) -> None:
-        if self._cold_since_s is not None and (self._waiting or self._alone):
-            self.on_cold_start(self.loop_time() - self._cold_since_s)
-        self._cold_since_s = None
         """A runtime is gone; its calls have been told already."""
         self._connections.discard(replica)
         with contextlib.suppress(ValueError):
@@ -330,8 +358,25 @@ class Sidecar:
         else:
             replica.abandon()
 
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is begun any more."""
+        return self._draining
+
+    def suspect(self, envelope_id: str) -> None:
+        """A replica died of this envelope alone: from here on it runs without neighbours."""
+        if len(self._suspected) >= SUSPECTS_MAX:
+            self._suspected.clear()
+        self._suspected.add(envelope_id)
+
+    def is_suspected(self, envelope_id: str) -> bool:
+        """Whether a replica died of this envelope alone."""
+        return envelope_id in self._suspected
+
     def put_back(self, work: Work) -> None:
         """Its replica is gone through no fault of its own: another one takes it, first in line."""
+        if work.restored_bytes:
+            self.restoring.release(work)
         if self._draining:
             self._settle(self._give_back(work))
         else:
@@ -354,7 +399,21 @@ class Sidecar:
         if work.started_s is not None:
             self._median.add(self.loop_time() - work.started_s)
         work.replica = None
+        if work.restored_bytes:
+            self.restoring.release(work)
         self._settle(self._finish(work, outcome, flowing))
+
+    def finish_unread(self, work: Work, outcome: Outcome) -> None:
+        """It ends before a replica had it: its payload is gone, it was canceled, or is late."""
+        self._settle(self._finish(work, outcome, set()))
+
+    def in_background(self, coroutine: Coroutine[None, None, None]) -> None:
+        """Run something that a drain waits for."""
+        self._settle(coroutine)
+
+    def dispatch(self) -> None:
+        """Something stands in line again."""
+        self._dispatch()
 
     # -- from the queue ---------------------------------------------------------------------------
 
@@ -387,18 +446,8 @@ class Sidecar:
             work.wait()
             self._dispatch()
             if not self._replicas or self._waiting:
-    def finish_unread(self, work: Work, outcome: Outcome) -> None:
-        """It ends before a replica had it: its payload is gone, it was canceled, or is late."""
-        self._settle(self._finish(work, outcome, set()))
-
-    def in_background(self, coroutine: Coroutine[None, None, None]) -> None:
-        """Run something that a drain waits for."""
-        self._settle(coroutine)
-
-    def dispatch(self) -> None:
-        """Something stands in line again."""
-        self._dispatch()
-
+                if not self._replicas and len(self._waiting) + len(self._alone) == 1:
+                    self._cold_since_s = self.loop_time()
                 self.on_change()
 
     def _is_canceled(self, envelope: Envelope) -> bool:
@@ -426,12 +475,12 @@ class Sidecar:
             replica = self._freest(ahead)
             if replica is None:
                 return
+            if self.restoring.held_bytes and not self.restoring.has_room(self._waiting[0]):
+                return
             self._waiting.popleft().begin(replica)
 
     def _freest(self, ahead: int) -> Replica | None:
         best: Replica | None = None
-                if not self._replicas and len(self._waiting) + len(self._alone) == 1:
-                    self._cold_since_s = self.loop_time()
         for replica in self._replicas:
             if not replica.open or replica.reserved:
                 continue
@@ -476,6 +525,9 @@ class Sidecar:
         actions = rules.decide(work.envelope, outcome, self.config.resiliency, now, self._uniform)
         sends = [action for action in actions if isinstance(action, rules.Send)]
         self._count(outcome, work, sends)
+        for send in sends:
+            if len(send.envelope.payload) > self._claims.threshold_bytes:
+                await self._check_in(send.envelope)
         if work.running or not sends:
             # before the sink is told: whoever waits for the end shall find its last hop ended
             self.emit(work.ended(outcome, sends, now))
@@ -515,6 +567,8 @@ class Sidecar:
             send: What `decide` said.
             origin: The envelope that it comes from, as it was received.
         """
+        if len(send.envelope.payload) > self._claims.threshold_bytes:
+            await self._check_in(send.envelope)
         delay_s = RETRY_FIRST_S
         while True:
             try:
@@ -525,10 +579,27 @@ class Sidecar:
                 send = rules.undeliverable(send.envelope, known, self.now())
             except MessageTooLarge as error:
                 sent = send.envelope
+                if await self._check_in(sent, least_bytes=SMALL_BYTES):
+                    continue
                 kept = origin if origin.id == sent.id else sent
                 send = rules.fail(kept, "MessageTooLarge", error_info(error), self.now())
             except (TransportError, StoreError) as error:
                 log.warning("%s: cannot send on yet: %s", self.config.actor, error)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, RETRY_MOST_S)
+
+    async def _check_in(self, envelope: Envelope, *, least_bytes: int | None = None) -> bool:
+        """Let the payload go to the blob store, however long that takes to come back.
+
+        Returns:
+            Whether there was one to go.
+        """
+        delay_s = RETRY_FIRST_S
+        while True:
+            try:
+                return await self._claims.check_in(envelope, least_bytes=least_bytes)
+            except BlobUnavailable as error:
+                log.warning("%s: cannot store a payload yet: %s", self.config.actor, error)
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_MOST_S)
 
@@ -606,7 +677,7 @@ class Sidecar:
         if isinstance(outcome, Lost):
             counts.lost += 1
             self._last_error = outcome.how
-        if isinstance(outcome, Raised):
+        if isinstance(outcome, Raised | Unreadable):
             error = outcome.error
             self._last_error = f"{error.type}: {error.message}"
             if error.type == "asya.errors.ActorTimeout":
@@ -630,9 +701,9 @@ def _nothing() -> None:
     """Nobody listens."""
 
 
-def _nothing_of(pid: int, error: ErrorInfo) -> None:
-    """Nobody listens."""
 def _no_cold_start(took_s: float) -> None:
     """Nobody listens."""
 
 
+def _nothing_of(pid: int, error: ErrorInfo) -> None:
+    """Nobody listens."""

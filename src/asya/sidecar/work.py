@@ -7,14 +7,18 @@ of the call into an outcome. The rules are in `decide`; sending is the sidecar's
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Raw
 
+from asya.blobs.base import BlobRef
+from asya.blobs.claims import reference
 from asya.clock import seconds_until, to_rfc3339
-from asya.envelope import DEATHS_HEADER, FLOW_HEADER, Envelope, ErrorInfo
+from asya.envelope import BLOB_HEADER, DEATHS_HEADER, FLOW_HEADER, Envelope, ErrorInfo
+from asya.errors import BlobMissing
 from asya.events import Content, Flown, HopEnded, HopStarted
 from asya.sidecar import decide as rules
 from asya.sidecar.outcome import (
@@ -27,11 +31,11 @@ from asya.sidecar.outcome import (
     Returned,
     error_info,
 )
+from asya.tracecontext import TRACEPARENT
 
 if TYPE_CHECKING:
     from asya.sidecar.replica import Replica
     from asya.sidecar.sidecar import Sidecar
-from asya.tracecontext import TRACEPARENT
     from asya.transports.base import Delivery
 
 FRAMES_MAX: Final = 256
@@ -41,7 +45,8 @@ BYTES_MAX: Final = 8 * 1024 * 1024
 """The same bound in bytes."""
 
 FLOWING_MAX: Final = 64
-"""Publishes under way for one call past the bound; then its runtime has to wait."""
+"""Publishes under way for one call past the bound, or as many as have `BYTES_MAX` together; then
+its runtime has to wait."""
 
 YIELD_S: Final = 1.0
 """How long an async handler may take to give way before its process is killed."""
@@ -53,27 +58,33 @@ class Work:
     Attributes:
         envelope: The message, decoded.
         delivery: The broker's handle on it.
-        alone: It was given out before, and runs without neighbours.
+        alone: A replica died of it, or twice with it: it runs without neighbours.
         canceled: Its end is not wanted any more.
         held_since: Loop time of the last lease.
+        restored_bytes: Of its payload, where that was checked in and is in memory now.
+        restore_delay_s: The last back-off while its payload could not be read, in seconds.
     """
 
     __slots__ = (
-        "_buffered", "_by_deadline", "_extra", "_flowing", "_fly_seq", "_frames", "_index",
+        "_buffered", "_by_deadline", "_extra", "_flowing", "_flowing_bytes", "_fly_seq", "_frames",
+        "_holding", "_index",
         "_limit_s", "_refused", "_stopping", "_timer", "alone", "began", "canceled", "delivery",
         "envelope",
-        "held_since", "number", "replica", "sidecar", "started_s",
+        "held_since", "number", "replica", "restore_delay_s", "restored_bytes", "sidecar",
+        "started_s",
     )  # fmt: skip
 
     def __init__(self, sidecar: Sidecar, delivery: Delivery, envelope: Envelope) -> None:
         self.sidecar = sidecar
         self.delivery = delivery
         self.envelope = envelope
-        self.alone = delivery.delivery_count > 1 or DEATHS_HEADER in envelope.headers
+        self.alone = self.deaths > 1 or sidecar.is_suspected(envelope.id)
         self.held_since = sidecar.loop_time()
         self.canceled = False
         self.replica: Replica | None = None
         self.number = 0
+        self.restored_bytes = 0
+        self.restore_delay_s = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -83,6 +94,8 @@ class Work:
         self._buffered = 0
         self._index = 0
         self._flowing: set[asyncio.Task[None]] = set()
+        self._flowing_bytes = 0
+        self._holding = False
         self._extra = False
         self._refused: Raised | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -95,6 +108,14 @@ class Work:
     def deaths(self) -> int:
         """Processes that died with this message so far."""
         return deaths_before(self.envelope) + self.delivery.delivery_count - 1
+
+    @property
+    def blob(self) -> BlobRef | None:
+        """Where its payload is; None where it came along, or nobody can tell."""
+        try:
+            return reference(self.envelope)
+        except BlobMissing:
+            return None
 
     @property
     def running(self) -> bool:
@@ -119,7 +140,14 @@ class Work:
             status.phase = "processing"
         if status.attempt == 1:
             status.max_attempts = self.sidecar.config.resiliency.default.max_attempts
-        self.number = replica.call(self.envelope, self)
+        if BLOB_HEADER in self.envelope.headers:
+            self.sidecar.restoring.begin(self, replica)
+        else:
+            self.number = replica.call(self.envelope, self)
+
+    def call(self, replica: Replica, whole: Envelope) -> None:
+        """Begin for real: `whole` is the envelope with the payload that was checked in."""
+        self.number = replica.call(whole, self)
 
     # -- the call's events ------------------------------------------------------------------------
 
@@ -176,14 +204,21 @@ class Work:
         send = rules.forward(self.envelope, frame, index, True, sidecar.now())
         task = asyncio.ensure_future(sidecar.perform_child(send, self.envelope))
         self._flowing.add(task)
-        if len(self._flowing) == FLOWING_MAX:
+        size = len(frame.payload)
+        self._flowing_bytes += size
+        if not self._holding and self._flows_full():
+            self._holding = True
             replica.hold()
-        task.add_done_callback(self._flowed)
+        task.add_done_callback(lambda done: self._flowed(done, size))
 
-    def _flowed(self, task: asyncio.Task[None]) -> None:
-        full = len(self._flowing) >= FLOWING_MAX
+    def _flows_full(self) -> bool:
+        return len(self._flowing) >= FLOWING_MAX or self._flowing_bytes > BYTES_MAX
+
+    def _flowed(self, task: asyncio.Task[None], size: int) -> None:
         self._flowing.discard(task)
-        if full and len(self._flowing) < FLOWING_MAX and self.replica is not None:
+        self._flowing_bytes -= size
+        if self._holding and not self._flows_full() and self.replica is not None:
+            self._holding = False
             self.replica.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._refused = self._refused or Raised(error_info(error))
@@ -218,11 +253,13 @@ class Work:
         """An async handler gave way, after a cancel or after its time was over."""
         self._end(self._stopping or Canceled())
 
-    def on_lost(self, blamed: bool) -> None:
+    def on_lost(self, suspects: int) -> None:
         """The runtime is gone."""
         if self._stopping is not None:
             self._end(self._stopping)
-        elif blamed:
+        elif suspects:
+            if suspects == 1:
+                self.sidecar.suspect(self.envelope.id)
             replica = self.replica
             pid = replica.pid if replica else 0
             self._end(Lost(self.deaths + 1, f"the runtime (pid {pid}) died while it worked on it"))
@@ -295,7 +332,7 @@ class Work:
             self.replica.pid if self.replica else None,
             envelope.parent_id,
             envelope.header_text(FLOW_HEADER) if FLOW_HEADER in envelope.headers else None,
-            content(envelope.payload),
+            content(envelope),
             envelope.header_text(TRACEPARENT),
         )
 
@@ -304,7 +341,7 @@ class Work:
         first = sends[0] if sends else None
         route = first.envelope.route if first else self.envelope.route
         state, error, retry_at = self._state(outcome, first, now)
-        body = content(first.envelope.payload) if isinstance(outcome, Returned) and first else None
+        body = content(first.envelope) if isinstance(outcome, Returned) and first else None
         return HopEnded(
             self.envelope.id,
             self.envelope.hop,
@@ -339,7 +376,12 @@ def deaths_before(envelope: Envelope) -> int:
     return value if isinstance(value, int) else 0
 
 
-def content(payload: Raw) -> Content:
-    """Size and SHA-256 of a payload."""
-    view = memoryview(payload)
+def content(envelope: Envelope) -> Content:
+    """Size and SHA-256 of a payload, wherever it is."""
+    if BLOB_HEADER in envelope.headers:
+        with contextlib.suppress(BlobMissing):
+            ref = reference(envelope)
+            assert ref is not None
+            return Content(ref.size, ref.sha256)
+    view = memoryview(envelope.payload)
     return Content(len(view), hashlib.sha256(view).hexdigest())

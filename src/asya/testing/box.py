@@ -24,8 +24,19 @@ from typing import Any
 import msgspec
 
 from asya import crashpoints
+from asya.blobs.claims import Claims, read_reference
+from asya.blobs.memory import MemoryBlobs
 from asya.crew import Sink, Sump
-from asya.envelope import SINK, SUMP, ErrorInfo, encode, new_envelope, queue_name, raw_json
+from asya.envelope import (
+    BLOB_HEADER,
+    SINK,
+    SUMP,
+    ErrorInfo,
+    encode,
+    new_envelope,
+    queue_name,
+    raw_json,
+)
 from asya.errors import UnknownActor, nearest
 from asya.events import Finished, Flown, HopStarted
 from asya.resiliency import Resiliency
@@ -38,6 +49,8 @@ from asya.testing.virtual_time import VirtualClock, run_virtual
 from asya.transports.memory import MemoryBroker, MemoryTransport
 
 NAMESPACE = "box"
+BLOB_THRESHOLD_BYTES = 16 * 1024
+"""Of a box; low, so that tests of big payloads need none that is big."""
 
 
 class SimulatedCrash(BaseException):
@@ -70,6 +83,7 @@ class MeshBox:
     Attributes:
         ledger: Every event, end and dead letter so far.
         clock: The virtual wall clock.
+        blobs: Payloads over `BLOB_THRESHOLD_BYTES`.
     """
 
     def __init__(
@@ -80,6 +94,8 @@ class MeshBox:
         concurrency: int = 1,
     ) -> None:
         self.clock = VirtualClock()
+        self.blobs = MemoryBlobs(self.clock)
+        self._claims = Claims(self.blobs, BLOB_THRESHOLD_BYTES)
         self.ledger = MemoryLedger()
         self._handlers = {
             name: Handler(name, function, getattr(function, "__self__", None))
@@ -124,13 +140,18 @@ class MeshBox:
         envelope = new_envelope(
             actors, raw_json(payload), now=now, id=id, headers=headers, deadline=deadline
         )
+        await self._claims.check_in(envelope)
         queue = queue_name(NAMESPACE, actors[0])
         await self._transport.publish(queue, encode(envelope), dedup_id=f"{envelope.id}:0")
         return envelope.id
 
     async def end_of(self, envelope_id: str) -> End:
         """Wait for the end of an envelope, a fan-out's child for instance."""
-        return _end(await self.ledger.end_of(envelope_id))
+        finished = await self.ledger.end_of(envelope_id)
+        result: bytes | None = finished.result
+        if result is not None and BLOB_HEADER in finished.headers:
+            result = await self.blobs.get(read_reference(finished.headers[BLOB_HEADER]))
+        return _end(finished, result)
 
     def cancel(self, envelope_id: str) -> None:
         """Cancel an envelope, and its children where it is a root."""
@@ -190,6 +211,7 @@ class MeshBox:
                 cancels=self._cancels,
                 clock=self.clock,
                 kill=self._kill_pid,
+                claims=self._claims,
             )
             await self._sidecars[name].start()
             self._dial(name)
@@ -300,11 +322,11 @@ def assert_route(end: End, actors: list[str]) -> None:
         raise AssertionError(f"the envelope passed {end.route}, not {actors} ({how})")
 
 
-def _end(finished: Finished) -> End:
+def _end(finished: Finished, result: bytes | None) -> End:
     return End(
         finished.id,
         finished.phase,
-        None if finished.result is None else msgspec.json.decode(finished.result),
+        None if result is None else msgspec.json.decode(result),
         finished.reason,
         finished.error,
         finished.route.prev,
