@@ -46,7 +46,47 @@ class TestDeaths:
 
         play(scene)
 
-    def test_a_message_that_was_delivered_before_runs_alone(self, play):
+    def test_a_death_that_many_shared_does_not_make_them_queue_up(self, play):
+        async def slow(call):
+            await asyncio.sleep(1)
+            call.done()
+
+        async def scene(bench):
+            bench.replica(slow, concurrency=50)
+            ids = [await bench.send(bench.envelope()) for _ in range(50)]
+            await asyncio.sleep(0.5)
+            bench.runtimes[1].die()
+            bench.replica(slow, concurrency=50)
+            for one in ids:
+                await bench.ledger.end_of(one)
+            assert asyncio.get_running_loop().time() < 2
+
+        play(scene, concurrency=50)
+
+    def test_of_many_suspects_only_the_culprit_goes_to_the_dead_letters(self, play):
+        async def handle(call):
+            await asyncio.sleep(1)
+            if call.payload == "poison":
+                call._runtime.die()
+                bench_now[0].replica(handle, concurrency=10)
+            else:
+                await asyncio.sleep(1)
+                call.done()
+
+        bench_now = []
+
+        async def scene(bench):
+            bench_now.append(bench)
+            bench.replica(handle, concurrency=10)
+            bad = await bench.send(bench.envelope(payload="poison"))
+            good = [await bench.send(bench.envelope(payload=i)) for i in range(9)]
+            for one in good:
+                assert (await bench.ledger.end_of(one)).phase == "succeeded"
+            assert (await bench.ledger.end_of(bad)).reason == "PoisonMessage"
+
+        play(scene, concurrency=10)
+
+    def test_a_message_that_a_replica_died_of_runs_alone(self, play):
         together = []
         running = set()
 
