@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from msgspec import Raw
 from starlette.requests import Request
@@ -17,24 +17,33 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 import asya
+from asya.clock import to_rfc3339
 from asya.errors import TransportError, nearest
 from asya.gateway import openapi, views
 from asya.gateway.admission import check_id, seconds
 from asya.gateway.body import Bodies, parse, parse_as
 from asya.gateway.keys import REPLAYED_HEADER, begin_time, read_key
+from asya.gateway.observed import TRACE
 from asya.gateway.operations import LIST_MAX, STATUSES
 from asya.gateway.port import FlowSpec, GatewaySettings, Idempotency, MeshPort
-from asya.gateway.present import envelope_view, summary_view
+from asya.gateway.present import summary_view
 from asya.gateway.problems import ProblemError
 from asya.gateway.respond import json_response
+from asya.gateway.results import envelope_response
+from asya.gateway.schedule_endpoints import ScheduleEndpoints
 from asya.gateway.schema import Schemas
+from asya.gateway.scrape import metrics_response
 from asya.gateway.service import Admission, Ending, TaskService, unknown
 from asya.gateway.store.base import Query
+from asya.gateway.store.payloads import SIDES
 from asya.gateway.store.rules import TaskRow
 from asya.gateway.stream import EventStream
 from asya.gateway.views import Fault
+from asya.gateway.why import why
+from asya.telemetry.metrics import Metrics
+from asya.tracecontext import TRACEPARENT
 
-TRACE_HEADERS: Final = ("traceparent", "tracestate")
+TRACE_HEADERS: Final = (TRACEPARENT, "tracestate")
 """HTTP headers (W3C Trace Context) that become headers of the envelope."""
 
 SCHEMA_INLINE_MAX_BYTES: Final = 64 * 1024
@@ -43,18 +52,22 @@ SCHEMA_INLINE_MAX_BYTES: Final = 64 * 1024
 _NUMBER_MAX: Final = 2**62
 
 
-class Endpoints:
+class Endpoints(ScheduleEndpoints):
     """All handlers.
 
     Args:
         service: The task service.
         mesh: For what runs, and for flows.
         settings: Bounds of bodies and streams.
+        metrics: For `/metrics`.
     """
 
-    def __init__(self, service: TaskService, mesh: MeshPort, settings: GatewaySettings) -> None:
-        self._service = service
+    def __init__(
+        self, service: TaskService, mesh: MeshPort, settings: GatewaySettings, metrics: Metrics
+    ) -> None:
+        super().__init__(service)
         self._mesh = mesh
+        self._metrics = metrics
         self._streams_max = settings.streams_max
         self._bodies = Bodies(settings.body_max_bytes)
         self._schemas = Schemas()
@@ -75,7 +88,7 @@ class Endpoints:
         not_before = begin_time(query.get("not_before"), query.get("delay"), now, "?")
         with self._service.ending(id_, wanted=wait_s > 0) as ending:
             async with self._bodies.read(request) as data:
-                value, payload = parse(data)
+                value, payload = parse(data, values=flow.input_schema is not None)
                 await self._check_schema(flow, value, len(data))
                 del value
                 taken = await self._service.take(
@@ -160,7 +173,7 @@ class Endpoints:
         if row.ended or wait_s > 0:
             detail = await self._service.get(row.id)
             if detail.row.ended:
-                return json_response(envelope_view(detail), 200, headers)
+                return await envelope_response(detail, self._service.blobs, headers)
             row = detail.row
         url = f"/v1/envelopes/{row.id}"
         view = summary_view(row)
@@ -181,6 +194,7 @@ class Endpoints:
                 flow=query.get("flow"),
                 actor=query.get("actor"),
                 root=query.get("root"),
+                stuck=_yes_or_no(query.get("stuck"), "stuck"),
                 before=None if cursor is None else _whole(cursor, "cursor", 1, _NUMBER_MAX),
                 limit=limit + 1,
             )
@@ -192,7 +206,39 @@ class Endpoints:
 
     async def get_envelope(self, request: Request) -> Response:
         """One envelope."""
-        return json_response(envelope_view(await self._service.get(request.path_params["id"])))
+        detail = await self._service.get(request.path_params["id"])
+        return await envelope_response(detail, self._service.blobs)
+
+    async def get_why(self, request: Request) -> Response:
+        """Why it is where it is."""
+        facts = await self._service.facts(request.path_params["id"])
+        found = why(facts)
+        remedies = [views.RemedyView(each.command, each.does) for each in found.remedy]
+        status = cast("views.TaskStatus | None", facts.status)
+        at = to_rfc3339(facts.now)
+        return json_response(
+            views.WhyView(
+                facts.id, status, found.kind, found.cause, found.evidence, remedies, at,
+                facts.nearest,
+            )
+        )  # fmt: skip
+
+    async def get_payload(self, request: Request) -> Response:
+        """What was kept of a hop's payload."""
+        query = request.query_params
+        side, tried = query.get("side", "in"), query.get("attempt")
+        if side not in SIDES:
+            raise _bad_query("side", f"expected in or out, got {side!r}")
+        attempt = None if tried is None else _whole(tried, "attempt", 1, _NUMBER_MAX)
+        n = _whole(request.path_params["n"], "n", 0, _NUMBER_MAX)
+        found = await self._service.payload(request.path_params["id"], n, side, attempt)
+        media = "application/octet-stream" if found.truncated else "application/json"
+        headers = {
+            "Asya-Truncated": "true" if found.truncated else "false",
+            "Asya-Size": str(found.size),
+            "Asya-Attempt": str(found.attempt),
+        }
+        return Response(found.body, 200, headers, media)
 
     async def cancel_envelope(self, request: Request) -> Response:
         """Cancel a task."""
@@ -227,7 +273,8 @@ class Endpoints:
             actors = await self._mesh.actor_status()
         except TransportError as error:
             raise ProblemError("unavailable", str(error), retry_after_s=1) from error
-        return json_response(views.ActorList(actors))
+        paced = [self._service.insight.with_pace(each) for each in actors]
+        return json_response(views.ActorList(paced))
 
     async def list_flows(self, request: Request) -> Response:
         """The flows."""
@@ -253,6 +300,10 @@ class Endpoints:
         await self._service.check()
         return json_response(views.Health())
 
+    async def get_metrics(self, request: Request) -> Response:
+        """What Prometheus reads."""
+        return await metrics_response(self._metrics)
+
     async def get_openapi(self, request: Request) -> Response:
         """The OpenAPI document."""
         if self._openapi is None:
@@ -264,8 +315,10 @@ class Endpoints:
         links = {
             "actors": "/v1/actors",
             "flows": "/v1/flows",
+            "schedules": "/v1/schedules",
             "envelopes": "/v1/envelopes",
             "readiness": "/readyz",
+            "metrics": "/metrics",
             "openapi": "/openapi.json",
         }
         index = views.Index("asya", asya.__version__, self._mesh.namespace, links)
@@ -289,6 +342,7 @@ async def _give_up_when_gone(receive: Receive, ending: Ending) -> None:
 
 def _trace(request: Request) -> dict[str, Any]:
     found = {name: request.headers.get(name) for name in TRACE_HEADERS}
+    found[TRACEPARENT] = request.scope.get(TRACE, found[TRACEPARENT])
     return {name: value for name, value in found.items() if value}
 
 
@@ -302,6 +356,12 @@ def _whole(given: str, name: str, least: int, most: int) -> int:
     if not least <= number <= most:
         raise _bad_query(name, f"expected a whole number from {least} to {most}, got {given!r}")
     return number
+
+
+def _yes_or_no(given: str | None, name: str) -> bool | None:
+    if given not in {None, "true", "false"}:
+        raise _bad_query(name, f"expected true or false, got {given!r}")
+    return None if given is None else given == "true"
 
 
 def _bad_query(name: str, detail: str) -> ProblemError:

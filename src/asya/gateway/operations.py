@@ -1,7 +1,7 @@
 """The HTTP face as a table: one entry per operation.
 
 `app` makes the routes from it and `openapi` the document, so that neither can say what the other
-does not. The handler of an operation is the method of `endpoints.Endpoints` with its name.
+does not. The handler of an operation is the method of `endpoints.Endpoints` (or of a class that it takes in) with its name.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Operation:
 
 
 _ID = Parameter("id", "path", "The envelope's id")
+_SCHEDULE = Parameter("name", "path", "The schedule's name")
 _WAIT = Parameter(
     "wait",
     "query",
@@ -154,6 +155,12 @@ OPERATIONS: Final = (
             Parameter("actor", "query", "Only with this actor in the route, passed or to come"),
             Parameter("root", "query", "Only this root and its fan-out children"),
             Parameter(
+                "stuck",
+                "query",
+                "Only those that stand still (`true`), or that do not (`false`)",
+                {"type": "boolean"},
+            ),
+            Parameter(
                 "limit",
                 "query",
                 "Envelopes on the page",
@@ -168,7 +175,7 @@ OPERATIONS: Final = (
         "get_envelope",
         "One envelope with its hops and its result",
         {200: ("The envelope", views.EnvelopeView)},
-        ("unknown-envelope",),
+        ("unknown-envelope", "result-gone", "blobs-unavailable"),
         (_ID,),
     ),
     Operation(
@@ -182,10 +189,43 @@ OPERATIONS: Final = (
     ),
     Operation(
         "GET",
+        "/v1/envelopes/{id}/why",
+        "get_why",
+        "Why an envelope is where it is: cause, evidence, remedy",
+        {200: ("The cause; for an id that is not known too", views.WhyView)},
+        (),
+        (_ID,),
+    ),
+    Operation(
+        "GET",
+        "/v1/envelopes/{id}/hops/{n}/payload",
+        "get_payload",
+        "A hop's payload as it was kept",
+        {200: ("The payload, as JSON where it is whole", Any)},
+        ("unknown-envelope", "not-found", "invalid"),
+        (
+            _ID,
+            Parameter("n", "path", "Hop number, from 0", {"type": "integer", "minimum": 0}),
+            Parameter(
+                "side",
+                "query",
+                "What came to the handler, or what it emitted first",
+                {"type": "string", "enum": ["in", "out"], "default": "in"},
+            ),
+            Parameter(
+                "attempt",
+                "query",
+                "Of this attempt; without it of the newest that something is kept of",
+                {"type": "integer", "minimum": 1},
+            ),
+        ),
+    ),
+    Operation(
+        "GET",
         "/v1/envelopes/{id}/events",
         "stream_events",
         "Server-sent events: history, then live, until the terminal event",
-        {200: ("Events `status`, `progress` and `fly`", {"type": "string"})},
+        {200: ("Events `status`, `progress`, `stuck` and `fly`", {"type": "string"})},
         ("bad-request", "unknown-envelope", "too-many-streams"),
         (
             _ID,
@@ -215,6 +255,58 @@ OPERATIONS: Final = (
     ),
     Operation(
         "GET",
+        "/v1/schedules",
+        "list_schedules",
+        "The schedules: when each one runs next, and what it did last",
+        {200: ("The schedules", views.ScheduleList)},
+    ),
+    Operation(
+        "POST",
+        "/v1/schedules/{name}/run",
+        "run_schedule",
+        "Fire a schedule now, suspended or not; its concurrency policy holds",
+        {202: ("Accepted", views.Accepted)},
+        (
+            "unknown-schedule",
+            "id-conflict",
+            "key-taken",
+            "too-large",
+            "invalid",
+            "unknown-actor",
+            "queue-full",
+            "unavailable",
+            "disk-full",
+        ),
+        (
+            _SCHEDULE,
+            Parameter(
+                "id",
+                "query",
+                "An id of the client's own: the same id again is the same run",
+                {"type": "string", "pattern": ID_PATTERN},
+            ),
+        ),
+    ),
+    Operation(
+        "POST",
+        "/v1/schedules/{name}/suspend",
+        "suspend_schedule",
+        "Make no more runs; over restarts, whatever the manifest says; idempotent",
+        {200: ("The schedule", views.ScheduleView)},
+        ("unknown-schedule", "disk-full"),
+        (_SCHEDULE,),
+    ),
+    Operation(
+        "POST",
+        "/v1/schedules/{name}/resume",
+        "resume_schedule",
+        "Make runs again; those that were due meanwhile are left out; idempotent",
+        {200: ("The schedule", views.ScheduleView)},
+        ("unknown-schedule", "disk-full"),
+        (_SCHEDULE,),
+    ),
+    Operation(
+        "GET",
         "/healthz",
         "get_health",
         "Whether the gateway runs",
@@ -227,6 +319,14 @@ OPERATIONS: Final = (
         "Whether the mesh takes envelopes",
         {200: ("It does", views.Health)},
         ("unavailable",),
+    ),
+    Operation(
+        "GET",
+        "/metrics",
+        "get_metrics",
+        "Metrics in the text format of Prometheus",
+        {200: ("The metrics", {"type": "string"})},
+        media="text/plain",
     ),
     Operation(
         "GET",
@@ -252,5 +352,5 @@ COMMON_PROBLEMS: Final = (
     "internal",
     "store-unavailable",
 )
-EVENT_MODELS: Final = (views.StatusEvent, views.ProgressEvent, views.FlyEvent)
+EVENT_MODELS: Final = (views.StatusEvent, views.ProgressEvent, views.StuckEvent, views.FlyEvent)
 """Data of the server-sent events, for the document."""

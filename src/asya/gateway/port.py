@@ -61,7 +61,20 @@ class ReplicaStatus:
 
 @dataclass(frozen=True)
 class ActorStatus:
-    """One actor as it runs now. `rate` is in envelopes per second."""
+    """One actor as it runs now.
+
+    Attributes:
+        rate: Envelopes done per second, over the last ten seconds.
+        last_error: The newest error of its handler, or why it cannot be loaded.
+        replicas_max: How many replicas there may be.
+        concurrency: Envelopes that one replica works on at a time.
+        load_error: Why the handler cannot be loaded, or None.
+        start_at: When the next replica may be started, where one has to wait for that.
+        received: Messages taken from the queue since the start; the next five alike, by outcome.
+        p50_ms: Half of the newest handler calls took no longer; None before the first.
+        p99_ms: All but one in a hundred took no longer.
+        queue_p99_ms: The same of the time in the queue.
+    """
 
     name: str
     transport: str
@@ -69,6 +82,19 @@ class ActorStatus:
     replicas: list[ReplicaStatus] = field(default_factory=list)
     rate: float = 0.0
     last_error: str | None = None
+    replicas_max: int = 1
+    concurrency: int = 1
+    load_error: str | None = None
+    start_at: datetime | None = None
+    received: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    retried: int = 0
+    timeouts: int = 0
+    canceled: int = 0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    queue_p99_ms: float | None = None
 
 
 class MeshPort(Protocol):
@@ -105,6 +131,10 @@ class MeshPort(Protocol):
 
     async def actor_status(self) -> list[ActorStatus]:
         """What runs, one entry per actor."""
+        ...
+
+    async def one_status(self, actor: str) -> ActorStatus | None:
+        """What runs of one actor; None where it is no part of this mesh."""
         ...
 
     def flows(self) -> Mapping[str, FlowSpec]:

@@ -16,7 +16,7 @@ from asya.codes import failure_code
 from asya.envelope import TERMINAL_PHASES
 from asya.events import Flown
 from asya.gateway.store.base import Detail
-from asya.gateway.store.rules import EventRow, Failure, HopData, StatusData, TaskRow
+from asya.gateway.store.rules import EventRow, Failure, HopData, StatusData, StuckData, TaskRow
 from asya.gateway.views import (
     ContentView,
     EnvelopeView,
@@ -26,12 +26,14 @@ from asya.gateway.views import (
     ProgressEvent,
     RouteView,
     StatusEvent,
+    StuckEvent,
     TaskStatus,
 )
 
 _encode = msgspec.json.Encoder().encode
 _decode_hop = msgspec.json.Decoder(HopData).decode
 _decode_status = msgspec.json.Decoder(StatusData).decode
+_decode_stuck = msgspec.json.Decoder(StuckData).decode
 _decode_failure = msgspec.json.Decoder(Failure).decode
 
 
@@ -64,6 +66,7 @@ def summary_view(row: TaskRow) -> EnvelopeView:
         updated_at=row.updated_at,
         deadline_at=row.deadline_at,
         not_before=row.not_before,
+        stuck_at=row.stuck_at,
         hops=UNSET,
         result=UNSET,
     )
@@ -89,11 +92,15 @@ def hops(events: Iterable[EventRow]) -> list[HopView]:
     made: list[HopView] = []
     open_: dict[tuple[int, int], HopView] = {}
     for event in events:
-        if event.kind == "status":
+        if event.kind in {"status", "stuck"}:
             continue
         hop = _decode_hop(event.data)
         at = (hop.n, hop.attempt)
         view = open_.get(at)
+        if event.kind == "sent":
+            if view is not None:
+                view.sent_at = hop.at
+            continue
         if view is None or (event.kind == "started" and view.ended_at is not None):
             view = open_[at] = HopView(hop.n, hop.actor, hop.attempt, hop.state)
             made.append(view)
@@ -112,6 +119,7 @@ def _fill(view: HopView, hop: HopData, kind: str) -> None:
     else:
         view.ended_at = hop.at
         view.retry_at = hop.retry_at
+        view.attempts_max = hop.attempts_max
         view.error = _error(hop.error)
         view.content_out = content
 
@@ -123,6 +131,12 @@ def event_text(id: str, event: EventRow) -> tuple[bytes, bool]:
         word = cast("TaskStatus", data.status)
         status = StatusEvent(id, word, data.at, data.progress, _error(data.error))
         return _sse("status", _encode(status), event.seq), word in TERMINAL_PHASES
+    if event.kind == "stuck":
+        stuck = _decode_stuck(event.data)
+        told = StuckEvent(id, stuck.at, stuck.actor, stuck.state, stuck.since, stuck.usual_s)
+        return _sse("stuck", _encode(told), event.seq), False
+    if event.kind == "sent":  # of interest to a trace only
+        return b"", False
     hop = _decode_hop(event.data)
     progress = ProgressEvent(
         id,

@@ -19,10 +19,12 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Raw
 
+from asya.blobs.claims import CHECKED_IN, Claims, no_claims
 from asya.clock import Clock, from_rfc3339, to_rfc3339
-from asya.envelope import FLOW_HEADER, Envelope, decode, encode, new_envelope, raw_json
+from asya.envelope import BLOB_HEADER, FLOW_HEADER, Envelope, decode, encode, new_envelope, raw_json
 from asya.errors import (
     AsyaError,
+    BlobUnavailable,
     MessageTooLarge,
     QueueMissing,
     StoreError,
@@ -40,14 +42,26 @@ from asya.gateway.admission import (
     check_route,
     digest,
 )
+from asya.gateway.insight import Capturing, Insight
 from asya.gateway.keys import AdmissionKey, refused_key
 from asya.gateway.port import MeshPort
 from asya.gateway.problems import ProblemError
 from asya.gateway.recorder import Recorder
-from asya.gateway.store.base import Detail, EventPage, Insertion, Outgoing, Query, TaskStore
+from asya.gateway.scheduler import Scheduler
+from asya.gateway.schedules import ScheduleSpec
+from asya.gateway.store.base import (
+    Detail,
+    EventPage,
+    Insertion,
+    Outgoing,
+    Query,
+    StoredPayload,
+    TaskStore,
+)
 from asya.gateway.store.keys import Claim
 from asya.gateway.store.rules import TaskRow, note_of
 from asya.gateway.watch import Watch, Watches
+from asya.gateway.why import Facts
 
 CANCEL_STEP: Final = 1_000
 """Tasks that one transaction cancels."""
@@ -128,6 +142,14 @@ class TaskService:
         mesh: Where envelopes go.
         clock: The time of day.
         limits: Bounds.
+        schedules: What to send again and again.
+        capturing: What is kept of the payloads of hops.
+        claims: Where big payloads go; without them every payload travels in its message.
+
+    Attributes:
+        blobs: Where big results are.
+        schedules: Fires them.
+        insight: Why envelopes are where they are, and how long actors take.
     """
 
     def __init__(
@@ -136,7 +158,12 @@ class TaskService:
         mesh: MeshPort,
         clock: Clock,
         limits: ServiceLimits | None = None,
+        schedules: Sequence[ScheduleSpec] = (),
+        capturing: Capturing | None = None,
+        claims: Claims | None = None,
     ) -> None:
+        self._claims = no_claims() if claims is None else claims
+        self.blobs = self._claims.store
         self.limits = limits or ServiceLimits()
         self._store = store
         self._mesh = mesh
@@ -144,9 +171,11 @@ class TaskService:
         self._gate = Gate(mesh, self.limits.queue_max)
         self._watches = Watches()
         self._recorder = Recorder(store, self._recorded)
+        self.insight = Insight(store, mesh, clock, capturing, self._recorded)
         self._admitting: dict[str, asyncio.Future[None]] = {}
         self._chores: list[asyncio.Task[None]] = []
         self._started = False
+        self.schedules = Scheduler(self, store, schedules, namespace=mesh.namespace, clock=clock)
 
     # Life
 
@@ -159,9 +188,11 @@ class TaskService:
         await self._store.open()
         self._started = True
         self._recorder.start()
+        self.schedules.start()
         self._chores = [
             asyncio.create_task(self._publish_leftovers(), name="asya-outbox"),
             asyncio.create_task(self._sweep(), name="asya-sweep"),
+            asyncio.create_task(self.insight.watch(), name="asya-watcher"),
         ]
 
     def release(self) -> None:
@@ -174,6 +205,7 @@ class TaskService:
         if not self._started:
             return
         self._started = False
+        await self.schedules.close()
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
@@ -184,6 +216,11 @@ class TaskService:
     def now(self) -> datetime:
         """The time of day, by the service's clock."""
         return self._clock.now()
+
+    @property
+    def events_dropped(self) -> int:
+        """Events that were not stored: there were too many, or the store did not take them."""
+        return self._recorder.dropped
 
     def problem(self) -> str | None:
         """Why no envelope can be taken now, or None."""
@@ -270,12 +307,19 @@ class TaskService:
         if problem is not None:
             raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
         await self._gate.check(actors)
-        row, envelope = self._first(actors, payload, id, headers or {}, timeout_s, flow, not_before)
-        claim = None if key is None else key.claim(payload, self._clock.now())
+        checked_in = await self._check_in(payload)
+        all_headers = dict(headers or {})
+        mark = payload if checked_in is None else checked_in
+        if checked_in is not None:
+            all_headers[BLOB_HEADER], payload = checked_in, CHECKED_IN
+        row, envelope = self._first(actors, payload, id, all_headers, timeout_s, flow, not_before)
+        row.digest = digest(actors, mark)
+        claim = None if key is None else key.claim(mark, self._clock.now())
         async with contextlib.AsyncExitStack() as alone:
             for mark in (row.id,) if claim is None else (claim.mark, row.id):
                 await alone.enter_async_context(self._alone(mark))
             insertion = await self._insert(row, encode(envelope), claim)
+            self.insight.admitted()
             found = insertion.row
             _check_found(row, insertion, claim)
             if insertion.replaced is not None:
@@ -289,6 +333,15 @@ class TaskService:
                     keyed=claim is not None,
                 )
         return Admission(found, not insertion.created)
+
+    async def _check_in(self, payload: Raw) -> Raw | None:
+        """What stands for a payload over the threshold: it goes to the blob store first."""
+        try:
+            return await self._claims.claim(payload, self._claims.threshold_bytes)
+        except BlobUnavailable as error:
+            raise ProblemError(
+                "blobs-unavailable", str(error), retry_after_s=RETRY_AFTER_S
+            ) from error
 
     async def _canceled_by_key(self, id: str) -> None:
         """Tell of a task that the store canceled, and cancel its children."""
@@ -327,7 +380,6 @@ class TaskService:
             created_at=envelope.status.created_at,
             updated_at=envelope.status.updated_at,
             flow=flow,
-            digest=digest(actors, payload),
             headers=bytes(raw_json(envelope.headers)),
             deadline_at=envelope.status.deadline_at,
             not_before=to_rfc3339(begin) if begin > now else None,
@@ -352,7 +404,7 @@ class TaskService:
         try:
             return await self._store.insert(row, body, claim)
         except StoreError as error:
-            raise _store_problem(error) from error
+            raise store_problem(error) from error
 
     async def _publish(
         self, envelope: Envelope, not_before: str | None, *, new: bool, keyed: bool
@@ -389,8 +441,31 @@ class TaskService:
         """
         detail = await _read(self._store.get(id))
         if detail is None:
-            raise unknown(id)
+            raise unknown(id, await _read(self.insight.nearest_id(id)))
         return detail
+
+    async def facts(self, id: str) -> Facts:
+        """What is known of why an envelope is where it is; an unknown id is a fact like others."""
+        await self._recorder.flush()
+        return await _read(self.insight.facts(id))
+
+    async def payload(self, id: str, n: int, side: str, attempt: int | None) -> StoredPayload:
+        """What was kept of a hop's payload.
+
+        Raises:
+            ProblemError: The envelope is not known, or nothing was kept.
+        """
+        await self._recorder.flush()
+        found = await _read(self._store.payload(id, n, side, attempt))
+        if found is not None:
+            return found
+        await self.get(id)
+        raise ProblemError(
+            "not-found",
+            f"of hop {n} no payload ({side}) is kept: it has not come there, spec.capture leaves "
+            "it out, or it was forgotten",
+            id=id,
+        )
 
     async def list(self, query: Query) -> list[TaskRow]:
         """A page of tasks, newest first."""
@@ -428,7 +503,7 @@ class TaskService:
             try:
                 canceled = await self._store.cancel(id, at, limit=CANCEL_STEP)
             except StoreError as error:
-                raise _store_problem(error) from error
+                raise store_problem(error) from error
             if canceled is None:
                 raise unknown(id)
             if canceled:
@@ -482,7 +557,9 @@ class TaskService:
         if isinstance(event, Flown):
             self._watches.fly(event)
         else:
-            self._recorder.add(note_of(event))
+            note = note_of(event)
+            note.seen = self.insight.take(event)
+            self._recorder.add(note)
 
     async def finish(self, end: Finished) -> bool:
         """See `events.Ledger`."""
@@ -544,6 +621,7 @@ class TaskService:
             try:
                 while await self._store.sweep(to_rfc3339(before), SWEEP_STEP) == SWEEP_STEP:
                     await asyncio.sleep(0.01)
+                await self.insight.forget()
             except StoreError as error:
                 _log.warning("old tasks were not swept: %s", error)
 
@@ -569,15 +647,18 @@ async def _read(reading: Awaitable[_T]) -> _T:
     try:
         return await reading
     except StoreError as error:
-        raise _store_problem(error) from error
+        raise store_problem(error) from error
 
 
-def unknown(id: str) -> ProblemError:
-    """The refusal of an id that no task has."""
-    return ProblemError("unknown-envelope", f"there is no envelope {id!r}, or it was swept", id=id)
+def unknown(id: str, close: str | None = None) -> ProblemError:
+    """The refusal of an id that no task has; `close` is the nearest one that has."""
+    hint = f"; did you mean {close}?" if close else ""
+    text = f"there is no envelope {id!r}, or it was swept{hint}"
+    return ProblemError("unknown-envelope", text, id=id, nearest=close)
 
 
-def _store_problem(error: StoreError) -> ProblemError:
+def store_problem(error: StoreError) -> ProblemError:
+    """The refusal of what the store cannot do now."""
     name = "disk-full" if isinstance(error, StoreFull) else "store-unavailable"
     return ProblemError(name, str(error), retry_after_s=RETRY_AFTER_S)
 

@@ -61,7 +61,18 @@ class HopView(msgspec.Struct):
     enqueued_at: Moment | None = None
     started_at: Moment | None = None
     ended_at: Moment | None = None
+    sent_at: Annotated[
+        str | None,
+        Meta(
+            description="When what follows was confirmed by the next queue; null at the end of "
+            "the route, where the end itself is stored",
+            extra_json_schema={"format": "date-time"},
+        ),
+    ] = None
     retry_at: Moment | None = None
+    attempts_max: Annotated[
+        int | None, Meta(description="How many attempts the policy of its error gives")
+    ] = None
     edge: Annotated[str, Meta(description="How it came here: `durable`")] = "durable"
     replica: Annotated[int | None, Meta(description="The replica's process id")] = None
     error: ErrorView | None = None
@@ -92,6 +103,14 @@ class EnvelopeView(msgspec.Struct):
             extra_json_schema={"format": "date-time"},
         ),
     ]
+    stuck_at: Annotated[
+        str | None,
+        Meta(
+            description="When it was found to stand still: longer in its state than ten times the "
+            "actor's p99; null while it moves",
+            extra_json_schema={"format": "date-time"},
+        ),
+    ] = None
     hops: list[HopView] | UnsetType = UNSET
     result: Annotated[
         Raw | UnsetType | None, Meta(description="Any JSON value; null until it succeeded")
@@ -131,6 +150,28 @@ class EnvelopeRequest(msgspec.Struct, forbid_unknown_fields=True):
     delay: Annotated[Duration | None, Meta(description="The same as a duration; not both")] = None
 
 
+class RemedyView(msgspec.Struct):
+    """A command line, and what it does."""
+
+    command: str
+    does: str
+
+
+class WhyView(msgspec.Struct):
+    """Why an envelope is where it is."""
+
+    id: str
+    status: Annotated[
+        TaskStatus | None, Meta(description="null: no such envelope is known, or it was swept")
+    ]
+    kind: Annotated[str, Meta(description="The cause in one stable word")]
+    cause: Annotated[str, Meta(description="The cause in one sentence")]
+    evidence: Annotated[list[str], Meta(description="What it was concluded from")]
+    remedy: Annotated[list[RemedyView], Meta(description="What mends it, the best first")]
+    at: Moment
+    nearest: Annotated[str | None, Meta(description="The nearest id, for one not known")] = None
+
+
 class ActorList(msgspec.Struct):
     """What runs."""
 
@@ -152,6 +193,33 @@ class FlowList(msgspec.Struct):
     """The flows of this mesh, by name."""
 
     flows: list[FlowView]
+
+
+class ScheduleView(msgspec.Struct):
+    """Something that is sent again and again."""
+
+    name: str
+    flow: str | None
+    route: list[str]
+    when: Annotated[str, Meta(description="The cron line, or `every 5m`")]
+    timezone: str
+    missed_runs: Literal["skip", "last", "all"]
+    concurrency_policy: Literal["allow", "forbid", "replace"]
+    suspended: bool
+    next_at: Annotated[
+        Moment | None, Meta(description="Null while it is suspended, and when it is over")
+    ]
+    last_at: Annotated[Moment | None, Meta(description="Due time of the last run")]
+    last_id: Annotated[str | None, Meta(description="Its envelope")]
+    last_error: Annotated[
+        str | None, Meta(description="Why the last due time made no run; null after a run")
+    ]
+
+
+class ScheduleList(msgspec.Struct):
+    """The schedules of this mesh, by name."""
+
+    schedules: list[ScheduleView]
 
 
 class Health(msgspec.Struct):
@@ -211,6 +279,17 @@ class ProgressEvent(msgspec.Struct):
     state: str
     retry_at: Moment | None = None
     error: ErrorView | None = None
+
+
+class StuckEvent(msgspec.Struct):
+    """Data of the SSE event `stuck`: the envelope stands still. What moves it takes that back."""
+
+    id: str
+    at: Moment
+    actor: str
+    state: Annotated[str, Meta(description="`queued` or `running`")]
+    since: Moment
+    usual_s: Annotated[float, Meta(description="The 99th percentile of that state, in seconds")]
 
 
 class FlyEvent(msgspec.Struct):

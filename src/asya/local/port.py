@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from asya.envelope import Envelope, encode, queue_name
 from asya.errors import TransportError
@@ -75,6 +75,10 @@ class LocalPort:
         """What runs. A depth that the broker does not tell now is given as 0."""
         return list(await asyncio.gather(*(self._status(name) for name in self._actors)))
 
+    async def one_status(self, actor: str) -> ActorStatus | None:
+        """What runs of one actor; None where it is no part of this mesh."""
+        return await self._status(actor) if actor in self._actors else None
+
     def flows(self) -> Mapping[str, FlowSpec]:
         """The flows by name."""
         return self._flows
@@ -101,4 +105,18 @@ class LocalPort:
             replicas=replicas,
             rate=seen.rate,
             last_error=actor.replicas.problem or seen.last_error,
+            replicas_max=actor.bounds.maximum,
+            concurrency=actor.sidecar.config.concurrency,
+            load_error=actor.replicas.problem,
+            start_at=self._start_at(actor.replicas.not_before_s),
+            received=seen.received,
+            succeeded=seen.succeeded,
+            failed=seen.failed,
+            retried=seen.retried,
+            timeouts=seen.timeouts,
+            canceled=seen.canceled,
         )
+
+    def _start_at(self, loop_s: float) -> datetime | None:
+        left_s = loop_s - asyncio.get_running_loop().time()
+        return None if left_s <= 0 else datetime.now(UTC) + timedelta(seconds=left_s)

@@ -26,6 +26,7 @@ class ListMesh:
     failure: Exception | None = None
     keeps_on_failure: bool = False
     seen: set[str] = field(default_factory=set)
+    statuses: dict[str, Any] = field(default_factory=dict)
     namespace: str = "default"
     gate: asyncio.Event | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -53,6 +54,9 @@ class ListMesh:
 
     async def actor_status(self):
         return []
+
+    async def one_status(self, actor):
+        return self.statuses.get(actor)
 
     def flows(self):
         return {"search": FlowSpec("search", ("embedder", "reranker"))}

@@ -58,8 +58,8 @@ def test_a_view_has_the_fields_that_are_promised():
         "headers", "created_at", "updated_at", "deadline_at", "hops",
     }  # fmt: skip
     assert set(view["hops"][0]) == {
-        "n", "actor", "attempt", "state", "enqueued_at", "started_at", "ended_at", "retry_at",
-        "edge", "replica", "error", "in", "out",
+        "n", "actor", "attempt", "state", "enqueued_at", "started_at", "ended_at", "sent_at",
+        "retry_at", "attempts_max", "edge", "replica", "error", "in", "out",
     }  # fmt: skip
 
 

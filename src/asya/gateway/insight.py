@@ -1,0 +1,271 @@
+"""What the task service knows of why, and of how long.
+
+Facts for `why`, the paces of actors, payloads that are kept, and the watcher that marks envelopes
+that stand still.
+The watcher looks at open tasks in pages, some per tick, and sleeps while there are none: an idle
+mesh does not pay for it. A mark is an event of its own in the store; whatever moves takes it away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from asya.clock import Clock, from_rfc3339, to_rfc3339
+from asya.errors import AsyaError, TransportError, nearest
+from asya.events import Event, HopEnded, HopStarted
+from asya.gateway.pace import ActorPace, Paces
+from asya.gateway.port import ActorStatus, MeshPort
+from asya.gateway.store.base import Standing, TaskStore
+from asya.gateway.store.payloads import Keeping, Seen
+from asya.gateway.store.rules import EventRow, Failure, HopData, StuckData, TaskRow
+from asya.gateway.why import Facts, Spot, stuck_after_s
+
+LOOK_EVERY_S: Final = 2.0
+"""Time between two looks of the watcher, while anything is open."""
+
+PAGE: Final = 500
+"""Open tasks that one look reads; the next look goes on behind them."""
+
+FORGET_STEP: Final = 1_000
+"""Payloads that one transaction forgets."""
+
+_decode_hop = msgspec.json.Decoder(HopData).decode
+_decode_failure = msgspec.json.Decoder(Failure).decode
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Capturing:
+    """How payloads of hops are kept; defaults as in `asya.settings`.
+
+    Attributes:
+        keeping: How much of one, and what is masked.
+        keep_s: For how long, in seconds.
+    """
+
+    keeping: Keeping = field(default_factory=Keeping)
+    keep_s: float = 24 * 3600.0
+
+
+class Insight:
+    """See the module's text.
+
+    Args:
+        store: Open before `watch` begins.
+        mesh: For what runs.
+        clock: The time of day.
+        capturing: What is kept of payloads that sidecars hand over.
+        on_marked: Is told the ids that have been marked.
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        mesh: MeshPort,
+        clock: Clock,
+        capturing: Capturing | None = None,
+        on_marked: Callable[[Iterable[str]], None] = lambda ids: None,
+    ) -> None:
+        self._on_marked = on_marked
+        self._store = store
+        self._mesh = mesh
+        self._clock = clock
+        self._capturing = capturing or Capturing()
+        self._paces = Paces()
+        self._busy = asyncio.Event()
+        self._after = 0
+
+    # -- what the sidecars tell -------------------------------------------------------------------
+
+    def take(self, event: Event) -> tuple[Seen, ...]:
+        """Learn from an event; gives the payloads that came along and are to be kept."""
+        self._busy.set()
+        if isinstance(event, HopStarted):
+            self._paces.started(event)
+            if event.payload is not None:
+                return (self._seen(event, "in", event.payload),)
+        elif isinstance(event, HopEnded):
+            self._paces.ended(event)
+            given, made = event.payload_in, event.payload
+            both = (("in", given), ("out", made))
+            return tuple(self._seen(event, side, raw) for side, raw in both if raw is not None)
+        return ()
+
+    def _seen(self, event: HopStarted | HopEnded, side: str, payload: msgspec.Raw) -> Seen:
+        keeping = self._capturing.keeping
+        return Seen(event.n, event.attempt, side, event.at, payload, keeping)
+
+    def admitted(self) -> None:
+        """There is a new task: the watcher has something to look at."""
+        self._busy.set()
+
+    # -- what is asked ----------------------------------------------------------------------------
+
+    def pace(self, actor: str) -> ActorPace:
+        """How long an actor usually takes."""
+        return self._paces.of(actor)
+
+    def with_pace(self, status: ActorStatus) -> ActorStatus:
+        """The status of an actor with its percentiles."""
+        pace = self._paces.of(status.name)
+        return replace(
+            status,
+            p50_ms=_ms(pace.handler.p50_s),
+            p99_ms=_ms(pace.handler.p99_s),
+            queue_p99_ms=_ms(pace.queue.p99_s),
+        )
+
+    async def nearest_id(self, id: str) -> str | None:
+        """The id that an unknown one most likely means; one that begins with it comes first."""
+        close = await self._store.near(id)
+        begins = [each for each in close if each.startswith(id)]
+        return begins[0] if len(begins) == 1 else nearest(id, close)
+
+    async def facts(self, id: str) -> Facts:
+        """All that is known of why an envelope is where it is."""
+        now = self._clock.now()
+        detail = await self._store.get(id)
+        if detail is None:
+            return Facts(id, now, nearest=await self.nearest_id(id))
+        row = detail.row
+        spot = spot_of(row, next(filter(_tells, reversed(detail.events)), None))
+        failure = None if row.error is None else _decode_failure(row.error)
+        actor_name = spot.actor if spot is not None else row.route.curr
+        found = await self._store.clues(id, actor_name, row.updated_at)
+        actor = None if row.ended else await self._actor(actor_name)
+        names = [] if row.ended or actor is not None else await self._mesh.actors()
+        return Facts(
+            id,
+            now,
+            status=row.status,
+            created_at=moment(row.created_at),
+            updated_at=moment(row.updated_at),
+            error=_one_line(failure),
+            reason=None if failure is None else failure.reason,
+            dead_at=None if found is None else moment(found.dead_at),
+            published=found is None or found.published or bool(row.n) or row.status != "pending",
+            not_before=moment(row.not_before),
+            deadline=moment(row.deadline_at),
+            problem=self._mesh.problem(),
+            spot=spot,
+            ahead=0 if found is None else found.ahead,
+            actor=actor,
+            pace=self._paces.of(actor_name),
+            nearest_actor=nearest(actor_name, names),
+        )
+
+    async def _actor(self, name: str) -> ActorStatus | None:
+        try:
+            return await self._mesh.one_status(name)
+        except TransportError:
+            return None
+
+    # -- the watcher ------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Mark what stands still, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            await self._busy.wait()
+            try:
+                await self.look()
+            except AsyaError as error:  # the store's own trouble is told elsewhere
+                _log.debug("the watcher could not look: %s", error)
+
+    async def look(self) -> list[str]:
+        """Read one page of open tasks; gives the ids that are now marked as stuck."""
+        self._busy.clear()
+        page = await self._store.standing(after=self._after, limit=PAGE)
+        if page or self._after:
+            self._busy.set()  # there is more, or there may be something by the next look
+        self._after = page[-1].row.key if len(page) == PAGE else 0
+        now = self._clock.now()
+        found = [mark for each in page if (mark := self._mark(each, now)) is not None]
+        if not found:
+            return []
+        marked = await self._store.mark_stuck(
+            [(each.row.id, each.row.seq, data) for each, data in found]
+        )
+        self._on_marked(marked)
+        for each, data in found:
+            if each.row.id in marked:
+                _log.warning(
+                    "%s is %s at %s since %s, where %.3g s are usual; asya why %s",
+                    each.row.id, data.state, data.actor, data.since, data.usual_s, each.row.id,
+                )  # fmt: skip
+        return marked
+
+    def _mark(self, standing: Standing, now: datetime) -> tuple[Standing, StuckData] | None:
+        row = standing.row
+        spot = spot_of(row, standing.event)
+        begin = moment(row.not_before)
+        if spot is None or row.stuck_at is not None or row.status == "paused":
+            return None
+        if begin is not None and begin > now:
+            return None
+        since = max(spot.since, begin or spot.since, spot.retry_at or spot.since)
+        pace = self._paces.of(spot.actor)
+        usual = pace.handler if spot.state == "running" else pace.queue
+        limit_s = stuck_after_s(usual)
+        if limit_s is None or usual.p99_s is None or (now - since).total_seconds() <= limit_s:
+            return None
+        state = "running" if spot.state == "running" else "queued"
+        at = to_rfc3339(now)
+        return standing, StuckData(at, spot.actor, state, to_rfc3339(since), usual.p99_s)
+
+    async def forget(self) -> None:
+        """Forget payloads that were kept for long enough."""
+        before = self._clock.now() - timedelta(seconds=self._capturing.keep_s)
+        while await self._store.forget_payloads(to_rfc3339(before), FORGET_STEP) == FORGET_STEP:
+            await asyncio.sleep(0.01)
+
+
+def spot_of(row: TaskRow, event: EventRow | None) -> Spot | None:
+    """Where an open task is, by the newest event that tells; None where it has ended."""
+    if row.ended:
+        return None
+    updated = moment(row.updated_at)
+    assert updated is not None
+    if event is None or event.kind == "status":
+        return Spot("queued", row.route.curr, updated, row.n)
+    hop = _decode_hop(event.data)
+    at = moment(hop.at) or updated
+    error = _one_line(hop.error)
+    if event.kind == "started":
+        return Spot("running", hop.actor, at, hop.n, hop.attempt, hop.replica)
+    if hop.state == "retrying":
+        return Spot(
+            "retrying", hop.actor, at, hop.n, hop.attempt, None, moment(hop.retry_at),
+            hop.attempts_max, error,
+        )  # fmt: skip
+    return Spot("queued", row.route.curr, at, hop.n, hop.attempt, error=error)
+
+
+def _tells(event: EventRow) -> bool:
+    return event.kind not in {"sent", "stuck"}
+
+
+def moment(text: str | None) -> datetime | None:
+    """The moment that a stored text names; None where there is none, or nobody can read it."""
+    try:
+        return None if text is None else from_rfc3339(text)
+    except ValueError:
+        return None
+
+
+def _one_line(failure: Failure | None) -> str | None:
+    if failure is None:
+        return None
+    text = f"{failure.type}: {failure.message}" if failure.message else failure.type
+    return text.partition("\n")[0]
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)

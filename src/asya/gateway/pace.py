@@ -1,0 +1,101 @@
+"""How long actors usually take: the newest samples of each, from the events of the sidecars.
+
+Fed on the sidecars' path, so taking an event only appends; texts of times are read when somebody
+asks. Bounded by actors and samples, never by what is under way. `asya why`, `asya top` and the
+watcher ask; the histograms of `telemetry` are another thing: coarse, and never forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from asya.clock import from_rfc3339
+from asya.events import HopEnded, HopStarted
+
+SAMPLES: Final = 256
+"""The newest calls of an actor that count."""
+
+OPEN_MAX: Final = 20_000
+"""Calls under way that are remembered; past it the oldest are forgotten, and give no sample."""
+
+_DONE: Final = frozenset({"succeeded", "failed", "retrying"})
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Percentiles in seconds over the newest `samples` calls; None before the first."""
+
+    samples: int = 0
+    p50_s: float | None = None
+    p99_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ActorPace:
+    """Time in the handler, and time in the queue before it."""
+
+    handler: Pace = Pace()
+    queue: Pace = Pace()
+
+
+@dataclass
+class _Samples:
+    handler: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    queue: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+
+
+class Paces:
+    """The paces of all actors."""
+
+    def __init__(self) -> None:
+        self._actors: dict[str, _Samples] = {}
+        self._open: dict[tuple[str, int, int], str] = {}
+
+    def started(self, event: HopStarted) -> None:
+        """A replica was given an envelope."""
+        samples = self._actors.get(event.actor)
+        if samples is None:
+            samples = self._actors[event.actor] = _Samples()
+        if event.attempt == 1:  # the wait for a retry is chosen, and tells nothing of the queue
+            samples.queue.append((event.enqueued_at, event.at))
+        self._open[event.id, event.n, event.attempt] = event.at
+        if len(self._open) > OPEN_MAX:
+            del self._open[next(iter(self._open))]
+
+    def ended(self, event: HopEnded) -> None:
+        """A handler is done. What was stopped from outside is no sample of its pace."""
+        began = self._open.pop((event.id, event.n, event.attempt), None)
+        samples = self._actors.get(event.actor)
+        if began is not None and samples is not None and event.state in _DONE:
+            samples.handler.append((began, event.at))
+
+    def of(self, actor: str) -> ActorPace:
+        """The pace of an actor."""
+        samples = self._actors.get(actor)
+        if samples is None:
+            return ActorPace()
+        return ActorPace(_pace(samples.handler), _pace(samples.queue))
+
+
+def _pace(spans: Sequence[tuple[str, str]]) -> Pace:
+    if not spans:
+        return Pace()
+    took = sorted(max(0.0, between_s(began, ended)) for began, ended in spans)
+    return Pace(len(took), _at(took, 0.50), _at(took, 0.99))
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    """The nearest-rank percentile."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def between_s(earlier: str, later: str) -> float:
+    """Seconds between two RFC 3339 texts; 0 where one is none (they come from envelopes)."""
+    try:
+        return (from_rfc3339(later) - from_rfc3339(earlier)).total_seconds()
+    except ValueError:
+        return 0.0
