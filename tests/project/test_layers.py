@@ -19,6 +19,8 @@ DRIVERS = {
     "rich": ("src/asya/cli/",),
     "psutil": ("src/asya/local/", "src/asya/gateway/server.py"),
     "cronsim": ("src/asya/timetable.py",),
+    "prometheus_client": ("src/asya/telemetry/exposition.py",),
+    "opentelemetry": ("src/asya/telemetry/otel.py",),
     "yaml": ("src/asya/document.py",),
 }
 """Third-party module → the only places that know it, as prefixes of paths."""

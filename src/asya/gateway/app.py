@@ -17,34 +17,47 @@ from starlette.routing import Route, Router
 
 from asya.gateway.endpoints import Endpoints
 from asya.gateway.guard import LoopbackGuard
+from asya.gateway.observed import ROUTE, Observed
 from asya.gateway.operations import OPERATIONS
 from asya.gateway.port import GatewaySettings, MeshPort
 from asya.gateway.problems import ProblemError
 from asya.gateway.respond import problem_response
 from asya.gateway.service import TaskService
 from asya.settings import is_loopback
+from asya.telemetry.metrics import Metrics
+from asya.telemetry.spans import Spans
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 _log = logging.getLogger(__name__)
 
 
-def make_app(service: TaskService, mesh: MeshPort, settings: GatewaySettings) -> Starlette:
+def make_app(
+    service: TaskService,
+    mesh: MeshPort,
+    settings: GatewaySettings,
+    metrics: Metrics | None = None,
+    spans: Spans | None = None,
+) -> Starlette:
     """The HTTP face of a task service.
 
-    The caller starts and closes the service; the app only uses it.
+    The caller starts and closes the service; the app only uses it. Without `metrics` it has its
+    own, which know requests only; without `spans` it makes none.
     """
-    endpoints = Endpoints(service, mesh, settings)
+    metrics = Metrics(mesh.namespace) if metrics is None else metrics
+    observed = Middleware(Observed, metrics=metrics, spans=spans or Spans())
+    guards = [Middleware(LoopbackGuard)] if is_loopback(settings.host) else []
+    endpoints = Endpoints(service, mesh, settings, metrics)
     by_path: dict[str, dict[str, Handler]] = {}
     for operation in OPERATIONS:
         handler: Handler = getattr(endpoints, operation.name)
         by_path.setdefault(operation.path, {})[operation.method] = handler
     app = Starlette(
         routes=[
-            Route(path, _dispatch(handlers), methods=list(handlers))
+            Route(path, _dispatch(path, handlers), methods=list(handlers))
             for path, handlers in by_path.items()
         ],
-        middleware=[Middleware(LoopbackGuard)] if is_loopback(settings.host) else [],
+        middleware=[observed, *guards],
         exception_handlers={
             ProblemError: _on_problem,
             HTTPException: _on_http,
@@ -57,8 +70,9 @@ def make_app(service: TaskService, mesh: MeshPort, settings: GatewaySettings) ->
     return app
 
 
-def _dispatch(handlers: dict[str, Handler]) -> Handler:
+def _dispatch(path: str, handlers: dict[str, Handler]) -> Handler:
     async def endpoint(request: Request) -> Response:
+        request.scope[ROUTE] = path
         return await handlers["GET" if request.method == "HEAD" else request.method](request)
 
     return endpoint

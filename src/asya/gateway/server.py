@@ -164,7 +164,7 @@ class _Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, flag: str = "--port") -> socket.socket:
     """A listening socket.
 
     Raises:
@@ -186,18 +186,20 @@ def bind(host: str, port: int) -> socket.socket:
         made.listen(BACKLOG)
     except OSError as error:
         made.close()
-        raise SettingsError(_bind_complaint(host, port, error), code=Code.PORT_UNUSABLE) from error
+        raise SettingsError(
+            _bind_complaint(host, port, flag, error), code=Code.PORT_UNUSABLE
+        ) from error
     made.setblocking(False)
     return made
 
 
-def _bind_complaint(host: str, port: int, error: OSError) -> str:
+def _bind_complaint(host: str, port: int, flag: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         pid = _holder(port)
         by = f" by process {pid}" if pid else ""
-        return f"port {port} on {host} is in use{by}; stop that, or choose another with --port"
+        return f"port {port} on {host} is in use{by}; stop that, or choose another with {flag}"
     if error.errno == errno.EACCES:
-        return f"port {port} on {host} may not be used by this user; choose one above 1023 (--port)"
+        return f"port {port} on {host} may not be used by this user; choose one above 1023 ({flag})"
     return f"port {port} on {host} cannot be bound: {error.strerror}"
 
 

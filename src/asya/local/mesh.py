@@ -36,7 +36,9 @@ from asya.local.broker_watch import BrokerWatch
 from asya.local.environment import memory_bytes, read_dotenv, replica_environment
 from asya.local.leftovers import ChildRecord, end_leftovers
 from asya.local.lock import FolderLock
+from asya.local.log_lines import Form
 from asya.local.logs import LogHandler, RotatingLog
+from asya.local.observation import Observation
 from asya.local.port import LocalPort
 from asya.local.process import Launch
 from asya.local.replicas import ReplicaSet
@@ -95,7 +97,8 @@ class LocalMesh:
         self._clock = clock or SystemClock()
         self._cancels = Cancels()
         self._children = ChildRecord(self.data / "children.jsonl")
-        self._log = RotatingLog(self.logs / f"{MESH_LOG}.log", settings.log_max_bytes)
+        self._log = self._make_log(MESH_LOG, actor="")
+        self._observation = Observation(settings, environ, self._log, self._clock)
         self._stack = contextlib.AsyncExitStack()
         self._watch: BrokerWatch | None = None
         self._server: NatsServer | None = None
@@ -149,6 +152,7 @@ class LocalMesh:
         self._stack.callback(listening.close)
         _make_private(_socket_folder(self.data))
         transport, left = await asyncio.gather(
+        await self._observation.start(self._stack, self.say)
             self._start_broker(), asyncio.to_thread(end_leftovers, self._children.read())
         )
         for child in left:
@@ -267,7 +271,9 @@ class LocalMesh:
         from asya.gateway.app import make_app
 
         web = HttpServer(
-            make_app(service, port, self._settings),
+            make_app(
+                service, port, self._settings, self._observation.metrics, self._observation.spans
+            ),
             self._settings.host,
             self._settings.port,
             bound=listening,
@@ -279,8 +285,11 @@ class LocalMesh:
     async def _start_actors(
         self, transport: NatsTransport, service: TaskService, launches: Mapping[str, Launch]
     ) -> None:
-        sump = Sump(service)
-        ends: dict[str, EndActor] = {SINK: Sink(service, sump), SUMP: sump}
+        observation = self._observation
+        observation.watch(transport, self.actors, service, self.problem)
+        listener, ledger = observation.listener(service), observation.ledger(service)
+        sump = Sump(ledger)
+        ends: dict[str, EndActor] = {SINK: Sink(ledger, sump), SUMP: sump}
         for name, end in ends.items():
             consumer = EndConsumer(
                 name, self._settings.namespace, transport, end, sump, self._clock
@@ -288,7 +297,8 @@ class LocalMesh:
             self._stack.push_async_callback(consumer.close, BYE_WAIT_S)
             await consumer.start()
         for actor in self._manifests.actors:
-            replicas = self._make_replicas(actor.name, launches[actor.name])
+            log = self._make_log(actor.name, actor=actor.name)
+            replicas = self._make_replicas(actor.name, launches[actor.name], log)
             sidecar = Sidecar(
                 SidecarConfig(
                     actor.name,
@@ -298,7 +308,7 @@ class LocalMesh:
                     payload_max_bytes=self._settings.payload_max_bytes,
                 ),
                 transport,
-                listener=service,
+                listener=listener,
                 ends=ends,
                 cancels=self._cancels,
                 clock=self._clock,
@@ -307,6 +317,7 @@ class LocalMesh:
             sidecar.on_load_failure = replicas.load_failed
             self.actors[actor.name] = ScaledActor(sidecar, replicas, self._bounds(actor))
         self._stack.push_async_callback(self._drain)
+            observation.add_actor(actor.name, sidecar, log)
         sockets = {name: Path(each.environment["ASYA_SOCKET"]) for name, each in launches.items()}
         await asyncio.gather(
             *(each.sidecar.start(sockets[name]) for name, each in self.actors.items())
@@ -315,11 +326,11 @@ class LocalMesh:
         autoscaler.start()
         self._stack.push_async_callback(autoscaler.stop)
 
-    def _make_replicas(self, name: str, launch: Launch) -> ReplicaSet:
+    def _make_replicas(self, name: str, launch: Launch, log: RotatingLog) -> ReplicaSet:
         return ReplicaSet(
             name,
             launch,
-            RotatingLog(self.logs / f"{name}.log", self._settings.log_max_bytes),
+            log,
             self._children,
             clock=self._clock,
             say=self.say,
@@ -380,11 +391,26 @@ class LocalMesh:
 
     def say(self, text: str) -> None:
         """Tell the user one line, and write it down in the mesh's own log."""
-        self._log.write(f"{to_rfc3339(self._clock.now())} {os.getpid()} | {text}\n".encode())
+        actor, _, rest = text.partition(": ")
+        known = actor in self.actors
+        self._log.write_lines(
+            to_rfc3339(self._clock.now()),
+            os.getpid(),
+            (rest if known else text).encode("utf-8", "backslashreplace"),
+            level="INFO",
+            actor=actor if known else "",
+        )
         self._tell(text)
 
     def log_handler(self) -> logging.Handler:
         """A handler that sends what Python's logging is given to the mesh's own log."""
+    def _make_log(self, name: str, *, actor: str) -> RotatingLog:
+        settings = self._settings
+        form: Form = "json" if settings.log_format == "json" else "text"
+        return RotatingLog(
+            self.logs / f"{name}.log", settings.log_max_bytes, form=form, actor=actor
+        )
+
         return LogHandler(self._log)
 
     def problem(self) -> str | None:
