@@ -25,6 +25,7 @@ from asya.clock import to_rfc3339
 from asya.envelope import ErrorInfo, Route
 from asya.events import DeadLetter, Finished, Forked, HopEnded, HopStarted
 from asya.gateway.store.base import Detail, Query, TaskStore
+from asya.gateway.store.letters import LetterQuery, LetterRow
 from asya.gateway.store.rules import Note, TaskRow, note_of
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -259,10 +260,82 @@ class StoreContract:
         await store.bury(letter)
         await store.bury(letter)
         await store.bury(DeadLetter("t", at(2), "PoisonMessage", "a", b"2"))
-        found = await store.dead_letters(before=None, limit=10)
-        assert [letter_.reason for _, letter_ in found] == ["PoisonMessage", "ParseError"]
-        assert found[1][1] == letter
-        assert await store.dead_letters(before=found[1][0], limit=10) == []
+        found = await store.letters(LetterQuery())
+        assert [row.reason for row in found] == ["PoisonMessage", "ParseError"]
+        assert found[1].error == ErrorInfo("E", "m")
+        assert await store.letters(LetterQuery(before=found[1].key)) == []
+        assert await store.letters(LetterQuery(after=found[1].key)) == found[:1]
+        newest = await store.letter("t")
+        assert newest is not None
+        assert (newest.reason, newest.body, newest.status) == ("PoisonMessage", b"2", "dead")
+        assert await store.letter("other") is None
+
+    async def test_letters_are_grouped_by_actor_and_error(self, store: TaskStore) -> None:
+        """Given errors that differ in a number, then they are one group per actor."""
+        for second, actor in enumerate(("a", "a", "b", "a")):
+            await bury(store, f"t{second}", actor=actor, message=f"row {second} is bad")
+        await bury(store, "other", message="no such page")
+        found = await store.letter_groups(LetterQuery())
+        counts = [(group.actor, group.count, group.newest.id) for group in found]
+        assert counts == [("a", 1, "other"), ("a", 3, "t3"), ("b", 1, "t2")]
+        assert found[1].fingerprint == found[2].fingerprint != found[0].fingerprint
+        assert (found[1].first_at, found[1].last_at) == (at(0), at(3))
+        assert found[1].reasons == ["PolicyExhausted"]
+        only = await store.letter_groups(LetterQuery(actor="b", fingerprint=found[2].fingerprint))
+        assert only == found[2:]
+        rest = await store.letter_groups(LetterQuery(before=found[0].newest.key))
+        assert rest == found[1:]
+        oldest = await store.letters(LetterQuery(actor="a", newest_first=False, limit=2))
+        assert [row.id for row in oldest] == ["t0", "t1"]
+        named = await store.letters(LetterQuery(ids=("t1", "t2", "none"), older_than=at(2)))
+        assert [row.id for row in named] == ["t1"]
+
+    async def test_a_letter_is_retried_once(self, store: TaskStore) -> None:
+        """Given a dead letter, when it is retried twice, then one task is made, unless forced."""
+        letter = await bury(store, "t")
+        assert await store.retry_letter(letter, new_task("new"), b"new", force=False) is None
+        again = await store.retry_letter(letter, new_task("newer"), b"", force=False)
+        assert again is not None
+        assert (again.status, again.retried_as) == ("retried", "new")
+        assert await store.get("newer") is None
+        assert [waiting.body for waiting in await store.outbox()] == [b"new"]
+        assert await store.letters(LetterQuery()) == []
+        assert await store.retry_letter(letter, new_task("newest"), b"", force=True) is None
+        await bury(store, "t")
+        (row,) = await store.letters(LetterQuery(status=None))
+        assert (row.status, row.retried_as) == ("retried", "newest")
+
+    async def test_a_retry_that_could_not_be_published_is_undone(self, store: TaskStore) -> None:
+        """Given a retry, when its task is forgotten, then the letter is dead again."""
+        letter = await bury(store, "t")
+        await store.retry_letter(letter, new_task("new"), b"", force=False)
+        assert await store.unretry_letter(letter, "new")
+        assert not await store.unretry_letter(letter, "new")
+        assert await store.get("new") is None
+        assert await store.letter("t") == letter
+
+    async def test_purged_letters_do_not_come_back(self, store: TaskStore) -> None:
+        """Given a purged letter, then its bytes are gone, and it cannot be retried or buried."""
+        letter = await bury(store, "t")
+        await bury(store, "other", actor="b")
+        assert await store.purge_letters(LetterQuery(actor="a"), at(9)) == 1
+        assert await store.purge_letters(LetterQuery(status=None, actor="a"), at(9)) == 0
+        await bury(store, "t")
+        gone = await store.letter("t")
+        assert gone is not None
+        assert (gone.status, gone.body, gone.changed_at) == ("purged", b"", at(9))
+        refused = await store.retry_letter(letter, new_task("new"), b"", force=True)
+        assert refused is not None
+        assert refused.status == "purged"
+
+    async def test_the_sweep_forgets_settled_letters(self, store: TaskStore) -> None:
+        """Given letters that were settled long ago, then the sweep takes them, and no others."""
+        for name in ("dead", "purged", "retried"):
+            letter = await bury(store, name)
+        await store.purge_letters(LetterQuery(ids=("purged",)), at(9))
+        await store.retry_letter(letter, new_task("new"), b"", force=False)
+        await store.sweep(at(20), 10)
+        assert [row.id for row in await store.letters(LetterQuery(status=None))] == ["dead"]
 
     async def test_the_sweep_forgets_what_ended_long_ago(self, store: TaskStore) -> None:
         """Given old tasks, then those that ended go, in steps, and dead letters stay."""
@@ -277,13 +350,25 @@ class StoreContract:
         assert steps == [4, 2]
         assert [row.id for row in await store.tasks(Query())] == ["new"]
         assert await store.canceled(at(0), 10) == []
-        assert len(await store.dead_letters(before=None, limit=10)) == 1
+        assert len(await store.letters(LetterQuery())) == 1
         assert (await store.insert(new_task("old0"), b"")).created
 
     async def test_a_closed_store_can_be_closed_again(self, store: TaskStore) -> None:
         """Given a closed store, then closing it again does nothing."""
         await store.close()
         await store.close()
+
+
+async def bury(
+    store: TaskStore, id: str, *, actor: str = "a", message: str = "no such page"
+) -> LetterRow:
+    """Keep a letter of this envelope; gives it as stored, bytes and all."""
+    second = int(id[1:]) if id[1:].isdigit() else 5
+    error = ErrorInfo("ValueError", message)
+    await store.bury(DeadLetter(id, at(second), "PolicyExhausted", actor, b"{}", error))
+    found = await store.letter(id)
+    assert found is not None
+    return found
 
 
 async def _get(store: TaskStore, id: str) -> Detail:

@@ -14,9 +14,10 @@ import pytest
 
 from asya.errors import StoreError, StoreFull
 from asya.gateway.store.base import Query
+from asya.gateway.store.letters import LetterQuery
 from asya.gateway.store.sqlite import SqliteStore, migrations
 from asya.gateway.store.worker import Worker
-from asya.testing.store_contract import StoreContract, finished, new_task, started
+from asya.testing.store_contract import StoreContract, bury, finished, new_task, started
 
 
 @pytest.fixture
@@ -65,6 +66,27 @@ async def test_a_newer_schema_is_refused(tmp_path):
     connection.close()
     with pytest.raises(StoreError, match=f"newer version of Asya .schema {newest + 1}"):
         await SqliteStore(path).open()
+
+
+async def test_letters_of_an_older_schema_get_their_fingerprints(tmp_path):
+    path = tmp_path / "tasks.db"
+    with sqlite3.connect(path) as connection:
+        for number, sql in migrations()[:3]:
+            connection.executescript(f"{sql}\nPRAGMA user_version={number};")
+        letters = "INSERT INTO dead_letters (id, reason, actor, at, error, body) VALUES "
+        error = b'{"type":"ValueError","message":"row 1"}'
+        connection.execute(f"{letters} ('old', 'PolicyExhausted', 'a', 'then', ?, x'31')", (error,))
+        connection.execute(f"{letters} ('odd', 'ParseError', 'a', 'then', NULL, x'32')")
+    connection.close()
+    store = SqliteStore(path)
+    await store.open()
+    await bury(store, "new", message="row 2")
+    new, odd, old = await store.letters(LetterQuery())
+    assert new.fingerprint == old.fingerprint != odd.fingerprint
+    assert (old.status, old.changed_at, new.key > odd.key) == ("dead", "then", True)
+    kept = await store.letter("old")
+    assert kept.body == b"1"
+    await store.close()
 
 
 async def test_a_damaged_file_is_named(tmp_path):

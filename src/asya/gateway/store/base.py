@@ -15,6 +15,7 @@ import msgspec
 
 from asya.events import DeadLetter, Finished
 from asya.gateway.store.keys import Claim, Verdict
+from asya.gateway.store.letters import LetterGroup, LetterQuery, LetterRow
 from asya.gateway.store.rules import EventRow, Note, StuckData, TaskRow
 
 EVENTS_MAX: Final = 5_000
@@ -247,8 +248,38 @@ class TaskStore(ABC):
         """Forget at most `limit` payloads that were kept before a time; how many it were."""
 
     @abstractmethod
-    async def dead_letters(self, *, before: int | None, limit: int) -> list[tuple[int, DeadLetter]]:
-        """A page of dead letters with their keys, newest first."""
+    async def letter(self, id: str) -> LetterRow | None:
+        """The dead letter of an envelope, bytes and all; of several the newest that is dead."""
+
+    @abstractmethod
+    async def letters(self, query: LetterQuery) -> list[LetterRow]:
+        """A page of dead letters, without their bytes."""
+
+    @abstractmethod
+    async def letter_groups(self, query: LetterQuery) -> list[LetterGroup]:
+        """Dead letters by actor and fingerprint, the group with the newest letter first.
+
+        `query.before` is about the key of a group's newest letter.
+        """
+
+    @abstractmethod
+    async def retry_letter(
+        self, letter: LetterRow, row: TaskRow, body: bytes, *, force: bool
+    ) -> LetterRow | None:
+        """Admit the envelope made from a letter and mark the letter, both or neither.
+
+        Returns:
+            None when it was done; else the letter as it is: it is not dead any more, and `force`
+            does not help (it was purged) or was not given.
+        """
+
+    @abstractmethod
+    async def unretry_letter(self, letter: LetterRow, id: str) -> bool:
+        """Forget the task that was made from a letter and never published; put the mark back."""
+
+    @abstractmethod
+    async def purge_letters(self, query: LetterQuery, at: str) -> int:
+        """Throw away the bytes of at most `query.limit` letters; how many it were."""
 
     @abstractmethod
     async def schedules(self) -> list[ScheduleRow]:
@@ -262,7 +293,7 @@ class TaskStore(ABC):
     async def sweep(self, before: str, limit: int) -> int:
         """Forget at most `limit` tasks that ended before a time, and cancels as old.
 
-        Dead letters stay until somebody removes them.
+        Dead letters stay; those that were retried or purged before that time go.
 
         Returns:
             How many tasks were forgotten; fewer than `limit` means that none is left.

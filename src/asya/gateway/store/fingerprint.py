@@ -28,9 +28,9 @@ _VARYING: Final = (
     (re.compile(r"(?<![\w<])(?:[A-Za-z]:)?(?:[\\/][\w.@%+~-]+)+[\\/]?"), "<path>"),
     (re.compile(r"\b[\w.@%+~-]+(?:/[\w.@%+~-]+)+"), "<path>"),
     (re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"), "<id>"),
+    (re.compile(r"(?<![\w.])[-+]?\d[\d_,.]*(?:[eE][-+]?\d+)?(?![\w-])"), "<number>"),
     # a word of eight characters and more with a digit in it is somebody's id
     (re.compile(r"\b(?=[\w-]*\d)\w[\w-]{6,}\w\b"), "<id>"),
-    (re.compile(r"[-+]?\b\d[\d_,.:]*(?:[eE][-+]?\d+)?"), "<number>"),
     (re.compile(r"\d+"), "<number>"),
     (re.compile(r"\s+"), " "),
 )

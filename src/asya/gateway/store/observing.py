@@ -47,9 +47,15 @@ def clues(connection: sqlite3.Connection, id: str, actor: str, since: str) -> Cl
 def near(connection: sqlite3.Connection, id: str) -> list[str]:
     """See `TaskStore.near`."""
     begins = connection.execute(
-        "SELECT id FROM tasks WHERE id >= ? AND id < ? ORDER BY id LIMIT 2", (id, id + "\U0010ffff")
+        "SELECT id FROM tasks WHERE id >= ?1 AND id < ?2 "
+        "UNION SELECT id FROM dead_letters WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 2",
+        (id, id + "\U0010ffff"),
     ).fetchall()
-    newest = connection.execute("SELECT id FROM tasks ORDER BY key DESC LIMIT ?", (NEAR_MAX,))
+    newest = connection.execute(
+        "SELECT id FROM (SELECT id FROM tasks ORDER BY key DESC LIMIT ?1) "
+        "UNION SELECT id FROM (SELECT id FROM dead_letters ORDER BY key DESC LIMIT ?1)",
+        (NEAR_MAX,),
+    )
     return [found[0] for found in begins or newest.fetchall()]
 
 

@@ -10,18 +10,17 @@ Migrations are the numbered files beside this one; `PRAGMA user_version` says wh
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from asya.envelope import TERMINAL_PHASES, ErrorInfo, Route
+from asya.envelope import TERMINAL_PHASES, Route
 from asya.errors import StoreError
 from asya.events import DeadLetter, Finished
-from asya.gateway.store import observing, rules
+from asya.gateway.store import letters, observing, rules
 from asya.gateway.store.base import (
     EVENTS_MAX,
     Clues,
@@ -36,6 +35,7 @@ from asya.gateway.store.base import (
     TaskStore,
 )
 from asya.gateway.store.keys import Claim, HeldKey, judge
+from asya.gateway.store.letters import LetterGroup, LetterQuery, LetterRow
 from asya.gateway.store.rules import EventRow, Note, StuckData, TaskRow
 from asya.gateway.store.worker import Worker
 
@@ -142,7 +142,7 @@ class SqliteStore(TaskStore):
 
     async def bury(self, letter: DeadLetter) -> None:
         """See `TaskStore.bury`."""
-        await self._writer.run(lambda connection: _bury(connection, letter))
+        await self._writer.run(lambda connection: letters.bury(connection, letter))
 
     async def cancel(self, id: str, at: str, *, limit: int) -> list[str] | None:
         """See `TaskStore.cancel`."""
@@ -199,9 +199,33 @@ class SqliteStore(TaskStore):
             lambda connection: observing.forget_payloads(connection, before, limit)
         )
 
-    async def dead_letters(self, *, before: int | None, limit: int) -> list[tuple[int, DeadLetter]]:
-        """See `TaskStore.dead_letters`."""
-        return await self._reader.run(lambda connection: _dead_letters(connection, before, limit))
+    async def letter(self, id: str) -> LetterRow | None:
+        """See `TaskStore.letter`."""
+        return await self._reader.run(lambda connection: letters.letter(connection, id))
+
+    async def letters(self, query: LetterQuery) -> list[LetterRow]:
+        """See `TaskStore.letters`."""
+        return await self._reader.run(lambda connection: letters.letters(connection, query))
+
+    async def letter_groups(self, query: LetterQuery) -> list[LetterGroup]:
+        """See `TaskStore.letter_groups`."""
+        return await self._reader.run(lambda connection: letters.groups(connection, query))
+
+    async def retry_letter(
+        self, letter: LetterRow, row: TaskRow, body: bytes, *, force: bool
+    ) -> LetterRow | None:
+        """See `TaskStore.retry_letter`."""
+        return await self._writer.run(
+            lambda connection: _retry_letter(connection, letter, row, body, force=force)
+        )
+
+    async def unretry_letter(self, letter: LetterRow, id: str) -> bool:
+        """See `TaskStore.unretry_letter`."""
+        return await self._writer.run(lambda connection: _unretry_letter(connection, letter, id))
+
+    async def purge_letters(self, query: LetterQuery, at: str) -> int:
+        """See `TaskStore.purge_letters`."""
+        return await self._writer.run(lambda connection: letters.purge(connection, query, at))
 
     async def schedules(self) -> list[ScheduleRow]:
         """See `TaskStore.schedules`."""
@@ -239,6 +263,7 @@ def migrate(connection: sqlite3.Connection, place: str) -> None:
             f"the task store {place} was made by a newer version of Asya (schema {version}, this "
             f"version knows {newest}); upgrade, or give another folder with --data"
         )
+    connection.create_function("asya_fingerprint", 2, letters.sql_fingerprint, deterministic=True)
     for number, sql in steps:
         if number > version:
             connection.executescript(
@@ -471,13 +496,24 @@ def _finish(
     return True
 
 
-def _bury(connection: sqlite3.Connection, letter: DeadLetter) -> None:
-    error = None if letter.error is None else _encode(letter.error)
-    connection.execute(
-        "INSERT INTO dead_letters (id, reason, actor, at, error, body) VALUES (?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (id, reason) DO NOTHING",
-        (letter.id, letter.reason, letter.actor, letter.at, error, letter.body),
-    )
+def _retry_letter(
+    connection: sqlite3.Connection, letter: LetterRow, task: TaskRow, body: bytes, *, force: bool
+) -> LetterRow | None:
+    current = letters.by_key(connection, letter.key)
+    if current is None or current.status == "purged" or (current.status != "dead" and not force):
+        return msgspec.structs.replace(letter, status="purged") if current is None else current
+    row = msgspec.structs.replace(task)  # a job may run twice, see `worker`
+    _save(connection, row, rules.admitted(row))
+    connection.execute("INSERT INTO outbox (key, body) VALUES (?, ?)", (row.key, body))
+    letters.settle(connection, letter.key, row.created_at, row.id)
+    return None
+
+
+def _unretry_letter(connection: sqlite3.Connection, letter: LetterRow, id: str) -> bool:
+    if not _discard(connection, id):
+        return False
+    letters.revive(connection, letter, id)
+    return True
 
 
 def _cancel(
@@ -582,21 +618,6 @@ def _events(
     return EventPage([EventRow(*event) for event in found], status in TERMINAL_PHASES)
 
 
-def _dead_letters(
-    connection: sqlite3.Connection, before: int | None, limit: int
-) -> list[tuple[int, DeadLetter]]:
-    found = connection.execute(
-        "SELECT key, id, at, reason, actor, body, error FROM dead_letters "
-        "WHERE ? IS NULL OR key < ? ORDER BY key DESC LIMIT ?",
-        (before, before, limit),
-    )
-    read_error: Callable[[bytes], ErrorInfo] = partial(msgspec.json.decode, type=ErrorInfo)
-    return [
-        (key, DeadLetter(id_, at, reason, actor, body, read_error(error) if error else None))
-        for key, id_, at, reason, actor, body, error in found
-    ]
-
-
 def _sweep(connection: sqlite3.Connection, before: str, limit: int) -> int:
     keys: list[tuple[int]] = connection.execute(
         "SELECT key FROM tasks WHERE status IN ('succeeded', 'failed', 'canceled') "
@@ -608,4 +629,5 @@ def _sweep(connection: sqlite3.Connection, before: str, limit: int) -> int:
         "DELETE FROM cancels WHERE id IN (SELECT id FROM cancels WHERE at < ? LIMIT ?)",
         (before, limit),
     )
+    letters.sweep(connection, before, limit)
     return len(keys)
