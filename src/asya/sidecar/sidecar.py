@@ -44,6 +44,7 @@ from asya.events import Event, Forked, Listener, NullListener
 from asya.resiliency import Resiliency
 from asya.sidecar import decide as rules
 from asya.sidecar.cancels import Cancels
+from asya.sidecar.capture import Capture
 from asya.sidecar.outcome import (
     Canceled,
     Expired,
@@ -88,6 +89,7 @@ class SidecarConfig:
     Attributes:
         payload_max_bytes: The largest payload that a handler may emit.
         drain_s: Bound on handing back what waits, at the end, in seconds.
+        capture: Which payloads go along with events.
     """
 
     actor: str
@@ -96,6 +98,7 @@ class SidecarConfig:
     concurrency: int = 1
     payload_max_bytes: int = 4 * 1024 * 1024
     drain_s: float = 5.0
+    capture: Capture = field(default_factory=Capture)
 
     @property
     def queue(self) -> str:
@@ -535,6 +538,8 @@ class Sidecar:
             await self._perform(sends[0], work.envelope)
         elif sends:
             await asyncio.gather(*(self.perform_child(send, work.envelope) for send in sends))
+        if sends and sends[0].envelope.route.curr not in self._ends and work.running:
+            self.emit(work.sent(sends[0].envelope.route, self.now()))
         self._held.pop(id(work), None)
         crash("before-ack")
         if sends:

@@ -17,9 +17,9 @@ from msgspec import Raw
 from asya.blobs.base import BlobRef
 from asya.blobs.claims import reference
 from asya.clock import seconds_until, to_rfc3339
-from asya.envelope import BLOB_HEADER, DEATHS_HEADER, FLOW_HEADER, Envelope, ErrorInfo
+from asya.envelope import BLOB_HEADER, DEATHS_HEADER, FLOW_HEADER, Envelope, ErrorInfo, Route
 from asya.errors import BlobMissing
-from asya.events import Content, Flown, HopEnded, HopStarted
+from asya.events import Content, Flown, HopEnded, HopSent, HopStarted
 from asya.sidecar import decide as rules
 from asya.sidecar.outcome import (
     Canceled,
@@ -334,6 +334,7 @@ class Work:
             envelope.header_text(FLOW_HEADER) if FLOW_HEADER in envelope.headers else None,
             content(envelope),
             envelope.header_text(TRACEPARENT),
+            self.sidecar.config.capture.before(envelope),
         )
 
     def ended(self, outcome: Outcome, sends: list[rules.Send], now: datetime) -> HopEnded:
@@ -341,7 +342,9 @@ class Work:
         first = sends[0] if sends else None
         route = first.envelope.route if first else self.envelope.route
         state, error, retry_at = self._state(outcome, first, now)
-        body = content(first.envelope) if isinstance(outcome, Returned) and first else None
+        capture = self.sidecar.config.capture
+        made = first.envelope if isinstance(outcome, Returned) and first else None
+        tries = first.envelope.status.max_attempts if error is not None and first else None
         return HopEnded(
             self.envelope.id,
             self.envelope.hop,
@@ -352,7 +355,21 @@ class Work:
             route,
             error,
             retry_at,
-            body,
+            None if made is None else content(made),
+            tries,
+            None if made is None else capture.after(self.envelope, made),
+            None if error is None else capture.after_error(self.envelope),
+        )
+
+    def sent(self, route: Route, now: datetime) -> HopSent:
+        """The event that tells that what follows is in the next queue."""
+        return HopSent(
+            self.envelope.id,
+            self.envelope.hop,
+            self.sidecar.config.actor,
+            self.envelope.status.attempt,
+            to_rfc3339(now),
+            route,
         )
 
     def _state(
