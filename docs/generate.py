@@ -9,13 +9,14 @@ its whole text. A test runs the check.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from asya import envelope, manifest, settings
+from asya import envelope, error_pages, manifest, settings
 
 FOLDER: Final = Path(__file__).resolve().parent
 MADE: Final = "<!-- Made by docs/generate.py; change the model, not this page. -->\n"
@@ -101,6 +102,24 @@ The message between actors: one JSON object in UTF-8. It carries its own route. 
 
 {table}"""
 
+METRICS: Final = """\
+# Metrics
+
+`GET /metrics` on the gateway gives them in the text format of Prometheus, and so does a port of its
+own (`metricsPort`, `asya up --metrics-port 9090`). [Observe a mesh](../how-to/observe.md) shows how
+to scrape them, a dashboard and alert rules.
+
+- All have the label `namespace`, too. Labels take few values: actors and routes of this mesh, and
+  fixed words.
+- Numbers are at most {fresh:g} s old, however many scrape. The broker gets {depth:g} s to tell the depths of
+  the queues.
+- Counters begin at 0 with the mesh.
+- Histograms have the buckets {buckets} seconds.
+- Beside them stand the usual `process_…` of the mesh's own process: sidecars, gateway, supervisor.
+  Replicas and the broker are processes of their own.
+
+{table}"""
+
 
 def manifest_page() -> str:
     """docs/reference/manifest.md."""
@@ -131,6 +150,66 @@ def envelope_page() -> str:
     )
 
 
+def metrics_page() -> str:
+    """docs/reference/metrics.md."""
+    from asya.local.gauges import DEPTH_S
+    from asya.telemetry import catalog
+    from asya.telemetry.metrics import FRESH_S
+
+    return METRICS.format(
+        fresh=FRESH_S,
+        depth=DEPTH_S,
+        buckets=", ".join(f"{bound:g}" for bound in catalog.BUCKETS_S),
+        table=catalog.reference_markdown(),
+    )
+
+
+ERRORS: Final = """\
+# Error codes
+
+Every error of the command line, every refusal of the gateway and every failed envelope carries a code.
+`asya explain CODE` prints the same pages without a network. A code is never given to something else.
+
+{tables}"""
+
+
+def errors_page() -> str:
+    """docs/reference/errors/index.md."""
+    tables = []
+    for digit, about in error_pages.RANGES.items():
+        rows = [
+            f"| [{page.code}]({page.code}.md) | {page.title} |"
+            for page in error_pages.pages().values()
+            if page.code.startswith(f"ASYA-{digit}")
+        ]
+        tables.append("\n".join([f"## {about}", "", "| code | |", "|---|---|", *rows]))
+    return ERRORS.format(tables="\n\n".join(tables) + "\n")
+
+
+def error_page(page: error_pages.Page) -> str:
+    """One page of docs/reference/errors."""
+    language, example = "text", page.example
+    if example.startswith("{"):
+        language = "json"
+        example = json.dumps(json.loads(example), ensure_ascii=False, indent=2)
+    return (
+        f"# {page.code}: {page.title}\n\n{page.cause}\n\n```{language}\n{example}\n```\n\n"
+        f"## What to do\n\n{page.remedy}\n\n[All codes](index.md)\n"
+    )
+
+
+def _error_pages() -> dict[str, Callable[[], str]]:
+    folder = "reference/errors"
+    made: dict[str, Callable[[], str]] = {f"{folder}/index.md": lambda: MADE + errors_page()}
+    for page in error_pages.pages().values():
+        made[f"{folder}/{page.code}.md"] = functools.partial(_made, page)
+    return made
+
+
+def _made(page: error_pages.Page) -> str:
+    return MADE + error_page(page)
+
+
 def _schema(make: Callable[[], dict[str, Any]]) -> Callable[[], str]:
     return lambda: json.dumps(make(), ensure_ascii=False, indent=2) + "\n"
 
@@ -139,11 +218,13 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "reference/manifest.md": lambda: MADE + manifest_page(),
     "reference/settings.md": lambda: MADE + settings_page(),
     "reference/envelope.md": lambda: MADE + envelope_page(),
+    "reference/metrics.md": lambda: MADE + metrics_page(),
     "reference/schema/AsyncActor.json": _schema(lambda: manifest.json_schema("AsyncActor")),
     "reference/schema/Flow.json": _schema(lambda: manifest.json_schema("Flow")),
     "reference/schema/Schedule.json": _schema(lambda: manifest.json_schema("Schedule")),
     "reference/schema/Envelope.json": _schema(envelope.json_schema),
     "reference/schema/Settings.json": _schema(settings.json_schema),
+    **_error_pages(),
 }
 
 

@@ -118,6 +118,7 @@ class Code(StrEnum):
     DISK_FULL = "ASYA-6020"
     KEY_TAKEN = "ASYA-6021"
     KEY_REUSED = "ASYA-6022"
+    UNKNOWN_SCHEDULE = "ASYA-6023"
     # 90 mistakes of ours
     INTERNAL = "ASYA-9001"
     GATEWAY_INTERNAL = "ASYA-9002"

@@ -51,6 +51,9 @@ COMMANDS: Final = {
     "logs": Command("asya.cli.logs:logs", "Print the log of an actor."),
     "validate": Command("asya.cli.validate:validate", "Check manifests and settings."),
     "schema": Command("asya.cli.schema:schema", "Print the JSON Schema of a kind."),
+    "explain": Command(
+        "asya.cli.explain:explain", "Explain the code of an error: cause, example, remedy."
+    ),
     "runtime": Command("asya.cli.runtime:runtime", "Run one replica of an actor.", typed=False),
 }
 

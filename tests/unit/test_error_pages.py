@@ -1,0 +1,162 @@
+"""Codes and pages hold together, and the examples are what is really said."""
+
+import json
+import shlex
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from asya.cli import app
+from asya.codes import TYPES, Code, failure_code
+from asya.envelope import Envelope, Route, decode, raw_json
+from asya.error_pages import RANGES, pages
+from asya.errors import AsyaError, MeshRunning, full_name
+from asya.gateway.problems import KINDS, type_of
+from asya.gateway.server import bind
+from asya.local.broker import find_binary
+from asya.local.environment import parse_dotenv
+from asya.local.lock import FolderLock
+from asya.resiliency import Resiliency
+from asya.runtime import loading
+from asya.sidecar import decide
+from asya.sidecar.outcome import Expired
+
+HEAD = "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: a}\nspec:\n"
+NOW = datetime(2026, 11, 23, 18, 25, tzinfo=UTC)
+
+FILES = {
+    "ASYA-1103": {"actors.yaml": "actors: [a\nb: 1"},
+    "ASYA-1104": {"actors.yaml": "apiVersion: asya.sh/v1\nkind: AsyncActor\n"},
+    "ASYA-1105": {"actors.yaml": HEAD + "  handler: a.b\n  scalling: {}\n"},
+    "ASYA-1106": {"actors.yaml": HEAD + "  concurrency: 1\n"},
+    "ASYA-1107": {"actors.yaml": HEAD + "  handler: a.b\n  concurrency: many\n"},
+    "ASYA-1108": {"actors.yaml": (HEAD + "  handler: a.b\n---\n") * 2},
+    "ASYA-1109": {"actors.yaml": HEAD + "  handler: a.b\n  replicas: 2\n"},
+    "ASYA-1110": {"handlers.py": "def double(payload): return 2 * payload\n"},
+    "ASYA-1202": {"asya.yaml": "prot: 1\n"},
+}
+"""What lies in the folder in which an example's command is given."""
+
+
+def an_envelope(*route: str) -> Envelope:
+    return Envelope("e", Route([], route[0], list(route[1:])), raw_json({}))
+
+
+def reason_given(send: decide.Send) -> None:
+    """Raise what an ending says, under the code of its reason."""
+    status = send.envelope.status
+    assert status.error is not None
+    raise AsyaError(status.error.message, code=failure_code(status.reason, status.error.type))
+
+
+def load_handler(name: str, code: str = "") -> None:
+    Path("handlers.py").write_text(code)
+    try:
+        loading.load(name, lambda kind, in_loop: kind())
+    except loading.HandlerError as error:
+        raise AsyaError(str(error), code=TYPES[full_name(type(error))]) from error
+
+
+def data_in_the_way() -> None:
+    Path("data").write_text("")
+    FolderLock(Path("data")).acquire()
+
+
+def another_mesh() -> None:
+    raise MeshRunning(".asya", 4711)
+
+
+def late() -> None:
+    envelope = an_envelope("reranker")
+    envelope.status.deadline_at = "2026-11-23T18:25:00.123Z"
+    (send,) = decide.decide(envelope, Expired(), Resiliency(), NOW, max)
+    assert isinstance(send, decide.Send)
+    reason_given(send)
+
+
+RAISED: dict[str, Callable[[], object]] = {
+    "ASYA-1301": another_mesh,
+    "ASYA-1304": data_in_the_way,
+    "ASYA-1306": lambda: parse_dotenv("just words", ".env"),
+    "ASYA-2002": lambda: decode(b'{"id": "e", "payload": 1}'),
+    "ASYA-2003": lambda: reason_given(
+        decide.mismatch(an_envelope("reranker"), "embedder", b"", NOW)
+    ),
+    "ASYA-2004": lambda: reason_given(
+        decide.undeliverable(an_envelope("rerankr"), ["reranker"], NOW)
+    ),
+    "ASYA-2007": late,
+    "ASYA-2009": lambda: reason_given(decide.poison(an_envelope("a"), 5, "SIGKILL", NOW)),
+    "ASYA-3102": lambda: load_handler("plain"),
+    "ASYA-3105": lambda: load_handler("handlers.dubble", "def double(payload): ...\n"),
+    "ASYA-3106": lambda: load_handler("handlers.add", "def add(a, b): ...\n"),
+    "ASYA-4005": lambda: find_binary("no-such-server"),
+}
+"""Provokes the error of an example that is no command."""
+
+
+def test_every_code_has_a_page_and_every_page_a_code():
+    assert list(pages()) == sorted(Code)
+
+
+def test_every_page_is_in_the_docs():
+    folder = Path(__file__).resolve().parents[2] / "docs" / "reference" / "errors"
+    made = {path.stem for path in folder.glob("ASYA-*.md")}
+    assert made == set(map(str, Code))
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_a_page_says_cause_example_and_remedy(code):
+    page = pages()[code]
+    assert code[5] in RANGES
+    assert len(page.cause) > 20
+    assert len(page.remedy) > 20
+    assert not page.title.endswith(".")
+    assert code in page.example
+
+
+DOCUMENTS = [name for name, kind in KINDS.items() if pages()[kind.code].example.startswith("{")]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_example_of_a_refusal_is_its_document(name):
+    kind = KINDS[name]
+    document = json.loads(pages()[kind.code].example)
+    assert document["type"] == type_of(name)
+    assert (document["title"], document["status"]) == (kind.title, kind.status)
+    assert document["code"] == kind.code
+
+
+COMMANDS = [page for page in pages().values() if page.example.startswith("$ asya ")]
+
+
+@pytest.mark.parametrize("page", COMMANDS, ids=lambda page: page.code)
+def test_the_example_of_a_command_is_what_it_prints(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.get(page.code, {}).items():
+        (tmp_path / name).write_text(text)
+    command, _, said = page.example.partition("\n")
+
+    assert app.run(shlex.split(command)[2:]) != 0
+
+    assert capsys.readouterr().err.replace(f"{tmp_path}/", "").startswith(said)
+
+
+@pytest.mark.parametrize("code", RAISED)
+def test_the_example_is_what_is_really_raised(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    monkeypatch.delitem(__import__("sys").modules, "handlers", raising=False)
+    with pytest.raises(AsyaError) as raised:
+        RAISED[code]()
+    assert app.rendered(raised.value).startswith(pages()[Code(code)].example)
+
+
+def test_a_port_in_use_says_who_has_it():
+    with bind("127.0.0.1", 0) as held, pytest.raises(AsyaError) as raised:
+        bind("127.0.0.1", held.getsockname()[1])
+    assert raised.value.code is Code.PORT_UNUSABLE
+    assert "is in use" in str(raised.value)
