@@ -30,7 +30,9 @@ from asya.errors import Complaint, ManifestError, SettingsError, nearest
 SETTINGS_FILE: Final = "asya.yaml"
 PREFIX: Final = "ASYA_"
 TRANSPORTS: Final = ("nats",)
+BLOB_SCHEMES: Final = ("s3", "gs")
 LOG_FORMATS: Final = ("text", "json")
+CAPTURES: Final = ("none", "errors", "sample", "all")
 KIB: Final = 2**10
 MIB: Final = 2**20
 GIB: Final = 2**30
@@ -161,6 +163,40 @@ def _read_log_format(value: Any) -> str:
     return text
 
 
+def _read_capture(value: Any) -> str:
+    text = _read_text(value)
+    if text not in CAPTURES:
+        raise ValueError(f"expected one of {', '.join(CAPTURES)}, got {quoted(text)}")
+    return text
+
+
+def _read_share(value: Any) -> float:
+    """A share from 0 to 1, such as 0.01."""
+    try:
+        share = -1.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError(f"expected a number from 0 to 1, got {shown(value)}")
+    return share
+
+
+def _read_masks(value: Any) -> tuple[str, ...]:
+    """Paths: a list in the file, with commas between them elsewhere."""
+    given = value
+    if isinstance(value, str):
+        given = value.split(",") if value else ()
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(  # noqa: TRY004  as of all settings that cannot be used
+            f'expected paths such as ".user.password", got {shown(value)}'
+        )
+    masks = tuple(_read_text(each).strip() for each in given)
+    for each in masks:
+        if not each.startswith((".", "[")) or each == ".":
+            raise ValueError(f'expected a path such as ".user.password", got {quoted(each)}')
+    return masks
+
+
 def _read_url(value: Any) -> str:
     text = _read_text(value)
     example = "expected the broker's address, such as nats://127.0.0.1:4222"
@@ -179,7 +215,20 @@ def _read_url(value: Any) -> str:
     return text
 
 
+def _read_blob_store(value: Any) -> Path | str:
+    text = _read_text(value)
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        return Path(text)
+    if scheme not in BLOB_SCHEMES or not rest.split("?")[0].strip("/"):
+        raise ValueError(
+            f"expected a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, got {scheme}://…"
+        )
+    return text
+
+
 _TEXT: Final = {"type": "string", "minLength": 1}
+_BLOB_STORE: Final = Kind(_read_blob_store, str, _TEXT)
 _PATH: Final = Kind(lambda value: Path(_read_text(value)), str, _TEXT)
 _FLAG: Final = Kind(_read_flag, bool, {"type": "boolean"})
 _NAME: Final = Kind(
@@ -188,6 +237,13 @@ _NAME: Final = Kind(
 _HOST: Final = Kind(_read_text, str, _TEXT)
 _TRANSPORT: Final = Kind(_read_transport, str, {"type": "string", "enum": list(TRANSPORTS)})
 _URL: Final = Kind(_read_url, str, _TEXT)
+_CAPTURE: Final = Kind(_read_capture, str, {"type": "string", "enum": list(CAPTURES)})
+_SHARE: Final = Kind(_read_share, float, {"type": "number", "minimum": 0, "maximum": 1})
+_MASKS: Final = Kind(
+    _read_masks,
+    ",".join,
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT}]},
+)
 _LOG_FORMAT: Final = Kind(_read_log_format, str, {"type": "string", "enum": list(LOG_FORMATS)})
 
 DAY_S: Final = 86_400.0
@@ -252,10 +308,30 @@ class Settings:
         "What Kubernetes gives",
     )
     payload_max_bytes: int = _setting(
-        4 * MIB,
-        _size(KIB, 7 * MIB),
+        64 * MIB,
+        _size(KIB, 224 * MIB),
         "Largest payload",
-        "The broker takes messages of 8 MiB; headers, status and a traceback need room beside it",
+        "A handler has it in memory several times over; a frame of 256 MiB is the most there is",
+    )
+    blob_store: Path | str | None = _setting(
+        None,
+        _BLOB_STORE,
+        "Where payloads over `blobThreshold` go: a folder, `s3://BUCKET/PREFIX` or "
+        "`gs://BUCKET/PREFIX`; without it the folder `blobs` in `data`",
+        "Nothing to install or to start first",
+    )
+    blob_threshold_bytes: int = _setting(
+        256 * KIB,
+        _size(4 * KIB, 7 * MIB),
+        "Larger payloads go to the blob store, and messages refer to them",
+        "Brokers are made for small messages, and take 8 MiB at most; smaller ones are faster inside",
+    )
+    blob_retention_s: float = _setting(
+        14 * DAY_S,
+        _duration(3600, 100 * YEAR_S),
+        "How long a blob is kept that nobody stores or reads; must exceed `retention` and every "
+        "wait between two attempts",
+        "Twice as long as results are kept: what waits, or is a dead letter, still finds its payload",
     )
     retention_s: float = _setting(
         7 * DAY_S,
@@ -275,6 +351,38 @@ class Settings:
         "Form of the logs' lines: `text`, or `json` for one object per line",
         "People read it first",
     )
+    capture: str = _setting(
+        "all",
+        _CAPTURE,
+        "Payloads of hops that are kept for `asya trace`, where an actor's `spec.capture` does not "
+        "say it: `none`, those of failed attempts (`errors`), of some envelopes (`sample`), `all`",
+        "A laptop has one user, who wants to see what went through",
+    )
+    capture_max_bytes: int = _setting(
+        64 * KIB,
+        _size(0, 4 * MIB),
+        "The most that is kept of one payload; the rest is cut off",
+        "Enough to recognise it",
+    )
+    capture_sample: float = _setting(
+        0.01, _SHARE, "Share of the envelopes that `sample` takes, from 0 to 1", "One in a hundred"
+    )
+    capture_mask: tuple[str, ...] = _setting(
+        (),
+        _MASKS,
+        "Paths in payloads whose values are never kept, such as `.user.password`; `[:]` is every "
+        "item of a list; several with commas between them, or a list in the file",
+        "Nobody else knows what is secret",
+    )
+    capture_count: int = _setting(
+        10_000,
+        _whole(0, 10_000_000),
+        "How many payloads are kept; the oldest go first",
+        "With `captureMax` the bound of what they take on the disk: 640 MiB at worst",
+    )
+    capture_age_s: float = _setting(
+        DAY_S, _duration(60, YEAR_S), "How long a payload is kept at most", "Yesterday's is history"
+    )
     metrics_port: int | None = _setting(
         None,
         _whole(0, 65535),
@@ -282,8 +390,8 @@ class Settings:
         "The gateway has them, too",
     )
     body_max_bytes: int = _setting(
-        5 * MIB,
-        _size(KIB, 64 * MIB),
+        65 * MIB,
+        _size(KIB, 256 * MIB),
         "Largest HTTP request body; must exceed `payloadMax`",
         "A payload, and the route and headers around it",
     )
@@ -464,6 +572,10 @@ def _together(settings: Settings) -> Iterator[tuple[str, str]]:
     if body <= payload:
         text = f"expected more than payloadMax ({format_size(payload)}), got {format_size(body)}"
         yield "body_max_bytes", text
+    if settings.blob_retention_s <= settings.retention_s:
+        least, got = format_duration(settings.retention_s), settings.blob_retention_s
+        text = f"expected more than retention ({least}), got {format_duration(got)}"
+        yield "blob_retention_s", f"{text}: results would be gone before their envelopes"
     if not settings.insecure and not is_loopback(settings.host):
         text = f"{quoted(settings.host)} can be reached by others, and there is no sign-in yet"
         remedy = "take 127.0.0.1, or allow it with --insecure (insecure: true, ASYA_INSECURE=true)"

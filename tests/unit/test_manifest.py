@@ -209,7 +209,7 @@ ONE_PROBLEM = [
     # unknown fields
     ("handlr: x", "a.yaml:6: spec.handlr: unknown field 'handlr'; did you mean 'handler'?"),
     ("scaling: {minReplicas: 1}", "spec.scaling.minReplicas: unknown field 'minReplicas'; did you"),
-    ("zzz: x", "spec.zzz: unknown field 'zzz'; there are actor, batching, concurrency, "),
+    ("zzz: x", "spec.zzz: unknown field 'zzz'; there are actor, batching, capture, "),
     ("env: [{name: A, val: b}]", "spec.env[0].val: unknown field 'val'; did you mean 'value'?"),
     ("resiliency: {policies: {a: {maxAttempt: 1}}}", "policies.a.maxAttempt: unknown field"),
     ("image_pull_policy: Always", "unknown field 'image_pull_policy'; did you mean"),

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,9 @@ def test_every_setting_has_a_variable_and_texts_are_read_by_type(folder):
         "PAYLOAD_MAX": "500kB", "RETENTION": "60s", "LOG_MAX": "1GiB", "BODY_MAX": "5000000",
         "STREAMS_MAX": "1", "QUEUE_MAX": "1", "NATS_SERVER": "nats", "LEASE": "1s",
         "LOG_FORMAT": "json", "METRICS_PORT": "9090",
+        "CAPTURE": "sample", "CAPTURE_MAX": "1KiB", "CAPTURE_SAMPLE": "0.5",
+        "CAPTURE_MASK": ".user.password, .cards[:].number", "CAPTURE_COUNT": "5",
+        "CAPTURE_AGE": "1h",
     }  # fmt: skip
     assert {f"ASYA_{name}" for name in texts} == {names.variable for names in NAMES.values()}
     settings = read(folder, {f"ASYA_{name}": text for name, text in texts.items()}, {})
@@ -106,6 +110,23 @@ def test_every_setting_has_a_variable_and_texts_are_read_by_type(folder):
     )
     assert (settings.data, settings.nats_server) == (Path("/d"), Path("nats"))
     assert settings.body_max_bytes == 5_000_000
+    assert (settings.capture, settings.capture_sample) == ("sample", 0.5)
+    assert settings.capture_mask == (".user.password", ".cards[:].number")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("capture: al", "capture: expected one of none, errors, sample, all, got"),
+        ("captureSample: 2", "captureSample: expected a number from 0 to 1, got 2"),
+        ("captureMask: [password]", 'captureMask: expected a path such as ".user.password"'),
+        ("captureMask: 3", "captureMask: expected paths such as"),
+    ],
+)
+def test_a_wrong_capture_is_refused(folder, text, expected):
+    write(folder, text)
+    with pytest.raises(ManifestError, match=re.escape(expected)):
+        read(folder, {}, {})
 
 
 def test_flags_may_be_texts_or_values(folder):

@@ -26,13 +26,14 @@ from asya.codes import Code
 from asya.crew import EndConsumer, Sink, Sump
 from asya.envelope import END_ACTORS, SINK, SUMP, queue_name
 from asya.errors import TransportError, UsageError
-from asya.gateway.port import FlowSpec
+from asya.gateway.port import FlowSpec, Idempotency
 from asya.gateway.server import HttpServer, bind
 from asya.local import announcement
 from asya.local.announcement import Announcement
 from asya.local.autoscaler import Autoscaler, ScaledActor
 from asya.local.broker import NatsServer
 from asya.local.broker_watch import BrokerWatch
+from asya.local.capturing import capture_of, capturing
 from asya.local.environment import memory_bytes, read_dotenv, replica_environment
 from asya.local.leftovers import ChildRecord, end_leftovers
 from asya.local.lock import FolderLock
@@ -121,6 +122,7 @@ class LocalMesh:
                 description=flow.description,
                 input_schema=flow.input_schema,
                 timeout_s=flow.timeout_s,
+                idempotency=Idempotency(flow.spec.idempotency.policy, flow.spec.idempotency.life),
             )
             for flow in self._manifests.flows
             if flow.expose.http
@@ -150,9 +152,9 @@ class LocalMesh:
         self._stack.callback(self._log.close)
         listening = bind(self._settings.host, self._settings.port)
         self._stack.callback(listening.close)
+        await self._observation.start(self._stack, self.say)
         _make_private(_socket_folder(self.data))
         transport, left = await asyncio.gather(
-        await self._observation.start(self._stack, self.say)
             self._start_broker(), asyncio.to_thread(end_leftovers, self._children.read())
         )
         for child in left:
@@ -189,6 +191,7 @@ class LocalMesh:
         ]
         if strange:
             raise UsageError("\n".join(strange), code=Code.NAMESPACE_FOREIGN)
+        capturing(self._settings)
 
     def _launches(self) -> dict[str, Launch]:
         problems = []
@@ -259,7 +262,8 @@ class LocalMesh:
             queue_max=settings.queue_max,
             retention_s=settings.retention_s,
         )
-        service = TaskService(SqliteStore(self.data / "tasks.db"), port, self._clock, limits)
+        store = SqliteStore(self.data / "tasks.db", payloads_max=settings.capture_count)
+        service = TaskService(store, port, self._clock, limits, capturing=capturing(settings))
         self._stack.push_async_callback(service.close)
         await service.start()
         self._cancels.add(await service.canceled_recently())
@@ -306,6 +310,7 @@ class LocalMesh:
                     resiliency=actor.resiliency(),
                     concurrency=actor.spec.concurrency,
                     payload_max_bytes=self._settings.payload_max_bytes,
+                    capture=capture_of(actor, self._settings),
                 ),
                 transport,
                 listener=listener,
@@ -315,9 +320,9 @@ class LocalMesh:
                 kill=replicas.kill,
             )
             sidecar.on_load_failure = replicas.load_failed
+            observation.add_actor(actor.name, sidecar, log)
             self.actors[actor.name] = ScaledActor(sidecar, replicas, self._bounds(actor))
         self._stack.push_async_callback(self._drain)
-            observation.add_actor(actor.name, sidecar, log)
         sockets = {name: Path(each.environment["ASYA_SOCKET"]) for name, each in launches.items()}
         await asyncio.gather(
             *(each.sidecar.start(sockets[name]) for name, each in self.actors.items())
@@ -402,8 +407,6 @@ class LocalMesh:
         )
         self._tell(text)
 
-    def log_handler(self) -> logging.Handler:
-        """A handler that sends what Python's logging is given to the mesh's own log."""
     def _make_log(self, name: str, *, actor: str) -> RotatingLog:
         settings = self._settings
         form: Form = "json" if settings.log_format == "json" else "text"
@@ -411,6 +414,8 @@ class LocalMesh:
             self.logs / f"{name}.log", settings.log_max_bytes, form=form, actor=actor
         )
 
+    def log_handler(self) -> logging.Handler:
+        """A handler that sends what Python's logging is given to the mesh's own log."""
         return LogHandler(self._log)
 
     def problem(self) -> str | None:

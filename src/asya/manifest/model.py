@@ -474,6 +474,11 @@ class ActorSpec(Part):
         description="Actors of one group may share a replica. This version gives each its own, "
         "and warns",
     )
+    capture: Literal["none", "errors", "sample", "all"] | None = Field(
+        default=None,
+        description="Payloads of its hops that are kept for `asya trace`: none, those of failed "
+        "attempts, of a share of the envelopes, or all; default: the setting `capture`",
+    )
     sidecar: SidecarSpec = Field(default=SidecarSpec(), description="The sidecar's container")
 
 
