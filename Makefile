@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench docs lock
+.PHONY: help setup demo test check format soak bench docs lock
 
 BIN := .venv/bin
 RUN := $(BIN)/python

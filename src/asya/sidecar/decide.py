@@ -160,7 +160,7 @@ def _after_error(
     policy = resiliency.policy_for(error.mro)
     attempt = envelope.status.attempt
     deadline = envelope.deadline
-    if deadline is not None and now >= deadline:
+    if raised.late or (deadline is not None and now >= deadline):
         return fail(envelope, "DeadlineExceeded", error, now)
     began = _first_attempt(envelope, raised.began or now)
     if attempt < policy.max_attempts:
@@ -350,7 +350,7 @@ def timed_out(actor: str, limit_s: float, by_deadline: bool) -> Raised:
     """The outcome of a handler that overran its limit."""
     whose = "the envelope's deadline" if by_deadline else "actorTimeout"
     text = f"{actor} was stopped after {limit_s:g} s ({whose})"
-    return Raised(error_info(ActorTimeout(text)))
+    return Raised(error_info(ActorTimeout(text)), late=by_deadline)
 
 
 def too_large(actor: str, size: int, limit: int) -> Raised:

@@ -61,10 +61,12 @@ class Raised:
 
     Attributes:
         began: When this attempt began; None means now.
+        late: The envelope's deadline was what stopped it.
     """
 
     error: ErrorInfo
     began: datetime | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

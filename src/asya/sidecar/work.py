@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -275,7 +276,7 @@ class Work:
         elif self._stopping is not None and not isinstance(outcome, Lost):
             outcome = self._stopping
         if isinstance(outcome, Raised):
-            outcome = Raised(outcome.error, self.began)
+            outcome = replace(outcome, began=self.began)
         self.sidecar.finish(self, outcome, set(self._flowing))
 
     # -- time and cancel --------------------------------------------------------------------------

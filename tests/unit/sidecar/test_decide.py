@@ -268,6 +268,12 @@ class TestErrors:
         assert send.envelope.status.reason == "DeadlineExceeded"
         assert send.envelope.status.error == BOOM
 
+    def test_a_handler_that_the_deadline_stopped_is_late_even_where_the_clock_says_not_yet(self):
+        envelope = at("a", deadline_at=to_rfc3339(NOW + timedelta(milliseconds=1)))
+        (send,) = sent(envelope, timed_out("a", 1.0, True), retrying(max_attempts=9))
+        assert send.envelope.status.reason == "DeadlineExceeded"
+        assert send.envelope.status.error.type == "asya.errors.ActorTimeout"
+
     def test_a_deadline_passed_before_the_handler_ends_the_envelope(self):
         envelope = at("a", deadline_at=to_rfc3339(NOW - timedelta(seconds=1)))
         (send,) = sent(envelope, Expired())
