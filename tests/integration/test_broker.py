@@ -31,11 +31,19 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     server = NatsServer(tmp_path / "nats")
     await server.start()
     yield server
+    # an open client would try to reconnect for ever, also while the loop is closed
+    while OPENED:
+        await OPENED.pop().close()
     await server.stop()
+
+
+OPENED: list[NatsTransport] = []
+"""Clients of the running test."""
 
 
 async def connect(server: NatsServer, timeout_s: float = 2.0) -> NatsTransport:
     transport = NatsTransport(server.url, "it", lease_s=2.0, publish_timeout_s=timeout_s)
+    OPENED.append(transport)
     await transport.connect()
     return transport
 
