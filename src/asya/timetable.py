@@ -3,7 +3,8 @@
 A `Timetable` is a cron line in a time zone, or a fixed distance between due times, within bounds.
 Cron lines are read by cronsim, which follows Debian's cron to the letter, at changes of the clock
 too: a line with a fixed hour runs once a day, also on the day when that hour does not exist or
-comes twice; one with `*` as its minute or hour follows the clock on the wall as it goes on.
+comes twice; one with `*` as its minute or hour follows the clock on the wall as it goes on. Where
+clocks change by half an hour (Lord Howe Island) such a line may miss a run on that day.
 Called by `manifest` to check, and by the scheduler.
 """
 
@@ -91,7 +92,10 @@ class Timetable:
         return self._cron_times(until if until.microsecond else until + _TICK, reverse=True)
 
     def _step(self) -> tuple[timedelta, datetime]:
-        return timedelta(seconds=self.every_s or EVERY_MIN_S), self.starts_at or EPOCH
+        # whole milliseconds, as times are written: a due time must read back as itself
+        anchor = self.starts_at or EPOCH
+        anchor -= timedelta(microseconds=anchor.microsecond % 1000)
+        return timedelta(milliseconds=round((self.every_s or EVERY_MIN_S) * 1000)), anchor
 
     def _cron_times(self, moment: datetime, *, reverse: bool) -> Iterator[datetime]:
         from cronsim import CronSim

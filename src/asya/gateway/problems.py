@@ -29,6 +29,7 @@ KINDS: Final[dict[str, Kind]] = {
     "not-found": Kind(404, "There is no such resource", Code.NOT_FOUND),
     "unknown-flow": Kind(404, "There is no such flow", Code.UNKNOWN_FLOW),
     "unknown-envelope": Kind(404, "There is no such envelope", Code.UNKNOWN_ENVELOPE),
+    "unknown-schedule": Kind(404, "There is no such schedule", Code.UNKNOWN_SCHEDULE),
     "method-not-allowed": Kind(
         405, "The resource does not take this method", Code.METHOD_NOT_ALLOWED
     ),
