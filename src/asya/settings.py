@@ -248,6 +248,7 @@ _LOG_FORMAT: Final = Kind(_read_log_format, str, {"type": "string", "enum": list
 
 DAY_S: Final = 86_400.0
 YEAR_S: Final = 365 * DAY_S
+BLOBS_KEPT_MIN_S: Final = 14 * DAY_S
 
 
 def _setting(default: Any, kind: Kind, meaning: str, reason: str) -> Any:
@@ -313,7 +314,7 @@ class Settings:
         "Largest payload",
         "A handler has it in memory several times over; a frame of 256 MiB is the most there is",
     )
-    blob_store: Path | str | None = _setting(
+    blob_store: Path | str | None = _setting(  # noqa: RUF009  a path is as immutable as the rest
         None,
         _BLOB_STORE,
         "Where payloads over `blobThreshold` go: a folder, `s3://BUCKET/PREFIX` or "
@@ -326,12 +327,12 @@ class Settings:
         "Larger payloads go to the blob store, and messages refer to them",
         "Brokers are made for small messages, and take 8 MiB at most; smaller ones are faster inside",
     )
-    blob_retention_s: float = _setting(
-        14 * DAY_S,
+    blob_retention_s: float | None = _setting(
+        None,
         _duration(3600, 100 * YEAR_S),
         "How long a blob is kept that nobody stores or reads; must exceed `retention` and every "
-        "wait between two attempts",
-        "Twice as long as results are kept: what waits, or is a dead letter, still finds its payload",
+        "wait between two attempts; without it twice `retention`, at least 14 days",
+        "What waits in a queue must still find its payload, and results live as long as tasks",
     )
     retention_s: float = _setting(
         7 * DAY_S,
@@ -416,6 +417,11 @@ class Settings:
         "How long a message is a sidecar's without a sign of life; extended at a third",
         "What a dead process held is worked on again after this long",
     )
+
+    @property
+    def blobs_kept_s(self) -> float:
+        """`blob_retention_s`, or what holds without it."""
+        return self.blob_retention_s or max(2 * self.retention_s, BLOBS_KEPT_MIN_S)
 
 
 class _Name(NamedTuple):
@@ -572,8 +578,8 @@ def _together(settings: Settings) -> Iterator[tuple[str, str]]:
     if body <= payload:
         text = f"expected more than payloadMax ({format_size(payload)}), got {format_size(body)}"
         yield "body_max_bytes", text
-    if settings.blob_retention_s <= settings.retention_s:
-        least, got = format_duration(settings.retention_s), settings.blob_retention_s
+    if settings.blobs_kept_s <= settings.retention_s:
+        least, got = format_duration(settings.retention_s), settings.blobs_kept_s
         text = f"expected more than retention ({least}), got {format_duration(got)}"
         yield "blob_retention_s", f"{text}: results would be gone before their envelopes"
     if not settings.insecure and not is_loopback(settings.host):

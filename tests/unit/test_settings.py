@@ -45,7 +45,7 @@ def test_without_anything_the_defaults_hold(folder):
     settings = read(folder, {}, {})
     assert settings == dataclasses.replace(Settings(), data=folder / ".asya")
     assert (settings.host, settings.port, settings.namespace) == ("127.0.0.1", 8080, "default")
-    assert (settings.payload_max_bytes, settings.retention_s) == (4 * MIB, 604800.0)
+    assert (settings.payload_max_bytes, settings.retention_s) == (64 * MIB, 604800.0)
     assert (settings.cooldown_s, settings.grace_s, settings.lease_s) == (10.0, 30.0, 10.0)
     assert (settings.transport, settings.transport_url, settings.nats_server) == (
         "nats",
@@ -157,7 +157,12 @@ def test_an_empty_variable_counts_as_not_set(folder):
         ("cooldown: [1s]", "cooldown: expected a duration"),
         ("lease: 100ms", 'lease: expected 1s to 1h, got "100ms"'),
         ("retention: 1s", 'retention: expected 1m to 876000h, got "1s"'),
-        ("payloadMax: 8MiB", 'payloadMax: expected 1KiB to 7MiB, got "8MiB"'),
+        ("payloadMax: 1GiB", 'payloadMax: expected 1KiB to 224MiB, got "1GiB"'),
+        (
+            "blobStore: ftp://b",
+            "blobStore: expected a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, got ftp://…",
+        ),
+        ("blobStore: s3://", "blobStore: expected a folder, s3://BUCKET/PREFIX or"),
         (
             "payloadMax: 4 apples",
             'expected a size such as "4MiB", or a number of bytes, got "4 app',
@@ -198,7 +203,17 @@ def test_an_empty_file_is_no_settings(folder, text):
         ({"ASYA_PROT": "1"}, {}, "ASYA_PROT: unknown variable; did you mean ASYA_PORT?"),
         ({"ASYA_PAYLOAD_MAXIMUM": "1"}, {}, "did you mean ASYA_PAYLOAD_MAX?"),
         ({}, {"port": 70000}, "--port: expected 0 to 65535, got 70000"),
-        ({}, {"payload_max_bytes": "9MiB"}, '--payload-max: expected 1KiB to 7MiB, got "9MiB"'),
+        ({}, {"payload_max_bytes": "1GiB"}, '--payload-max: expected 1KiB to 224MiB, got "1GiB"'),
+        (
+            {"ASYA_BLOB_RETENTION": "6d"},
+            {},
+            "ASYA_BLOB_RETENTION: expected 1h to",
+        ),
+        (
+            {"ASYA_BLOB_RETENTION": "48h"},
+            {},
+            "ASYA_BLOB_RETENTION: expected more than retention (168h), got 48h",
+        ),
         ({}, {"cooldown_s": "fast"}, "--cooldown: expected a duration"),
         ({}, {"prt": 1}, "unknown setting 'prt'; did you mean 'port'?"),
         ({}, {"transport_url": "amqp://h"}, "--transport: expected the broker's address, such as"),
@@ -208,8 +223,12 @@ def test_an_empty_file_is_no_settings(folder, text):
         ({}, {"data": "a\0b"}, "--data: expected a text"),
         ({}, {"host": "0.0.0.0"}, '--host: "0.0.0.0" can be reached by others'),
         ({"ASYA_HOST": "example.org"}, {}, 'ASYA_HOST: "example.org" can be reached by others'),
-        ({}, {"body_max_bytes": MIB}, "--body-max: expected more than payloadMax (4MiB), got 1MiB"),
-        ({"ASYA_PAYLOAD_MAX": "6MiB"}, {}, "bodyMax: expected more than payloadMax (6MiB)"),
+        (
+            {},
+            {"body_max_bytes": MIB},
+            "--body-max: expected more than payloadMax (64MiB), got 1MiB",
+        ),
+        ({"ASYA_PAYLOAD_MAX": "66MiB"}, {}, "bodyMax: expected more than payloadMax (66MiB)"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_source(folder, environ, flags, expected):
@@ -341,6 +360,6 @@ def test_every_setting_has_one_flag():
     assert {flag.flag for flag in every} == {names.flag for names in NAMES.values()}
     by_name = {flag.flag: flag for flag in every}
     assert by_name["--payload-max"].metavar == "SIZE"
-    assert by_name["--payload-max"].text.endswith("Default: 4MiB.")
+    assert by_name["--payload-max"].text.endswith("Default: 64MiB.")
     assert by_name["--insecure"].metavar == ""
     assert by_name["--transport"].attribute == "transport_url"

@@ -20,6 +20,10 @@ BODY_TIMEOUT_S: Final = 30.0
 BODIES_MAX_BYTES: Final = 256 * 1024 * 1024
 """Bytes of all bodies that are held at a time."""
 
+VALUES_MAX_BYTES: Final = 1024 * 1024
+"""A larger text is looked through, not built, where nobody wants its values: that takes a
+thirtieth of the time, in which the event loop does nothing else."""
+
 T = TypeVar("T")
 _decode_any = msgspec.json.Decoder().decode
 _decode_raw = msgspec.json.Decoder(Raw).decode
@@ -110,13 +114,21 @@ def _announced(request: Request) -> int:
     return int(given) if given.isascii() and given.isdigit() and len(given) < 16 else 0
 
 
-def parse(data: bytes) -> tuple[Any, Raw]:
+def parse(data: bytes, *, values: bool = True) -> tuple[Any, Raw]:
     """A JSON text as values and as raw bytes, surrounding white space left out.
+
+    Args:
+        data: The text.
+        values: Whether the values are wanted; without, those of a large text are None.
 
     Raises:
         ProblemError: It is not JSON.
     """
     try:
+        if not values and len(data) > VALUES_MAX_BYTES:
+            if not data.isascii():
+                data.decode()
+            return None, _decode_raw(data)
         return _decode_any(data), _decode_raw(data)
     except RecursionError:
         raise ProblemError("not-json", "the JSON is nested too deeply") from None
@@ -133,7 +145,7 @@ def parse_as(kind: type[T], data: bytes) -> T:
     Raises:
         ProblemError: Not JSON, or a field is missing, unknown or of a wrong type.
     """
-    parse(data)
+    parse(data, values=False)
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:

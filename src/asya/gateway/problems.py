@@ -34,6 +34,7 @@ KINDS: Final[dict[str, Kind]] = {
         405, "The resource does not take this method", Code.METHOD_NOT_ALLOWED
     ),
     "body-timeout": Kind(408, "The body did not arrive in time", Code.BODY_TIMEOUT),
+    "result-gone": Kind(410, "The result is not in the blob store any more", Code.BLOB_MISSING),
     "id-conflict": Kind(409, "The id belongs to another envelope", Code.ID_CONFLICT),
     "key-taken": Kind(409, "Another envelope holds the idempotency key", Code.KEY_TAKEN),
     "too-large": Kind(413, "The request is too large", Code.REQUEST_TOO_LARGE),
@@ -50,6 +51,7 @@ KINDS: Final[dict[str, Kind]] = {
     "too-many-streams": Kind(429, "Too many event streams are open", Code.TOO_MANY_STREAMS),
     "internal": Kind(500, "The gateway made a mistake", Code.GATEWAY_INTERNAL),
     "unavailable": Kind(503, "The mesh cannot take envelopes now", Code.UNAVAILABLE),
+    "blobs-unavailable": Kind(503, "The blob store cannot be used now", Code.BLOB_UNAVAILABLE),
     "store-unavailable": Kind(503, "The task store cannot be used now", Code.STORE_UNAVAILABLE),
     "disk-full": Kind(507, "The disk is full", Code.DISK_FULL),
 }

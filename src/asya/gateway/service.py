@@ -307,14 +307,15 @@ class TaskService:
         if problem is not None:
             raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
         await self._gate.check(actors)
-        checked_in = await self._check_in(payload)
+        big = len(payload) > self._claims.threshold_bytes
+        checked_in = await self._check_in(payload) if big else None
         all_headers = dict(headers or {})
-        mark = payload if checked_in is None else checked_in
+        content = payload if checked_in is None else checked_in
         if checked_in is not None:
             all_headers[BLOB_HEADER], payload = checked_in, CHECKED_IN
         row, envelope = self._first(actors, payload, id, all_headers, timeout_s, flow, not_before)
-        row.digest = digest(actors, mark)
-        claim = None if key is None else key.claim(mark, self._clock.now())
+        row.digest = digest(actors, content)
+        claim = None if key is None else key.claim(content, self._clock.now())
         async with contextlib.AsyncExitStack() as alone:
             for mark in (row.id,) if claim is None else (claim.mark, row.id):
                 await alone.enter_async_context(self._alone(mark))
