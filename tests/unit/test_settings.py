@@ -97,6 +97,7 @@ def test_every_setting_has_a_variable_and_texts_are_read_by_type(folder):
         "PAYLOAD_MAX": "500kB", "RETENTION": "60s", "LOG_MAX": "1GiB", "BODY_MAX": "5000000",
         "STREAMS_MAX": "1", "QUEUE_MAX": "1", "NATS_SERVER": "nats", "LEASE": "1s",
         "LOG_FORMAT": "json", "METRICS_PORT": "9090",
+        "BLOB_STORE": "s3://bucket/p", "BLOB_THRESHOLD": "1MiB", "BLOB_RETENTION": "1000h",
         "CAPTURE": "sample", "CAPTURE_MAX": "1KiB", "CAPTURE_SAMPLE": "0.5",
         "CAPTURE_MASK": ".user.password, .cards[:].number", "CAPTURE_COUNT": "5",
         "CAPTURE_AGE": "1h",
@@ -204,11 +205,6 @@ def test_an_empty_file_is_no_settings(folder, text):
         ({"ASYA_PAYLOAD_MAXIMUM": "1"}, {}, "did you mean ASYA_PAYLOAD_MAX?"),
         ({}, {"port": 70000}, "--port: expected 0 to 65535, got 70000"),
         ({}, {"payload_max_bytes": "1GiB"}, '--payload-max: expected 1KiB to 224MiB, got "1GiB"'),
-        (
-            {"ASYA_BLOB_RETENTION": "6d"},
-            {},
-            "ASYA_BLOB_RETENTION: expected 1h to",
-        ),
         (
             {"ASYA_BLOB_RETENTION": "48h"},
             {},

@@ -27,7 +27,9 @@ what decides. What needs more is checked in when the broker has refused it."""
 SMALL_BYTES: Final = 4 * 1024
 """A payload under this is never checked in: it is not what makes a message too large."""
 
-_NULL: Final = Raw(b"null")
+CHECKED_IN: Final = Raw(b"null")
+"""What stands in a payload's place."""
+
 _decode_ref = msgspec.json.Decoder(BlobRef).decode
 
 
@@ -62,12 +64,22 @@ class Claims:
             BlobUnavailable: Not stored. Try again.
         """
         least = self.threshold_bytes if least_bytes is None else least_bytes
-        if len(envelope.payload) <= least:
+        header = await self.claim(envelope.payload, least)
+        if header is None:
             return False
-        ref = await self.store.put(memoryview(envelope.payload))
-        envelope.payload = _NULL
-        envelope.headers[BLOB_HEADER] = raw_json(ref)
+        envelope.payload = CHECKED_IN
+        envelope.headers[BLOB_HEADER] = header
         return True
+
+    async def claim(self, payload: Raw, least_bytes: int) -> Raw | None:
+        """Put a payload over `least_bytes` into the store; gives the header that stands for it.
+
+        Raises:
+            BlobUnavailable: Not stored. Try again.
+        """
+        if len(payload) <= least_bytes:
+            return None
+        return raw_json(await self.store.put(memoryview(payload)))
 
     async def restore(self, envelope: Envelope) -> Envelope:
         """The envelope with its own payload, as if it had never been checked in.
