@@ -43,12 +43,14 @@ from asya.local.observation import Observation
 from asya.local.port import LocalPort
 from asya.local.process import Launch
 from asya.local.replicas import ReplicaSet
+from asya.local.schedules import schedule_specs
 from asya.scaling import Bounds
 from asya.sidecar import Cancels, Sidecar, SidecarConfig
 from asya.sidecar.sidecar import EndActor
 from asya.transports.nats import NatsTransport
 
 if TYPE_CHECKING:
+    from asya.gateway.schedules import ScheduleSpec
     from asya.gateway.service import TaskService
     from asya.manifest import AsyncActor, Manifests
     from asya.settings import Settings
@@ -104,6 +106,7 @@ class LocalMesh:
         self._watch: BrokerWatch | None = None
         self._server: NatsServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._schedules: list[ScheduleSpec] = []
         self._stopping = False
         self._ready = False
 
@@ -192,6 +195,7 @@ class LocalMesh:
         if strange:
             raise UsageError("\n".join(strange), code=Code.NAMESPACE_FOREIGN)
         capturing(self._settings)
+        self._schedules = schedule_specs(self._manifests, self._settings.namespace)
 
     def _launches(self) -> dict[str, Launch]:
         problems = []
@@ -263,7 +267,14 @@ class LocalMesh:
             retention_s=settings.retention_s,
         )
         store = SqliteStore(self.data / "tasks.db", payloads_max=settings.capture_count)
-        service = TaskService(store, port, self._clock, limits, capturing=capturing(settings))
+        service = TaskService(
+            store,
+            port,
+            self._clock,
+            limits,
+            schedules=self._schedules,
+            capturing=capturing(settings),
+        )
         self._stack.push_async_callback(service.close)
         await service.start()
         self._cancels.add(await service.canceled_recently())

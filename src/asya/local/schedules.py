@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from asya.codes import Code
 from asya.durations import format_duration
 from asya.envelope import raw_json
 from asya.errors import UsageError, nearest
@@ -20,7 +21,7 @@ def schedule_specs(manifests: Manifests, namespace: str) -> list[ScheduleSpec]:
     flows = {flow.name: flow for flow in manifests.flows}
     problems = list(_problems(manifests.schedules, flows, namespace))
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError("\n".join(problems), code=Code.NAME_UNKNOWN)
     return [_spec(schedule, flows) for schedule in manifests.schedules]
 
 
