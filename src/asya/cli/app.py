@@ -48,9 +48,15 @@ COMMANDS: Final = {
     "watch": Command("asya.cli.watch:watch", "Follow an envelope to its end, print the result."),
     "cancel": Command("asya.cli.cancel:cancel", "Cancel an envelope and its children."),
     "ps": Command("asya.cli.ps:ps", "List the actors that run, their queues and replicas."),
+    "top": Command("asya.cli.top:top", "Show queues, replicas, rates and times, live."),
+    "why": Command("asya.cli.why:why", "Say why an envelope is where it is."),
+    "trace": Command("asya.cli.trace:trace", "Show the hops of an envelope with their times."),
     "logs": Command("asya.cli.logs:logs", "Print the log of an actor."),
     "validate": Command("asya.cli.validate:validate", "Check manifests and settings."),
     "schema": Command("asya.cli.schema:schema", "Print the JSON Schema of a kind."),
+    "doctor": Command(
+        "asya.cli.doctor:doctor", "Check this set-up: each line passes or names the remedy."
+    ),
     "explain": Command(
         "asya.cli.explain:explain", "Explain the code of an error: cause, example, remedy."
     ),

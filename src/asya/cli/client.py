@@ -2,7 +2,7 @@
 
 Standard library only, because a command should start in a tenth of a second. Blocking: a command
 does one thing, and `call -f` uses threads. Connections are made per request; on loopback that
-costs less than keeping count of them. Called by call, send, watch, cancel, ps and logs.
+costs less than keeping count of them. Called by the commands that talk to a mesh.
 """
 
 from __future__ import annotations
@@ -122,6 +122,23 @@ class MeshClient:
     def get(self, path: str) -> Any:
         """The decoded body of a GET."""
         return self._ask("GET", path).body
+
+    def get_bytes(self, path: str) -> tuple[bytes, Mapping[str, str]] | None:
+        """The body of a GET as it came, with its headers (names in small letters); None for 404."""
+        connection = self._connection(REQUEST_TIMEOUT_S)
+        try:
+            connection.request("GET", self._base + path)
+            response = connection.getresponse()
+            if response.status == http.client.NOT_FOUND:
+                return None
+            if response.status != http.client.OK:
+                self._checked(_read(response))
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return response.read(), headers
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
 
     def post(self, path: str, body: bytes, *, wait_s: float = 0.0) -> Answer:
         """POST a JSON body that carries an id of its own, or whose query does.

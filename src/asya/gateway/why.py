@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from asya.durations import format_duration
+from asya.envelope import END_ACTORS
 from asya.gateway.pace import ActorPace, Pace
 from asya.gateway.port import ActorStatus, ReplicaStatus
 
@@ -93,7 +94,7 @@ class Facts:
         dead_at: When it became a dead letter.
         published: It is known to be in its first queue.
         problem: What is wrong with the whole mesh.
-        ahead: Envelopes that stand at the same actor for longer.
+        ahead: Envelopes at the same actor that most likely come first.
         actor: The actor as it runs, or None where it is no part of this mesh.
         pace: How long that actor usually takes.
         nearest_actor: The nearest name of an actor that is part of it.
@@ -164,15 +165,14 @@ def _ended(facts: Facts) -> Explanation | None:
         return Explanation("canceled", f"Canceled{at}{took}; it goes nowhere any more.", [], [show])
     if facts.status != "failed":
         return None
-    evidence = [facts.error or "no error is known"]
-    if facts.reason:
-        evidence.append(f"reason: {facts.reason}")
+    error = facts.error or facts.reason or "no error is known"
+    evidence = [f"reason: {facts.reason}"] if facts.reason else []
     if facts.dead_at is not None:
         evidence.append(f"its bytes are kept among the dead letters since {_clock(facts.dead_at)}")
         again = Remedy(f"asya dead retry {facts.id}", "sends it again, once the cause is mended")
         look = Remedy(f"asya dead show {facts.id}", "shows error, hops and payload")
-        return Explanation("dead", f"Dead{at}: {facts.error}", evidence, [again, look, show])
-    cause = f"Failed{at}: {facts.error}"
+        return Explanation("dead", f"Dead{at}: {error}", evidence, [again, look, show])
+    cause = f"Failed{at}: {error}"
     if facts.reason == "DeadlineExceeded":
         cause = f"Its deadline passed: it failed{at}."
         return Explanation("deadline", cause, evidence, [show])
@@ -262,6 +262,14 @@ def _retrying(facts: Facts) -> Explanation | None:
 
 
 # -- it is in a queue ------------------------------------------------------------------------------
+
+
+def _ending(facts: Facts) -> Explanation | None:
+    if facts.spot is None or facts.spot.actor not in END_ACTORS:
+        return None
+    cause = f"Its last hop is done for {_for(facts)}; its end is being stored."
+    again = Remedy(f"asya why {facts.id}", "looks again")
+    return Explanation("ending", cause, [], [again])
 
 
 def _no_actor(facts: Facts) -> Explanation | None:
@@ -358,7 +366,7 @@ def _on_its_way(facts: Facts) -> Explanation:
 
 
 RULES: Final[tuple[Callable[[Facts], Explanation | None], ...]] = (
-    _unknown, _ended, _running, _paused, _mesh, _delayed, _unpublished, _retrying, _no_actor,
+    _unknown, _ended, _running, _paused, _mesh, _delayed, _unpublished, _retrying, _ending, _no_actor,
     _overdue, _broken, _starting, _behind, _on_its_way,
 )  # fmt: skip
 

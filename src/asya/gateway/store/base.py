@@ -87,7 +87,7 @@ class Clues(msgspec.Struct, frozen=True):
     Attributes:
         published: It is known to be in its first queue.
         dead_at: When it became a dead letter, or None.
-        ahead: Open tasks at the same actor that have not moved for longer.
+        ahead: Open tasks at the same actor that came earlier, or have not moved for longer.
     """
 
     published: bool

@@ -36,10 +36,10 @@ def clues(connection: sqlite3.Connection, id: str, actor: str, since: str) -> Cl
         "SELECT at FROM dead_letters WHERE id = ? ORDER BY key DESC LIMIT 1", (id,)
     ).fetchone()
     (ahead,) = connection.execute(
-        "SELECT count(*) FROM (SELECT id, route, updated_at FROM tasks "
-        "WHERE status IN ('pending', 'running') ORDER BY key LIMIT ?) "
-        "WHERE updated_at < ? AND id <> ? AND json_extract(route, '$[1]') = ?",
-        (AHEAD_SCAN_MAX, since, id, actor),
+        "SELECT count(*) FROM (SELECT key, route, updated_at FROM tasks "
+        "WHERE status IN ('pending', 'running') ORDER BY key LIMIT ?1) "
+        "WHERE key <> ?4 AND (updated_at < ?2 OR key < ?4) AND json_extract(route, '$[1]') = ?3",
+        (AHEAD_SCAN_MAX, since, actor, task[0]),
     ).fetchone()
     return Clues(waits is None, None if letter is None else letter[0], ahead)
 
