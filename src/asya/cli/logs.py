@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
@@ -28,6 +28,10 @@ def logs(
     lines: Annotated[
         int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")
     ] = 100,
+    envelope: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Only what was printed while it was worked on."),
+    ] = None,
 ) -> None:
     """Print the log of an actor.
 
@@ -35,19 +39,49 @@ def logs(
     mesh itself. Needs the mesh's folder, not its gateway; the log of a mesh that has stopped can
     be read too.
     """
+    wanted = anything if envelope is None else of_envelope(envelope)
     path = log_path(actor, Path.cwd())
     out = sys.stdout.buffer
     file = _open(path) if follow else None
     if file is not None:
         # From here on: what is printed between the tail and the first look is not lost.
         file.seek(0, os.SEEK_END)
-    for line in tail(path, lines):
+    for line in tail(path, lines, wanted):
         out.write(line + b"\n")
     out.flush()
     if follow:
-        for data in followed(path, file, Path.cwd()):
+        for data in wanted_of(followed(path, file, Path.cwd()), wanted):
             out.write(data)
             out.flush()
+
+
+def anything(line: bytes) -> bool:
+    """Every line is wanted."""
+    return True
+
+
+def of_envelope(envelope_id: str) -> Callable[[bytes], bool]:
+    """Whether a line was printed while this envelope was worked on."""
+    from asya.local.log_lines import parse
+
+    def is_its(line: bytes) -> bool:
+        entry = parse(line)
+        return entry is not None and entry.envelope == envelope_id
+
+    return is_its
+
+
+def wanted_of(read: Iterable[bytes], wanted: Callable[[bytes], bool]) -> Iterator[bytes]:
+    """The wanted lines of what is read, whole; as it comes, where everything is wanted."""
+    if wanted is anything:
+        yield from read
+        return
+    rest = b""
+    for data in read:
+        *whole, rest = (rest + data).split(b"\n")
+        found = [line + b"\n" for line in whole if wanted(line)]
+        if found:
+            yield b"".join(found)
 
 
 def log_path(actor: str, folder: Path) -> Path:

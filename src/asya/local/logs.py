@@ -218,11 +218,13 @@ def _nobodys(pid: int) -> str | None:
     return None
 
 
-def tail(path: Path, count: int) -> list[bytes]:
-    """The last `count` lines of a log, without their ends, from both of its files."""
+def tail(
+    path: Path, count: int, wanted: Callable[[bytes], bool] = lambda line: True
+) -> list[bytes]:
+    """The last `count` wanted lines of a log, without their ends, from both of its files."""
     lines: deque[bytes] = deque(maxlen=count)
     for each in (path.with_name(path.name + ".1"), path):
-        lines.extend(_lines(each))
+        lines.extend(filter(wanted, _lines(each)))
     return list(lines)
 
 
