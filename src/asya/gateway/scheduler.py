@@ -22,7 +22,7 @@ from asya.errors import StoreError, nearest
 from asya.gateway.keys import AdmissionKey
 from asya.gateway.problems import ProblemError
 from asya.gateway.schedules import DUE_HEADER, NAME_HEADER, ScheduleSpec, plan, run_id
-from asya.gateway.store.base import ScheduleRow, TaskStore
+from asya.gateway.store.base import ScheduleRow
 from asya.gateway.store.rules import TaskRow
 
 SLEEP_MAX_S: Final = 30.0
@@ -48,14 +48,25 @@ class Admits(Protocol):
         actors: Sequence[str],
         payload: Raw,
         *,
-        id: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        timeout_s: float | None = None,
-        flow: str | None = None,
-        not_before: datetime | None = None,
-        key: AdmissionKey | None = None,
+        id: str,
+        headers: Mapping[str, Any],
+        timeout_s: float | None,
+        flow: str | None,
+        key: AdmissionKey | None,
     ) -> Awaitable[TaskRow]:
         """See `TaskService.admit`."""
+        ...
+
+
+class KeepsSchedules(Protocol):
+    """What the scheduler needs of the task store."""
+
+    async def schedules(self) -> list[ScheduleRow]:
+        """See `TaskStore.schedules`."""
+        ...
+
+    async def save_schedule(self, row: ScheduleRow) -> None:
+        """See `TaskStore.save_schedule`."""
         ...
 
 
@@ -85,7 +96,7 @@ class Scheduler:
     def __init__(
         self,
         service: Admits,
-        store: TaskStore,
+        store: KeepsSchedules,
         specs: Sequence[ScheduleSpec],
         *,
         namespace: str,

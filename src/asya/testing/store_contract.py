@@ -23,10 +23,12 @@ from msgspec import Raw
 
 from asya.clock import to_rfc3339
 from asya.envelope import ErrorInfo, Route
-from asya.events import DeadLetter, Finished, Forked, HopEnded, HopStarted
-from asya.gateway.store.base import Detail, Query, TaskStore
+from asya.events import DeadLetter, Finished, Forked, HopEnded, HopSent, HopStarted
+from asya.gateway.store.base import Detail, Query, ScheduleRow, TaskStore
+from asya.gateway.store.keys import Claim, KeyPolicy
 from asya.gateway.store.letters import LetterQuery, LetterRow
-from asya.gateway.store.rules import Note, TaskRow, note_of
+from asya.gateway.store.payloads import Keeping, Seen
+from asya.gateway.store.rules import Note, StuckData, TaskRow, note_of
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -50,6 +52,19 @@ def new_task(id: str, *, route: tuple[str, ...] = ("a", "b"), flow: str | None =
     )
 
 
+def claim(
+    *,
+    scope: str = "flow:search",
+    key: str = "order-17",
+    policy: KeyPolicy = "return-existing",
+    digest: bytes = b"payload",
+    now: str = "2026-01-01T00:00:00.000Z",
+    expires_at: str | None = "2027-01-01T00:00:00.000Z",
+) -> Claim:
+    """A key as a request claims it."""
+    return Claim(scope, key, policy, digest, now, expires_at)
+
+
 def started(id: str, n: int = 0, *, attempt: int = 1, root: str | None = None) -> Note:
     """A replica took the envelope: hop 0 is at `a`, hop 1 at `b`."""
     prev, curr, after = _place(n)
@@ -64,6 +79,17 @@ def ended(id: str, n: int = 0, *, attempt: int = 1, state: str = "succeeded") ->
     _, actor, _ = _place(n)
     prev, curr, after = _place(n + 1) if state == "succeeded" else _place(n)
     return note_of(HopEnded(id, n, actor, attempt, at(n + 1.5), state, Route(prev, curr, after)))
+
+
+def sent(id: str, n: int = 0) -> Note:
+    """What follows from a hop is in the next queue."""
+    prev, curr, after = _place(n + 1)
+    return note_of(HopSent(id, n, _place(n)[1], 1, at(n + 1.6), Route(prev, curr, after)))
+
+
+def seen(attempt: int, side: str, payload: bytes) -> Seen:
+    """A payload at hop 0, of which five bytes are kept."""
+    return Seen(0, attempt, side, at(1), Raw(payload), Keeping(max_bytes=5))
 
 
 def forked(id: str, root: str) -> Note:
@@ -254,6 +280,92 @@ class StoreContract:
         first = await store.tasks(Query(limit=3))
         assert await ids(Query(before=first[-1].key)) == ["one"]
 
+    async def test_where_open_tasks_stand_is_told_by_their_newest_event(
+        self, store: TaskStore
+    ) -> None:
+        """Given tasks in all states, then those that have not ended come with where they are."""
+        for name in ("waits", "runs", "sent", "over"):
+            await store.insert(new_task(name), b"")
+        await store.record([started("runs"), started("sent"), ended("sent"), sent("sent")])
+        await store.finish(finished("over"))
+        found = await store.standing(after=0, limit=10)
+        assert [(each.row.id, each.event and each.event.kind) for each in found] == [
+            ("waits", "status"),
+            ("runs", "started"),
+            ("sent", "ended"),
+        ]
+        first, second, third = (each.row.key for each in found)
+        page = await store.standing(after=first, limit=1)
+        assert [each.row.key for each in page] == [second]
+        assert await store.standing(after=third, limit=1) == []
+
+    async def test_a_mark_stays_until_the_task_moves(self, store: TaskStore) -> None:
+        """Given a mark, then it is made once, shown, and gone with the next event."""
+        await store.insert(new_task("t"), b"")
+        await store.record([started("t")])
+        seq = (await _get(store, "t")).row.seq
+        why = StuckData(at(50), "a", "running", at(1), 0.5)
+        assert await store.mark_stuck([("t", seq - 1, why), ("none", 1, why)]) == []
+        assert await store.mark_stuck([("t", seq, why)]) == ["t"]
+        assert await store.mark_stuck([("t", seq + 1, why)]) == []
+        assert (await _get(store, "t")).row.stuck_at == at(50)
+        assert [row.id for row in await store.tasks(Query(stuck=True))] == ["t"]
+        assert await store.tasks(Query(stuck=False)) == []
+        assert (await _get(store, "t")).events[-1].kind == "stuck"
+        await store.record([ended("t")])
+        assert (await _get(store, "t")).row.stuck_at is None
+        assert await store.tasks(Query(stuck=True)) == []
+
+    async def test_clues_tell_of_the_queue_and_of_letters(self, store: TaskStore) -> None:
+        """Given tasks at an actor, then those that came first are counted."""
+        for name in ("one", "two", "three"):
+            await store.insert(new_task(name), b"")
+        await store.published(["one", "two"])
+        await bury(store, "two")
+        second = await store.clues("two", "a", at(0))
+        assert second is not None
+        assert (second.published, second.ahead, second.dead_at is None) == (True, 1, False)
+        third = await store.clues("three", "a", at(0))
+        assert third is not None
+        assert (third.published, third.ahead, third.dead_at) == (False, 2, None)
+        elsewhere = await store.clues("three", "b", at(0))
+        assert elsewhere is not None
+        assert elsewhere.ahead == 0
+        assert await store.clues("none", "a", at(0)) is None
+
+    async def test_the_beginning_of_an_id_finds_it(self, store: TaskStore) -> None:
+        """Given two ids, then a beginning that only one has finds that one, else all are told."""
+        await store.insert(new_task("abc-1"), b"")
+        await store.insert(new_task("xyz-1"), b"")
+        assert await store.near("abc") == ["abc-1"]
+        assert set(await store.near("q")) == {"abc-1", "xyz-1"}
+
+    async def test_payloads_come_back_as_they_were_kept(self, store: TaskStore) -> None:
+        """Given payloads of two attempts, then each can be read, and goes with its task."""
+        await store.insert(new_task("t"), b"")
+        first, again = started("t"), started("t", attempt=2)
+        first.seen = [seen(1, "in", b'{"a": 1}')]
+        again.seen = [seen(2, "in", b"123456"), seen(2, "out", b"7")]
+        await store.record([first, again])
+        newest = await store.payload("t", 0, "in")
+        assert newest is not None
+        assert (newest.attempt, newest.size, newest.truncated) == (2, 6, True)
+        assert newest.body == b"12345"
+        before = await store.payload("t", 0, "in", 1)
+        assert before is not None
+        assert (before.body, before.size, before.truncated) == (b'{"a":', 8, True)
+        after = await store.payload("t", 0, "out")
+        assert after is not None
+        assert (after.body, after.truncated, after.at) == (b"7", False, at(1))
+        assert await store.payload("t", 1, "in") is None
+        assert await store.payload("none", 0, "in") is None
+        assert await store.forget_payloads(at(1), 10) == 0
+        assert await store.forget_payloads(at(2), 2) == 2
+        await store.finish(finished("t"))
+        assert await store.sweep(at(10), 10) == 1
+        await store.insert(new_task("t"), b"")
+        assert await store.payload("t", 0, "out") is None
+
     async def test_dead_letters_are_kept_once(self, store: TaskStore) -> None:
         """Given a letter, when it is buried twice, then it is kept once, bytes and all."""
         letter = DeadLetter("t", at(1), "ParseError", "a", b"\xff\x00{", ErrorInfo("E", "m"))
@@ -336,6 +448,98 @@ class StoreContract:
         await store.retry_letter(letter, new_task("new"), b"", force=False)
         await store.sweep(at(20), 10)
         assert [row.id for row in await store.letters(LetterQuery(status=None))] == ["dead"]
+
+    async def test_a_key_admits_one(self, store: TaskStore) -> None:
+        """Given twenty tasks at once with one key, then one is made and all get it."""
+        claimed = [store.insert(new_task(f"t{n}"), b"", claim()) for n in range(20)]
+        insertions = await asyncio.gather(*claimed)
+        assert [each.created for each in insertions].count(True) == 1
+        assert {each.row.id for each in insertions} == {"t0"}
+        assert [row.id for row in await store.tasks(Query())] == ["t0"]
+
+    async def test_a_key_counts_in_its_scope(self, store: TaskStore) -> None:
+        """Given a key that is held, then it is free in another scope, and so is another key."""
+        await store.insert(new_task("one"), b"", claim())
+        assert (await store.insert(new_task("two"), b"", claim(scope="flow:other"))).created
+        assert (await store.insert(new_task("three"), b"", claim(key="other"))).created
+
+    async def test_a_key_with_another_payload_is_refused(self, store: TaskStore) -> None:
+        """Given a key that is held, then another payload, or `reject`, is refused."""
+        await store.insert(new_task("one"), b"", claim())
+        reused = await store.insert(new_task("two"), b"", claim(digest=b"other"))
+        taken = await store.insert(new_task("two"), b"", claim(policy="reject"))
+        assert (reused.created, reused.refused, reused.row.id) == (False, "reused", "one")
+        assert (taken.created, taken.refused, taken.row.id) == (False, "taken", "one")
+        assert await store.get("two") is None
+
+    async def test_replace_cancels_who_holds_the_key(self, store: TaskStore) -> None:
+        """Given a key that is held, when it is replaced, then the holder is canceled for good."""
+        await store.insert(new_task("one"), b"", claim())
+        made = await store.insert(new_task("two"), b"", claim(policy="replace"))
+        assert (made.created, made.replaced) == (True, "one")
+        assert (await _get(store, "one")).row.status == "canceled"
+        assert await store.canceled(at(0), 10) == ["one"]
+        assert (await store.insert(new_task("three"), b"", claim())).row.id == "two"
+
+    async def test_a_key_is_free_again_after_its_life(self, store: TaskStore) -> None:
+        """Given a key of ten seconds, then it is held until then, whatever became of the task."""
+        await store.insert(new_task("one"), b"", claim(expires_at=at(10)))
+        await store.finish(finished("one"))
+        assert not (await store.insert(new_task("two"), b"", claim(now=at(9)))).created
+        assert (await store.insert(new_task("two"), b"", claim(now=at(10)))).created
+
+    async def test_an_active_key_is_free_when_its_task_has_ended(self, store: TaskStore) -> None:
+        """Given a key without a time, then it is held until the task has ended."""
+        await store.insert(new_task("one"), b"", claim(expires_at=None))
+        late = claim(expires_at=None, now=at(10**6))
+        assert not (await store.insert(new_task("two"), b"", late)).created
+        await store.finish(finished("one"))
+        assert (await store.insert(new_task("two"), b"", late)).created
+
+    async def test_a_key_goes_with_its_task(self, store: TaskStore) -> None:
+        """Given a task that is taken back or swept, then its key is free."""
+        await store.insert(new_task("one"), b"", claim())
+        assert await store.discard("one")
+        assert (await store.insert(new_task("two"), b"", claim())).created
+        await store.finish(finished("two"))
+        await store.sweep(at(50), 10)
+        assert (await store.insert(new_task("three"), b"", claim())).created
+
+    async def test_a_known_id_comes_before_its_key(self, store: TaskStore) -> None:
+        """Given a request sent again with its id and key, then it is the task that is there."""
+        await store.insert(new_task("one"), b"", claim(policy="reject"))
+        again = await store.insert(new_task("one"), b"", claim(policy="reject"))
+        assert (again.created, again.refused, again.row.id) == (False, None, "one")
+
+    async def test_when_a_task_may_begin_is_kept(self, store: TaskStore) -> None:
+        """Given a task for later, then its time is in the task and in what is to be published."""
+        task = new_task("later")
+        task.not_before = at(60)
+        made = await store.insert(task, b"body")
+        again = await store.insert(task, b"body")
+        for outgoing in (made.outgoing, again.outgoing, *await store.outbox()):
+            assert outgoing is not None
+            assert (outgoing.body, outgoing.not_before) == (b"body", at(60))
+        assert (await _get(store, "later")).row.not_before == at(60)
+
+    async def test_the_cancel_of_a_task_for_later_is_kept_as_long(self, store: TaskStore) -> None:
+        """Given a task for later that is canceled, then the cancel outlives the sweep."""
+        task = new_task("later")
+        task.not_before = at(10**6)
+        await store.insert(task, b"")
+        await store.cancel("later", at(1), limit=10)
+        await store.sweep(at(1000), 10)
+        assert await store.canceled(at(1000), 10) == ["later"]
+
+    async def test_schedules_are_kept(self, store: TaskStore) -> None:
+        """Given what is known of schedules, then the newest of each comes back."""
+        assert await store.schedules() == []
+        await store.save_schedule(ScheduleRow("a", at(1)))
+        await store.save_schedule(ScheduleRow("b", at(1), suspended=False))
+        newest = ScheduleRow("a", at(2), at(2), "id", "why", suspended=True)
+        await store.save_schedule(newest)
+        found = sorted(await store.schedules(), key=lambda row: row.name)
+        assert found == [newest, ScheduleRow("b", at(1), suspended=False)]
 
     async def test_the_sweep_forgets_what_ended_long_ago(self, store: TaskStore) -> None:
         """Given old tasks, then those that ended go, in steps, and dead letters stay."""
