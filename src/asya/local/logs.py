@@ -198,14 +198,19 @@ class LogHandler(logging.Handler):
         super().__init__()
         self._log = log
         self._clock = SystemClock()
+        # of our own, since `logging.basicConfig` gives one to a handler that has none
+        self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record. Never raises."""
         try:
+            text = self.format(record)
+            if not record.name.startswith(("asya", "py.warnings")):
+                text = f"({record.name}) {text}"
             self._log.write_lines(
                 to_rfc3339(self._clock.now()),
                 os.getpid(),
-                self.format(record).encode("utf-8", "backslashreplace"),
+                text.encode("utf-8", "backslashreplace"),
                 level=record.levelname,
                 actor=getattr(record, "actor", ""),
                 envelope=getattr(record, "envelope", ""),

@@ -79,7 +79,7 @@ class Observation:
         if otel.wanted(self._environ):
             namespace = self._settings.namespace
             recorder = await asyncio.to_thread(otel.Recorder, self._environ, namespace)
-            stack.push_async_callback(asyncio.to_thread, recorder.close)
+            stack.push_async_callback(recorder.close)
             self.spans = Spans(recorder.record, sample=recorder.sample)
 
     def watch(

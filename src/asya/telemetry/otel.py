@@ -9,6 +9,9 @@ a receiver that is gone costs spans, not envelopes. Called by the local mesh.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +21,9 @@ from asya.telemetry.spans import Span
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+
+CLOSE_S: Final = 3.0
+"""How long the last spans may take when the mesh stops."""
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -83,9 +89,22 @@ class Recorder:
         """Queue a span; when the queue is full, one is dropped."""
         self._processor.on_end(self._readable(span))
 
-    def close(self) -> None:
-        """Send what is queued, for as long as the exporter's timeout allows, and end the thread."""
-        self._processor.shutdown()  # type: ignore[no-untyped-call]  # the SDK's own gap
+    async def close(self) -> None:
+        """Send what is queued, for `CLOSE_S` at most; the rest is lost."""
+        loop = asyncio.get_running_loop()
+        closed = asyncio.Event()
+
+        def shut_down() -> None:
+            self._processor.shutdown()  # type: ignore[no-untyped-call]  # the SDK's own gap
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(closed.set)
+
+        # A thread that the process's end does not wait for: a receiver that never answers holds
+        # it for as long as the exporter's own timeout.
+        threading.Thread(target=shut_down, name="asya-spans", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await closed.wait()
 
     def _readable(self, span: Span) -> ReadableSpan:
         from opentelemetry.sdk.trace import Event, ReadableSpan

@@ -69,7 +69,7 @@ def test_a_log_asks_whose_the_line_is(tmp_path: Path):
 
 def test_a_record_says_what_it_is_about(tmp_path: Path):
     log = RotatingLog(tmp_path / "x-mesh.log", 10_000)
-    record = logging.LogRecord("n", logging.WARNING, "p", 1, "not %s\nyet", ("now",), None)
+    record = logging.LogRecord("asya.x", logging.WARNING, "p", 1, "not %s\nyet", ("now",), None)
     record.actor, record.envelope = "echo", "e-1"
     LogHandler(log).emit(record)
     log.close()
@@ -78,3 +78,14 @@ def test_a_record_says_what_it_is_about(tmp_path: Path):
         ("WARNING", "echo", "e-1", "not now"),
         ("WARNING", "echo", "e-1", "yet"),
     ]
+
+
+def test_a_record_of_a_library_has_its_name(tmp_path: Path):
+    log = RotatingLog(tmp_path / "x-mesh.log", 10_000)
+    handler = LogHandler(log)
+    handler.emit(logging.LogRecord("nats.aio", logging.ERROR, "p", 1, "gone", (), None))
+    log.close()
+    assert handler.formatter is not None, "else `logging.basicConfig` gives it one of its own"
+    found = parse(tail(log.path, 1)[0], own=True)
+    assert found is not None
+    assert (found.level, found.text) == ("ERROR", "(nats.aio) gone")

@@ -11,7 +11,7 @@ from asya.errors import StoreError
 from asya.events import DeadLetter, Finished, HopEnded, HopStarted
 from asya.telemetry import catalog
 from asya.telemetry.exposition import exposition
-from asya.telemetry.metrics import FRESH_S, REASONS_MAX, Metrics, Sample
+from asya.telemetry.metrics import FRESH_S, REASONS_MAX, Gathered, Metrics, Sample
 
 ROUTE = Route([], "a", [])
 SENT, BEGUN = "2026-11-23T18:25:00.000Z", "2026-11-23T18:25:00.250Z"
@@ -48,7 +48,7 @@ def ended(state: str = "succeeded", n: int = 0, attempt: int = 1) -> HopEnded:
 def histogram(metrics: Metrics, name: str) -> tuple[dict[int, int], float]:
     """Count by bucket's index, and the sum."""
 
-    async def gathered():
+    async def gathered() -> Gathered:
         return await metrics.gather()
 
     found = asyncio.run(gathered()).histograms[name, "a"]
