@@ -19,6 +19,7 @@ class ListMesh:
     """Keeps what it is given. A `dedup_id` that was seen is dropped, as a broker does."""
 
     published: list[Any] = field(default_factory=list)
+    times: list[datetime | None] = field(default_factory=list)
     canceled: list[set[str]] = field(default_factory=list)
     depths: dict[str, int] = field(default_factory=dict)
     asked: int = 0
@@ -33,6 +34,7 @@ class ListMesh:
 
     async def publish(self, envelope, *, dedup_id, not_before=None):
         self.arrived.set()
+        self.times.append(not_before)
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is None or self.keeps_on_failure:
