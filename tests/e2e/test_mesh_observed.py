@@ -111,7 +111,7 @@ def receiver() -> Iterator[Receiver]:
     made.stop()
 
 
-def write(mesh):
+def write(mesh: Any) -> None:
     mesh.code(HANDLERS)
     for name in ("shout", "fan"):
         mesh.actor(name, f"handlers.{name}")
@@ -119,7 +119,7 @@ def write(mesh):
     mesh.actor("flaky", "handlers.flaky", resiliency={"policies": {"default": once_more}})
 
 
-def post(mesh, route, payload, **headers):
+def post(mesh: Any, route: list[str], payload: Any, **headers: str) -> Any:
     request = urllib.request.Request(
         f"{mesh.url}/v1/envelopes?wait=20s",
         json.dumps({"route": route, "payload": payload}).encode(),
@@ -129,7 +129,7 @@ def post(mesh, route, payload, **headers):
         return json.loads(answer.read())
 
 
-def test_spans_of_two_hops_a_fan_out_and_a_retry_reach_a_receiver(mesh, receiver):
+def test_spans_of_two_hops_a_fan_out_and_a_retry_reach_a_receiver(mesh: Any, receiver: Receiver):
     write(mesh)
     mesh.environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
@@ -179,7 +179,7 @@ def test_spans_of_two_hops_a_fan_out_and_a_retry_reach_a_receiver(mesh, receiver
     assert mesh.stop() == 0
 
 
-def scrape(url):
+def scrape(url: str) -> dict[tuple[str, ...], float]:
     from prometheus_client.parser import text_string_to_metric_families
 
     with urllib.request.urlopen(url, timeout=10) as answer:

@@ -47,16 +47,16 @@ def events(log, clock):
     return EventLog(log, clock)
 
 
-def lines(log):
+def lines(log: RotatingLog) -> list[tuple[str, str, str, str]]:
     found = [parse(line, own=True) for line in tail(log.path, 1000)]
-    return [(each.level, each.actor, each.envelope, each.text) for each in found]
+    return [(each.level, each.actor, each.envelope, each.text) for each in found if each]
 
 
-def ended(state, error=None, retry_at=None):
+def ended(state: str, error: ErrorInfo | None = None, retry_at: str | None = None) -> HopEnded:
     return HopEnded("e", 0, "a", 1, AT, state, ROUTE, error, retry_at)
 
 
-async def test_what_is_worth_a_line_has_one(log, events):
+async def test_what_is_worth_a_line_has_one(log: RotatingLog, events: EventLog):
     ledger = events.ledger(Books())
     events.emit(ended("succeeded"))
     events.emit(ended("retrying", ERROR, AT))
@@ -74,7 +74,7 @@ async def test_what_is_worth_a_line_has_one(log, events):
     ]
 
 
-def test_a_flood_of_failures_is_counted(log, events, clock):
+def test_a_flood_of_failures_is_counted(log: RotatingLog, events: EventLog, clock: Clock):
     for _ in range(LINES_MAX + 900):
         events.emit(ended("failed", ERROR))
     assert len(lines(log)) == LINES_MAX
