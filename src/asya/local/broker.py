@@ -299,6 +299,13 @@ logfile_max_num: {LOG_FILES_MAX}
         _write_private(self._config, text)
 
 
+def left_running(data: Path) -> list[int]:
+    """The pids of servers that run on the folder `data`, whoever started them."""
+    folder = data.absolute()
+    found = _leftovers(str(folder / "nats.conf"), _read_record(folder / "nats.json"))
+    return [process.pid for process in found]
+
+
 def find_binary(given: str | Path | None = None) -> str:
     """The `nats-server` program: the given one, or from the PATH, or beside the interpreter.
 

@@ -86,6 +86,12 @@ class ChildRecord:
         self._lines = len(lines)
 
 
+def still_alive(children: Iterable[Child]) -> list[Child]:
+    """Those of the list that still live, or whose session does."""
+    sessions = _sessions()
+    return [each for each in dict.fromkeys(children) if _session(each, sessions)]
+
+
 def end_leftovers(children: Iterable[Child]) -> list[Child]:
     """Kill those that still live, with all they forked; gives those that did.
 

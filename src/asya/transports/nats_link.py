@@ -93,6 +93,11 @@ class Link:
         """What the server takes as one message, headers included, in bytes."""
         return int(self._client.max_payload) if self._client is not None else 0
 
+    @property
+    def server_version(self) -> str:
+        """Of the server that we are connected to, such as `2.12.1`; empty without a connection."""
+        return str(self._client.connected_server_version) if self._client is not None else ""
+
     async def open(self) -> None:
         """Connect.
 

@@ -1,0 +1,165 @@
+"""Checks of the data folder, the ports, and the mesh that runs there or was killed."""
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from asya.codes import Code
+from asya.local.doctor import folder
+from asya.local.leftovers import ChildRecord
+
+Part = namedtuple("Part", "mountpoint fstype")  # noqa: PYI024  as psutil's own
+Usage = namedtuple("Usage", "free")  # noqa: PYI024  as shutil's own
+
+
+def announce(project, url: str, pid: int) -> None:
+    (project / ".asya").mkdir(exist_ok=True)
+    record = {
+        "pid": pid, "url": url, "started_at": "2026-01-01T00:00:00Z",
+        "data": str(project), "logs": str(project), "actors": [],
+    }  # fmt: skip
+    (project / ".asya" / "mesh.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])
+
+
+@pytest.fixture
+def answering() -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
+    """A gateway that answers what the list says."""
+    answers = [(200, b'{"status": "ok"}')]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers[-1]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", answers
+        server.shutdown()
+        thread.join()
+
+
+def test_a_data_folder_that_will_be_made(project, make, seen):
+    (found,) = seen(folder.look_at_data, make())
+    assert (found.state, found.text) == ("ok", f"{project}/.asya, which `asya up` will make")
+    assert not (project / ".asya").exists()
+
+
+def test_a_data_folder_that_is_there(project, make, seen):
+    (project / ".asya").mkdir()
+    assert seen(folder.look_at_data, make())[0].text == f"{project}/.asya"
+    assert list((project / ".asya").iterdir()) == []
+
+
+def test_a_file_in_the_way(project, make, seen):
+    (project / "here").write_text("")
+    (found,) = seen(folder.look_at_data, make(data=str(project / "here" / "data")))
+    assert (found.state, found.code) == ("fail", Code.DATA_UNUSABLE)
+
+
+def test_no_permission(project, make, seen, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    (found,) = seen(folder.look_at_data, make())
+    assert (found.state, found.code) == ("fail", Code.DATA_UNUSABLE)
+    assert "no permission" in found.text
+
+
+@pytest.mark.parametrize(("kind", "state"), [("ext4", "ok"), ("nfs4", "fail"), ("CIFS", "fail")])
+def test_the_file_system_of_the_nearest_mount_counts(project, make, seen, monkeypatch, kind, state):
+    parts = [Part("/", "nfs" if state == "ok" else "ext4"), Part(str(project.resolve()), kind)]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: parts)  # noqa: A006  psutil's name
+    assert seen(folder.look_at_file_system, make())[0].state == state
+
+
+def test_a_system_that_tells_no_file_system(make, seen, monkeypatch):
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [])  # noqa: A006  psutil's name
+    assert seen(folder.look_at_file_system, make())[0].state == "skip"
+
+
+@pytest.mark.parametrize(("free", "state"), [(0, "fail"), (500 * 2**20, "warn"), (2**34, "ok")])
+def test_room_on_the_disk(make, seen, monkeypatch, free, state):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(free))
+    assert seen(folder.look_at_space, make())[0].state == state
+
+
+def test_a_free_port(make, seen, free_port):
+    (found,) = seen(folder.look_at_ports, make(port=free_port))
+    assert (found.state, found.text) == ("ok", f"{free_port} on 127.0.0.1 is free")
+
+
+def test_any_port(make, seen):
+    assert seen(folder.look_at_ports, make(port=0))[0].state == "ok"
+
+
+def test_a_port_in_use_names_who_has_it(make, seen):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        setup = make(port=0, metrics_port=held.getsockname()[1])
+        free, taken = seen(folder.look_at_ports, setup)
+    assert free.state == "ok"
+    assert (taken.state, taken.code) == ("fail", Code.PORT_UNUSABLE)
+    assert f"in use by process {os.getpid()}" in taken.text
+
+
+def test_a_port_that_our_mesh_holds_is_well(project, make, seen):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        announce(project, f"http://127.0.0.1:{port}", os.getpid())
+        (found,) = seen(folder.look_at_ports, make(port=port))
+    assert (found.state, f"(pid {os.getpid()})" in found.text) == ("ok", True)
+
+
+def test_no_mesh(make, seen):
+    assert seen(folder.look_at_mesh, make())[0].text == "none runs here"
+
+
+def test_a_mesh_that_is_ready(project, make, seen, answering):
+    announce(project, answering[0], os.getpid())
+    (found,) = seen(folder.look_at_mesh, make())
+    assert (found.state, found.text) == ("ok", f"pid {os.getpid()} at {answering[0]} is ready")
+
+
+def test_a_mesh_that_is_not_ready_says_why(project, make, seen, answering):
+    announce(project, answering[0], os.getpid())
+    answering[1].append((503, b'{"detail": "the broker is gone"}'))
+    (found,) = seen(folder.look_at_mesh, make())
+    assert (found.state, found.code) == ("fail", Code.UNAVAILABLE)
+    assert found.text.endswith("is not ready: the broker is gone")
+
+
+def test_a_mesh_that_does_not_answer(project, make, seen, free_port):
+    announce(project, f"http://127.0.0.1:{free_port}", os.getpid())
+    (found,) = seen(folder.look_at_mesh, make())
+    assert (found.state, found.code) == ("fail", Code.MESH_UNREACHABLE)
+
+
+def test_what_a_killed_mesh_left_is_named_and_left_alone(project, make, seen):
+    (project / ".asya").mkdir()
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(sleep, start_new_session=True) as child:
+        ChildRecord(project / ".asya" / "children.jsonl").add(child.pid, "embedder")
+        (found,) = seen(folder.look_at_leftovers, make())
+        assert child.poll() is None
+        child.kill()
+    assert (found.state, found.code) == ("warn", Code.MESH_LEFTOVERS)
+    assert f"embedder (pid {child.pid}) left behind" in found.text
+    assert seen(folder.look_at_leftovers, make())[0].text == "none"
