@@ -119,6 +119,7 @@ class Code(StrEnum):
     KEY_TAKEN = "ASYA-6021"
     KEY_REUSED = "ASYA-6022"
     UNKNOWN_SCHEDULE = "ASYA-6023"
+    NOT_DEAD = "ASYA-6024"
     # 90 mistakes of ours
     INTERNAL = "ASYA-9001"
     GATEWAY_INTERNAL = "ASYA-9002"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,6 +29,9 @@ from asya.telemetry.metrics import Metrics
 from asya.telemetry.spans import Spans
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+PREFIX_MIN: Final = 8
+"""Characters of an id that stand for it, wherever one is taken, where only one begins with them."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +77,16 @@ def make_app(
 def _dispatch(path: str, handlers: dict[str, Handler]) -> Handler:
     async def endpoint(request: Request) -> Response:
         request.scope[ROUTE] = path
-        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+        handler = handlers["GET" if request.method == "HEAD" else request.method]
+        try:
+            return await handler(request)
+        except ProblemError as error:
+            whole = error.document.nearest
+            given = request.path_params.get("id")
+            if not given or not whole or len(given) < PREFIX_MIN or not whole.startswith(given):
+                raise
+            request.path_params["id"] = whole
+        return await handler(request)
 
     return endpoint
 

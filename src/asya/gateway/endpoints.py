@@ -23,6 +23,7 @@ from asya.gateway import openapi, views
 from asya.gateway.admission import check_id, seconds
 from asya.gateway.body import Bodies, parse, parse_as
 from asya.gateway.keys import REPLAYED_HEADER, begin_time, read_key
+from asya.gateway.letter_endpoints import LetterEndpoints
 from asya.gateway.observed import TRACE
 from asya.gateway.operations import LIST_MAX, STATUSES
 from asya.gateway.port import FlowSpec, GatewaySettings, Idempotency, MeshPort
@@ -33,7 +34,7 @@ from asya.gateway.results import envelope_response
 from asya.gateway.schedule_endpoints import ScheduleEndpoints
 from asya.gateway.schema import Schemas
 from asya.gateway.scrape import metrics_response
-from asya.gateway.service import Admission, Ending, TaskService, unknown
+from asya.gateway.service import Admission, Ending, TaskService
 from asya.gateway.store.base import Query
 from asya.gateway.store.payloads import SIDES
 from asya.gateway.store.rules import TaskRow
@@ -52,7 +53,7 @@ SCHEMA_INLINE_MAX_BYTES: Final = 64 * 1024
 _NUMBER_MAX: Final = 2**62
 
 
-class Endpoints(ScheduleEndpoints):
+class Endpoints(ScheduleEndpoints, LetterEndpoints):
     """All handlers.
 
     Args:
@@ -260,7 +261,7 @@ class Endpoints(ScheduleEndpoints):
                 retry_after_s=5,
             )
         if await self._service.events(id_, after=_NUMBER_MAX, limit=1) is None:
-            raise unknown(id_)
+            raise await self._service.unknown(id_)
         self._streams += 1
         return EventStream(self._service, id_, int(seen), self._stream_ended)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from asya.gateway import views
+from asya.gateway import letter_views, views
 from asya.gateway.admission import ID_PATTERN
 
 LIST_MAX: Final = 500
@@ -53,6 +53,23 @@ class Operation:
 
 
 _ID = Parameter("id", "path", "The envelope's id")
+_LETTER_FILTER = (
+    Parameter("actor", "query", "Only of this actor"),
+    Parameter("reason", "query", "Only with this reason, such as `PolicyExhausted`"),
+    Parameter("fingerprint", "query", "Only about this error"),
+)
+_RETRY_PROBLEMS = (
+    "not-json",
+    "body-timeout",
+    "too-large",
+    "not-json-type",
+    "invalid",
+    "unknown-actor",
+    "queue-full",
+    "unavailable",
+    "blobs-unavailable",
+    "disk-full",
+)
 _SCHEDULE = Parameter("name", "path", "The schedule's name")
 _WAIT = Parameter(
     "wait",
@@ -238,6 +255,84 @@ OPERATIONS: Final = (
             ),
         ),
         media="text/event-stream",
+    ),
+    Operation(
+        "GET",
+        "/v1/dead",
+        "list_dead",
+        "List dead letters, newest first: grouped by error, or one by one",
+        {200: ("A page", letter_views.LetterList)},
+        ("invalid",),
+        (
+            Parameter(
+                "group",
+                "query",
+                "`fingerprint`: one entry per actor and error; `none`: the letters",
+                {"type": "string", "enum": ["fingerprint", "none"], "default": "fingerprint"},
+            ),
+            *_LETTER_FILTER,
+            Parameter(
+                "status",
+                "query",
+                "Those that wait for somebody, were sent again, or were thrown away",
+                {"type": "string", "enum": ["dead", "retried", "purged"], "default": "dead"},
+            ),
+            Parameter(
+                "limit",
+                "query",
+                "Entries on the page",
+                {"type": "integer", "minimum": 1, "maximum": LIST_MAX, "default": 50},
+            ),
+            Parameter("cursor", "query", "`next_cursor` of the page before"),
+        ),
+    ),
+    Operation(
+        "POST",
+        "/v1/dead/retry",
+        "retry_many_dead",
+        "Send many dead letters again, oldest first, for about a second per request",
+        {200: ("What was done, and where the next request goes on", letter_views.BulkRetried)},
+        _RETRY_PROBLEMS,
+        (),
+        letter_views.BulkRetryRequest,
+    ),
+    Operation(
+        "POST",
+        "/v1/dead/purge",
+        "purge_many_dead",
+        "Throw dead letters away",
+        {200: ("How many", letter_views.Purged)},
+        ("not-json", "body-timeout", "too-large", "not-json-type", "invalid", "disk-full"),
+        (),
+        letter_views.PurgeRequest,
+    ),
+    Operation(
+        "GET",
+        "/v1/dead/{id}",
+        "get_dead",
+        "One dead letter: error, hops, headers, payload",
+        {200: ("The letter", letter_views.LetterView)},
+        ("unknown-envelope", "not-dead"),
+        (_ID,),
+    ),
+    Operation(
+        "POST",
+        "/v1/dead/{id}/retry",
+        "retry_dead",
+        "Send a dead letter again, as a new envelope whose `parent_id` is the old one",
+        {202: ("Accepted: it is stored, and in its first queue or on its way", views.Accepted)},
+        (*_RETRY_PROBLEMS, "unknown-envelope", "not-dead"),
+        (_ID,),
+        letter_views.RetryRequest,
+    ),
+    Operation(
+        "DELETE",
+        "/v1/dead/{id}",
+        "purge_dead",
+        "Throw a dead letter away; idempotent",
+        {204: ("Its bytes are gone", None)},
+        ("unknown-envelope", "not-dead", "disk-full"),
+        (_ID,),
     ),
     Operation(
         "GET",

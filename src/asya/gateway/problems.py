@@ -36,6 +36,7 @@ KINDS: Final[dict[str, Kind]] = {
     "body-timeout": Kind(408, "The body did not arrive in time", Code.BODY_TIMEOUT),
     "result-gone": Kind(410, "The result is not in the blob store any more", Code.BLOB_MISSING),
     "id-conflict": Kind(409, "The id belongs to another envelope", Code.ID_CONFLICT),
+    "not-dead": Kind(409, "The envelope is no dead letter", Code.NOT_DEAD),
     "key-taken": Kind(409, "Another envelope holds the idempotency key", Code.KEY_TAKEN),
     "too-large": Kind(413, "The request is too large", Code.REQUEST_TOO_LARGE),
     "not-json-type": Kind(415, "The media type is not JSON", Code.NOT_JSON_TYPE),
@@ -81,6 +82,7 @@ class ProblemError(AsyaError):
         *,
         id: str | None = None,
         nearest: str | None = None,
+        retried_as: str | None = None,
         errors: Sequence[Fault] | None = None,
         retry_after_s: int | None = None,
         allow: str | None = None,
@@ -94,6 +96,7 @@ class ProblemError(AsyaError):
             str(code),
             id=id,
             nearest=nearest,
+            retried_as=retried_as,
             errors=list(errors) if errors else None,
         )
         self.retry_after_s = retry_after_s

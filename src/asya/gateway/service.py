@@ -44,6 +44,7 @@ from asya.gateway.admission import (
 )
 from asya.gateway.insight import Capturing, Insight
 from asya.gateway.keys import AdmissionKey, refused_key
+from asya.gateway.letters import Letters
 from asya.gateway.port import MeshPort
 from asya.gateway.problems import ProblemError
 from asya.gateway.recorder import Recorder
@@ -150,6 +151,7 @@ class TaskService:
         blobs: Where big results are.
         schedules: Fires them.
         insight: Why envelopes are where they are, and how long actors take.
+        letters: The dead ones.
     """
 
     def __init__(
@@ -175,6 +177,16 @@ class TaskService:
         self._admitting: dict[str, asyncio.Future[None]] = {}
         self._chores: list[asyncio.Task[None]] = []
         self._started = False
+        self.letters = Letters(
+            store,
+            mesh,
+            clock,
+            self._claims,
+            payload_max_bytes=self.limits.payload_max_bytes,
+            check=self._check_route,
+            published=self._is_published,
+            unknown=self.unknown,
+        )
         self.schedules = Scheduler(self, store, schedules, namespace=mesh.namespace, clock=clock)
 
     # Life
@@ -303,10 +315,7 @@ class TaskService:
         check_id(id)
         check_headers(headers or {})
         check_payload(payload, self.limits.payload_max_bytes)
-        problem = self.problem()
-        if problem is not None:
-            raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
-        await self._gate.check(actors)
+        await self._check_route(actors)
         big = len(payload) > self._claims.threshold_bytes
         checked_in = await self._check_in(payload) if big else None
         all_headers = dict(headers or {})
@@ -343,6 +352,23 @@ class TaskService:
             raise ProblemError(
                 "blobs-unavailable", str(error), retry_after_s=RETRY_AFTER_S
             ) from error
+
+    async def _check_route(self, actors: Sequence[str]) -> None:
+        """Refuse a route that cannot be taken now."""
+        problem = self.problem()
+        if problem is not None:
+            raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
+        await self._gate.check(actors)
+
+    def _is_published(self, envelope: Envelope) -> None:
+        """A new envelope is in its first queue, from where it is taken at once."""
+        self.insight.admitted()
+        self._recorder.add_published(envelope.id)
+        self._gate.admitted(envelope.route.curr)
+
+    async def unknown(self, id: str) -> ProblemError:
+        """The refusal of an id that no task has; names the nearest one that has."""
+        return unknown(id, await _read(self.insight.nearest_id(id)))
 
     async def _canceled_by_key(self, id: str) -> None:
         """Tell of a task that the store canceled, and cancel its children."""
@@ -442,7 +468,7 @@ class TaskService:
         """
         detail = await _read(self._store.get(id))
         if detail is None:
-            raise unknown(id, await _read(self.insight.nearest_id(id)))
+            raise await self.unknown(id)
         return detail
 
     async def facts(self, id: str) -> Facts:
@@ -506,7 +532,7 @@ class TaskService:
             except StoreError as error:
                 raise store_problem(error) from error
             if canceled is None:
-                raise unknown(id)
+                raise await self.unknown(id)
             if canceled:
                 self._mesh.cancel({id, *canceled})
             for one in canceled:

@@ -254,6 +254,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
     code: Annotated[str, Meta(description="What `asya explain` is given: `ASYA-6006`")]
     id: Annotated[str | None, Meta(description="The envelope's id, where there is one")] = None
     nearest: Annotated[str | None, Meta(description="The nearest name that exists")] = None
+    retried_as: Annotated[str | None, Meta(description="What became of a dead letter")] = None
     errors: list[Fault] | None = None
 
 
