@@ -61,6 +61,8 @@ class TextDisplay:
             self._fly(event.data)
         elif event.name == "progress":
             self._hop(event.data)
+        elif event.name == "stuck":
+            self._line(describe_stuck(event.data), "retrying")
         elif event.name == "status" and event.data["status"] not in {"pending", "running"}:
             self._line(event.data["status"], event.data["status"])
         self._out.flush()
@@ -118,6 +120,14 @@ def describe_hop(hop: dict[str, Any]) -> str:
     if hop.get("error"):
         text += f": {hop['error']['type']}: {hop['error']['message']}"
     return text
+
+
+def describe_stuck(data: dict[str, Any]) -> str:
+    """One line on an envelope that stands still."""
+    return (
+        f"       ! {data['state']} at {data['actor']} since {data['since']}, far longer than usual; "
+        f"asya why {data['id']}"
+    )
 
 
 def make_display(*, progress: bool | None) -> Display:

@@ -33,6 +33,9 @@ LOOK_EVERY_S: Final = 2.0
 PAGE: Final = 500
 """Open tasks that one look reads; the next look goes on behind them."""
 
+LINES_MAX: Final = 10
+"""Lines of the log that one look may write."""
+
 FORGET_STEP: Final = 1_000
 """Payloads that one transaction forgets."""
 
@@ -194,12 +197,15 @@ class Insight:
             [(each.row.id, each.row.seq, data) for each, data in found]
         )
         self._on_marked(marked)
-        for each, data in found:
-            if each.row.id in marked:
-                _log.warning(
-                    "%s is %s at %s since %s, where %.3g s are usual; asya why %s",
-                    each.row.id, data.state, data.actor, data.since, data.usual_s, each.row.id,
-                )  # fmt: skip
+        told = [(each.row.id, data) for each, data in found if each.row.id in marked]
+        for id_, data in told[:LINES_MAX]:
+            _log.warning(
+                "%s is %s at %s since %s, where %.3g s are usual; asya why %s",
+                id_, data.state, data.actor, data.since, data.usual_s, id_,
+            )  # fmt: skip
+        if len(told) > LINES_MAX:
+            rest = len(told) - LINES_MAX
+            _log.warning("%d more stand still; GET /v1/envelopes?stuck=true lists them", rest)
         return marked
 
     def _mark(self, standing: Standing, now: datetime) -> tuple[Standing, StuckData] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asya.cli.logs import followed, log_path, logs
+from asya.cli.logs import anything, followed, log_path, logs, of_envelope, wanted_of
 from asya.errors import MeshUnreachable, UsageError
 from asya.local.announcement import FILE, Announcement
 
@@ -28,6 +28,30 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_last_lines_are_printed(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]):
     logs("embedder", follow=False, lines=2)
     assert capfdbinary.readouterr().out == b"2\n3\n"
+
+
+def test_only_lines_of_one_envelope_are_printed(
+    folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
+):
+    lines = [
+        b"2026-11-23T18:25:00.123Z 11 | idle",
+        b"2026-11-23T18:25:00.123Z 11 e1 | e2",
+        b"2026-11-23T18:25:00.123Z 11 e2 | its own",
+        b'{"time":"2026-11-23T18:25:00.123Z","pid":11,"text":"json","envelope_id":"e2"}',
+    ]
+    (folder / "elsewhere" / "logs" / "embedder.log").write_bytes(b"\n".join(lines) + b"\n")
+    logs("embedder", follow=False, lines=100, envelope="e2")
+    assert capfdbinary.readouterr().out.splitlines() == lines[2:]
+    logs("embedder", follow=False, lines=1, envelope="e1")
+    assert capfdbinary.readouterr().out.splitlines() == lines[1:2]
+
+
+def test_lines_that_are_read_in_pieces_are_whole_before_they_are_judged():
+    its = b"2026-11-23T18:25:00.123Z 11 e2 | its own\n"
+    other = its.replace(b"e2", b"e1")
+    pieces = [its[:10], its[10:] + other, its[:30], its[30:]]
+    assert b"".join(wanted_of(pieces, of_envelope("e2"))) == its + its
+    assert list(wanted_of(pieces, anything)) == pieces
 
 
 def test_an_actor_that_printed_nothing_has_an_empty_log(
