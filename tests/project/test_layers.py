@@ -22,6 +22,7 @@ DRIVERS = {
     "prometheus_client": ("src/asya/telemetry/exposition.py",),
     "opentelemetry": ("src/asya/telemetry/otel.py",),
     "yaml": ("src/asya/document.py",),
+    "obstore": ("src/asya/blobs/object_store.py",),
 }
 """Third-party module → the only places that know it, as prefixes of paths."""
 

@@ -115,7 +115,7 @@ class FolderBlobs(BlobStore):
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._temporary.mkdir(mode=0o700, exist_ok=True)
-            self._lock.touch(mode=0o600)
+            os.close(self._open_lock())
             probe = self._temporary / f"probe-{uuid.uuid4()}"
             probe.write_bytes(b"asya")
             probe.unlink()
@@ -231,9 +231,13 @@ class FolderBlobs(BlobStore):
                         os.utime(path, (moved, moved))
         os.utime(self._lock)
 
+    def _open_lock(self) -> int:
+        """Its time tells when the folder was used last, so opening it does not change that."""
+        return os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        file = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        file = self._open_lock()
         try:
             fcntl.flock(file, how)
             yield

@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from asya.blobs.claims import no_claims
 from asya.clock import Clock, SystemClock, to_rfc3339
 from asya.codes import Code
 from asya.crew import EndConsumer, Sink, Sump
@@ -31,6 +32,7 @@ from asya.gateway.server import HttpServer, bind
 from asya.local import announcement
 from asya.local.announcement import Announcement
 from asya.local.autoscaler import Autoscaler, ScaledActor
+from asya.local.blobs import open_claims
 from asya.local.broker import NatsServer
 from asya.local.broker_watch import BrokerWatch
 from asya.local.capturing import capture_of, capturing
@@ -99,6 +101,7 @@ class LocalMesh:
         self._tell = say
         self._clock = clock or SystemClock()
         self._cancels = Cancels()
+        self._claims = no_claims()
         self._children = ChildRecord(self.data / "children.jsonl")
         self._log = self._make_log(MESH_LOG, actor="")
         self._observation = Observation(settings, environ, self._log, self._clock)
@@ -175,6 +178,13 @@ class LocalMesh:
             cancels=self._cancels,
             problem=self.problem,
         )
+        self._claims = await open_claims(
+            self._settings,
+            self.data,
+            self._manifests.actors,
+            transport.capabilities.message_max_bytes,
+        )
+        self._stack.push_async_callback(self._claims.store.close)
         service = await self._start_service(port)
         web = self._make_web(service, port, listening)
         await self._start_actors(transport, service, launches)
@@ -257,6 +267,7 @@ class LocalMesh:
                 self.say(f"{sum(held)} envelopes of the last run go on")
 
     async def _start_service(self, port: LocalPort) -> TaskService:
+        from asya.gateway.blob_care import BlobCare
         from asya.gateway.service import ServiceLimits, TaskService
         from asya.gateway.store.sqlite import SqliteStore
 
@@ -274,9 +285,13 @@ class LocalMesh:
             limits,
             schedules=self._schedules,
             capturing=capturing(settings),
+            claims=self._claims,
         )
         self._stack.push_async_callback(service.close)
         await service.start()
+        care = BlobCare(self._claims.store, store, self._clock, settings.blobs_kept_s)
+        self._stack.push_async_callback(care.stop)
+        care.start()
         self._cancels.add(await service.canceled_recently())
         return service
 
@@ -329,6 +344,7 @@ class LocalMesh:
                 cancels=self._cancels,
                 clock=self._clock,
                 kill=replicas.kill,
+                claims=self._claims,
             )
             sidecar.on_load_failure = replicas.load_failed
             observation.add_actor(actor.name, sidecar, log)

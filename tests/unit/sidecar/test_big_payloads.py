@@ -29,7 +29,7 @@ def length(payload):
     return len(payload["text"])
 
 
-def once_more(times):
+def once_more(times: int) -> Resiliency:
     return Resiliency(policies={"default": Policy("default", times, initial_delay_s=60)})
 
 
@@ -117,7 +117,8 @@ class TestThroughActors:
             await box.run(["a"], {"text": BIG})
             (digest,) = box.blobs.blobs
             events = [e for e in box.ledger.events if isinstance(e, HopStarted | HopEnded)]
-            assert [event.body.sha256 for event in events] == [digest, digest]
+            assert [event.body and event.body.sha256 for event in events] == [digest, digest]
+            assert events[0].body is not None
             assert events[0].body.size == len(box.blobs.blobs[digest])
 
         play({"a": echo}, scene)
