@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format soak bench docs lock
+.PHONY: help setup demo test check format soak bench bench-peers docs lock
 
 BIN := .venv/bin
 RUN := $(BIN)/python
@@ -36,6 +36,10 @@ format: setup  ## put the code into the one format
 
 bench: setup  ## measure; ROWS="p3 p8" picks rows
 	@for script in $(BENCHMARKS); do echo "== $$script" >&2; $(RUN) "$$script"; done
+
+bench-peers:  ## install the peers that `make bench` then measures in the same run
+	python3 -m venv benchmarks/peers/.venv
+	benchmarks/peers/.venv/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt
 
 docs: setup  ## write the generated pages of docs/reference
 	$(RUN) docs/generate.py
