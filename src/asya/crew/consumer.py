@@ -91,7 +91,8 @@ class EndConsumer:
                 await end.accept(envelope)
                 break
             except StoreError as error:
-                log.warning("%s: cannot store the end of %s yet: %s", self.name, envelope.id, error)
+                about = {"actor": self.name, "envelope": envelope.id}
+                log.warning("cannot store the end yet: %s", error, extra=about)
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_MOST_S)
         delivery.ack()

@@ -200,8 +200,9 @@ class Insight:
         told = [(each.row.id, data) for each, data in found if each.row.id in marked]
         for id_, data in told[:LINES_MAX]:
             _log.warning(
-                "%s is %s at %s since %s, where %.3g s are usual; asya why %s",
-                id_, data.state, data.actor, data.since, data.usual_s, id_,
+                "%s since %s, where %.3g s are usual; asya why %s",
+                data.state, data.since, data.usual_s, id_,
+                extra={"actor": data.actor, "envelope": id_},
             )  # fmt: skip
         if len(told) > LINES_MAX:
             rest = len(told) - LINES_MAX

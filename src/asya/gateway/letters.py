@@ -296,7 +296,7 @@ class Letters:
         try:
             await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0")
         except TransportUnavailable as error:  # it is stored: the chore publishes it
-            _log.warning("the envelope %s is not published yet: %s", envelope.id, error)
+            _log.warning("it is not published yet: %s", error, extra={"envelope": envelope.id})
         except TransportError as error:
             await self._store.unretry_letter(letter, envelope.id)
             name = "too-large" if isinstance(error, MessageTooLarge) else "unknown-actor"

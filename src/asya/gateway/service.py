@@ -458,7 +458,7 @@ class TaskService:
         try:
             await self._store.discard(id)
         except StoreError as error:  # then the chore publishes it: the client may see it run
-            _log.warning("the task %s could not be taken back: %s", id, error)
+            _log.warning("the task could not be taken back: %s", error, extra={"envelope": id})
 
     async def get(self, id: str) -> Detail:
         """One task.
@@ -637,7 +637,7 @@ class TaskService:
         try:
             await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0", not_before=begin)
         except TransportError as error:
-            _log.warning("the envelope %s is not published yet: %s", envelope.id, error)
+            _log.warning("it is not published yet: %s", error, extra={"envelope": envelope.id})
         else:
             self._recorder.add_published(envelope.id)
 

@@ -83,7 +83,7 @@ class EventStream(Response):
             try:
                 page = await self._service.events(self._id, after=self._after, limit=PAGE)
             except ProblemError as error:  # the client connects again and goes on where it was
-                _log.warning("an event stream of %s was cut: %s", self._id, error)
+                _log.warning("an event stream was cut: %s", error, extra={"envelope": self._id})
                 return
             if page is None:
                 return

@@ -105,7 +105,8 @@ class Restoring:
     async def _try_again(self, work: Work, replica: Replica, error: BlobUnavailable) -> None:
         """Others may have the replica meanwhile."""
         sidecar = self._sidecar
-        log.warning("%s: cannot read a payload yet: %s", sidecar.config.actor, error)
+        about = sidecar.about(work.envelope)
+        log.warning("cannot read a payload yet: %s", error, extra=about)
         work.replica = None
         self.release(work)
         sidecar.replica_freed(replica)

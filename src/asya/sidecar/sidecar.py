@@ -306,6 +306,10 @@ class Sidecar:
         return self._clock.now()
 
     def loop_time(self) -> float:
+    def about(self, envelope: Envelope) -> dict[str, str]:
+        """What a line of the log is about, as `extra`."""
+        return {"actor": self.config.actor, "envelope": envelope.id}
+
         """The event loop's time, in seconds."""
         return self._loop.time()
 
@@ -589,7 +593,7 @@ class Sidecar:
                 kept = origin if origin.id == sent.id else sent
                 send = rules.fail(kept, "MessageTooLarge", error_info(error), self.now())
             except (TransportError, StoreError) as error:
-                log.warning("%s: cannot send on yet: %s", self.config.actor, error)
+                log.warning("cannot send on yet: %s", error, extra=self.about(send.envelope))
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_MOST_S)
 
@@ -604,7 +608,7 @@ class Sidecar:
             try:
                 return await self._claims.check_in(envelope, least_bytes=least_bytes)
             except BlobUnavailable as error:
-                log.warning("%s: cannot store a payload yet: %s", self.config.actor, error)
+                log.warning("cannot store a payload yet: %s", error, extra=self.about(envelope))
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_MOST_S)
 
@@ -658,7 +662,7 @@ class Sidecar:
         try:
             await self._transport.publish(self.config.queue, encode(out))
         except TransportError as error:
-            log.warning("%s: %s goes back as a redelivery: %s", self.config.actor, out.id, error)
+            log.warning("goes back as a redelivery: %s", error, extra=self.about(out))
             work.delivery.requeue()
         else:
             work.delivery.ack()
@@ -672,7 +676,8 @@ class Sidecar:
     def _on_settled(self, task: asyncio.Task[None]) -> None:
         self._settling.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: an envelope could not be settled", self.config.actor, exc_info=error)
+            about = {"actor": self.config.actor}
+            log.error("an envelope could not be settled", exc_info=error, extra=about)
 
     def _count(self, outcome: Outcome, work: Work, sends: list[rules.Send]) -> None:
         counts = self._counts
