@@ -47,6 +47,9 @@ COMMANDS: Final = {
     "send": Command("asya.cli.send:send", "Send a payload and print the envelope's id."),
     "watch": Command("asya.cli.watch:watch", "Follow an envelope to its end, print the result."),
     "cancel": Command("asya.cli.cancel:cancel", "Cancel an envelope and its children."),
+    "schedules": Command(
+        "asya.cli.schedules:schedules", "List the schedules, fire one now, suspend or resume it."
+    ),
     "ps": Command("asya.cli.ps:ps", "List the actors that run, their queues and replicas."),
     "top": Command("asya.cli.top:top", "Show queues, replicas, rates and times, live."),
     "why": Command("asya.cli.why:why", "Say why an envelope is where it is."),

@@ -10,6 +10,7 @@ import typer
 from asya.cli.display import make_display
 from asya.cli.outcome import EnvelopeId, Sender, Target, Timeout, Url, connect, follow_to_exit
 from asya.cli.payload import read_payload
+from asya.cli.terms import At, Delay, Key, KeyLife, KeyPolicy, read_terms
 from asya.errors import UsageError
 
 
@@ -24,6 +25,11 @@ def call(
     ] = None,
     timeout: Timeout = None,
     envelope_id: EnvelopeId = None,
+    at: At = None,
+    delay: Delay = None,
+    key: Key = None,
+    key_policy: KeyPolicy = None,
+    key_life: KeyLife = None,
     concurrency: Annotated[
         int, typer.Option(min=1, max=256, help="With -f: payloads under way at a time.")
     ] = 16,
@@ -44,16 +50,17 @@ def call(
     """
     if (payload is None) == (file is None):
         raise UsageError("give one payload, as JSON or as -, or a file of them with -f")
+    terms = read_terms(timeout, at, delay, key, key_policy, key_life)
     if file is not None:
-        if envelope_id is not None:
-            raise UsageError("--id names one envelope, and -f sends many")
+        if envelope_id is not None or key is not None:
+            raise UsageError("--id and --key name one envelope, and -f sends many")
         from asya.cli.batch import call_lines, open_lines
 
         with open_lines(file) as lines:
-            sender = Sender(connect(url), target, timeout)
+            sender = Sender(connect(url), target, terms)
             call_lines(sender, lines, concurrency=concurrency, progress=progress)
         return
     body = read_payload(payload or "")
     client = connect(url)
-    sent = Sender(client, target, timeout).send(body, envelope_id).body["id"]
+    sent = Sender(client, target, terms).send(body, envelope_id).body["id"]
     follow_to_exit(client, sent, make_display(progress=progress), compact=compact)

@@ -140,7 +140,14 @@ class MeshClient:
         finally:
             connection.close()
 
-    def post(self, path: str, body: bytes, *, wait_s: float = 0.0) -> Answer:
+    def post(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        wait_s: float = 0.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """POST a JSON body that carries an id of its own, or whose query does.
 
         The same id is the same envelope, so a request whose connection broke is sent again for
@@ -150,11 +157,12 @@ class MeshClient:
             path: Path and query.
             body: JSON.
             wait_s: How long the gateway was asked to hold the answer back.
+            headers: More headers.
         """
         started = time.monotonic()
         while True:
             try:
-                answer, retry_after_s = self._exchange("POST", path, body, wait_s)
+                answer, retry_after_s = self._exchange("POST", path, body, wait_s, headers)
             except MeshUnreachable:
                 if time.monotonic() - started > wait_s + RECONNECT_MAX_S:
                     raise
@@ -215,14 +223,19 @@ class MeshClient:
         return self._checked(self._exchange(method, path, None, 0.0)[0])
 
     def _exchange(
-        self, method: str, path: str, body: bytes | None, wait_s: float
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        wait_s: float,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[Answer, float]:
         connection = self._connection(REQUEST_TIMEOUT_S + wait_s)
-        headers = {"Accept": "application/json"}
+        all_headers = {"Accept": "application/json", **(headers or {})}
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            all_headers["Content-Type"] = "application/json"
         try:
-            connection.request(method, self._base + path, body=body, headers=headers)
+            connection.request(method, self._base + path, body=body, headers=all_headers)
             response = connection.getresponse()
             return _read(response), _seconds(response.headers.get("Retry-After"))
         except (OSError, http.client.HTTPException) as error:

@@ -13,6 +13,7 @@ import typer
 
 from asya.cli.client import Answer, MeshClient, Refused, find_mesh
 from asya.cli.display import Display
+from asya.cli.terms import Terms
 from asya.codes import Code
 from asya.errors import UsageError, nearest
 
@@ -50,13 +51,13 @@ class Sender:
     Args:
         client: The mesh.
         target: What the user wrote: `search`, `embedder` or `embedder,reranker`.
-        timeout: The user's time limit as text, or None.
+        terms: Time limit, begin and key.
     """
 
-    def __init__(self, client: MeshClient, target: str, timeout: str | None) -> None:
+    def __init__(self, client: MeshClient, target: str, terms: Terms) -> None:
         self.client = client
         self._target = target
-        self._timeout = timeout
+        self._terms = terms
         self._actors = [name.strip() for name in target.split(",")]
         if not all(self._actors):
             raise UsageError(f"{target!r} names no actor somewhere; write a flow, or a,b,c")
@@ -76,23 +77,25 @@ class Sender:
         envelope_id = envelope_id or str(uuid.uuid4())
         query: dict[str, str] = {"wait": f"{wait_s}s"} if wait_s else {}
         if self._is_flow:
-            query["id"] = envelope_id
-            if self._timeout:
-                query["timeout"] = self._timeout
+            query |= {"id": envelope_id, **self._terms.fields}
             path, body = f"/v1/flows/{quote(self._target)}", payload
         else:
             path, body = "/v1/envelopes", self._wrapped(payload, envelope_id)
         try:
-            return self.client.post(_with_query(path, query), body, wait_s=wait_s)
+            answer = self.client.post(
+                _with_query(path, query), body, wait_s=wait_s, headers=self._terms.headers
+            )
         except Refused as error:
             if len(self._actors) == 1 and error.is_about("unknown-actor"):
                 raise UsageError(self._unknown(), code=Code.NAME_UNKNOWN) from error
             raise
+        if self._terms.key is not None and answer.body["id"] != envelope_id:
+            holder = answer.body["id"]
+            print(f"asya: the envelope {holder} holds this key; sent nothing", file=sys.stderr)
+        return answer
 
     def _wrapped(self, payload: bytes, envelope_id: str) -> bytes:
-        fields: dict[str, Any] = {"id": envelope_id, "route": self._actors}
-        if self._timeout:
-            fields["timeout"] = self._timeout
+        fields: dict[str, Any] = {"id": envelope_id, "route": self._actors, **self._terms.fields}
         return json.dumps(fields).encode()[:-1] + b',"payload":' + payload + b"}"
 
     def _unknown(self) -> str:
