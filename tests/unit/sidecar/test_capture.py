@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from msgspec import Raw
 
@@ -11,8 +9,8 @@ from asya.envelope import BLOB_HEADER, Envelope, Route
 from asya.sidecar.capture import Capture
 
 
-def envelope(id: str = "e", payload: bytes = b"1", **headers: Any) -> Envelope:
-    return Envelope(id, Route([], "a", []), Raw(payload), headers=headers)
+def envelope(id: str = "e", payload: bytes = b"1", header: str = "x") -> Envelope:
+    return Envelope(id, Route([], "a", []), Raw(payload), headers={header: Raw(b"{}")})
 
 
 @pytest.mark.parametrize(
@@ -41,7 +39,7 @@ def test_a_sample_takes_an_envelope_everywhere_or_nowhere():
 
 
 def test_a_payload_that_was_checked_in_stays_where_it_is():
-    checked_in = envelope(**{BLOB_HEADER: Raw(b"{}")})
+    checked_in = envelope(header=BLOB_HEADER)
     assert Capture("all").before(checked_in) is None
     assert Capture("all").after(envelope(), checked_in) is None
     assert Capture("errors").after_error(checked_in) is None
