@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from asya import manifest, settings
-from asya.errors import ManifestError, UsageError
+from asya.codes import Code
+from asya.errors import Complaint, UsageError
 
 EXIT_PROBLEMS = 2
 
@@ -47,15 +48,15 @@ def check(paths: Sequence[str | Path], *, as_json: bool = False) -> int:
 
 
 def examine(paths: Sequence[str | Path]) -> dict[str, Any]:
-    """What the paths hold: names (`actors`, `flows`, `schedules`) and lines (`problems`, …)."""
-    problems: list[str] = []
+    """What the paths hold: names (`actors`, …), lines (`problems`, …) and codes of the problems."""
+    problems: list[Complaint] = []
     rest: list[str | Path] = []
     folders: list[Path] = []
     for path in paths:
         if Path(path).name == settings.SETTINGS_FILE:
             folders.append(Path(path).parent)
             if not Path(path).is_file():
-                problems.append(f"{path}: no such file")
+                problems.append(Complaint(f"{path}: no such file", Code.MANIFEST_MISSING))
         else:
             rest.append(path)
             if Path(path).is_dir():
@@ -65,22 +66,22 @@ def examine(paths: Sequence[str | Path]) -> dict[str, Any]:
         try:
             # variables count too: this is what `asya up` would read here
             namespace = settings.read(folder, settings.environment(), {}).namespace
-        except ManifestError as error:
-            problems += error.problems
         except UsageError as error:
-            problems += str(error).splitlines()
+            problems += error.complaints()
     loaded = manifest.Manifests()
     try:
         if rest:
             loaded = manifest.load(rest, namespace=namespace)
-    except ManifestError as error:
-        problems += error.problems
+    except UsageError as error:
+        problems += error.complaints()
+    found = list(dict.fromkeys(problems))
     return {
         "ok": not problems,
         "actors": [actor.name for actor in loaded.actors],
         "flows": [flow.name for flow in loaded.flows],
         "schedules": [schedule.name for schedule in loaded.schedules],
-        "problems": list(dict.fromkeys(problems)),
+        "problems": found,
+        "codes": [problem.code for problem in found],
         "warnings": loaded.warnings,
         "notes": loaded.notes,
     }
@@ -96,7 +97,7 @@ def _print_text(result: dict[str, Any]) -> None:
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     for problem in result["problems"]:
-        print(problem, file=sys.stderr)
+        print(f"{problem}  [{problem.code}]", file=sys.stderr)
     print(_summary(result), file=sys.stderr)
 
 

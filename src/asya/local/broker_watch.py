@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from asya.codes import Code
 from asya.errors import AsyaError
 from asya.local.broker import RESERVE_BYTES, NatsServer
 
@@ -62,7 +63,7 @@ class BrokerWatch:
     def problem(self) -> str | None:
         """Why the broker takes no messages now, or None."""
         if self._restart_task is not None:
-            return "the broker is gone and is being started again"
+            return f"the broker is gone and is being started again  [{Code.BROKER_GONE}]"
         return self._disk_problem
 
     def _on_exit(self, code: int) -> None:
@@ -70,7 +71,7 @@ class BrokerWatch:
         if code < 0:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-code).name
-        self._say(f"broker gone ({how}): starting it again")
+        self._say(f"broker gone ({how}): starting it again  [{Code.BROKER_GONE}]")
         if self._restart_task is None:
             self._restart_task = self._loop.create_task(self._restart())
 
@@ -87,7 +88,8 @@ class BrokerWatch:
                 break
             except (AsyaError, OSError) as error:
                 if not told:
-                    self._say(f"broker does not start, trying again: {error}")
+                    code = getattr(error, "code", Code.BROKER_GONE)
+                    self._say(f"broker does not start, trying again: {error}  [{code}]")
                 told = True
         self._up_since_s = self._loop.time()
         self._restart_task = None
@@ -97,7 +99,7 @@ class BrokerWatch:
         while True:
             problem = self._server.disk_problem()
             if problem is not None and self._disk_problem is None:
-                self._say(problem)
+                self._say(f"{problem}  [{Code.BROKER_DISK_FULL}]")
             if problem is None and self._disk_problem is not None:
                 self._say("broker stores messages again: there is room on the disk")
             self._disk_problem = problem

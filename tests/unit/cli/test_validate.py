@@ -33,8 +33,8 @@ def test_problems_go_to_stderr_and_exit_with_2(folder, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "a.yaml:4: spec.handler: is required: a text",
-        "a.yaml:4: spec.handlr: unknown field 'handlr'; did you mean 'handler'?",
+        "a.yaml:4: spec.handler: is required: a text  [ASYA-1106]",
+        "a.yaml:4: spec.handlr: unknown field 'handlr'; did you mean 'handler'?  [ASYA-1105]",
         "2 problems",
     ]
 
@@ -59,6 +59,7 @@ def test_json_is_one_object_on_stdout(folder, capsys):
         "flows": [],
         "schedules": [],
         "problems": [],
+        "codes": [],
         "warnings": [],
         "notes": [],
     }
@@ -75,7 +76,7 @@ def test_settings_are_checked_with_the_folder_and_alone(folder, capsys, argument
     (folder / "asya.yaml").write_text("prot: 1\n")
     assert run(["validate", *arguments]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "asya.yaml:1: prot: unknown setting 'prot'; did you mean 'port'?",
+        "asya.yaml:1: prot: unknown setting 'prot'; did you mean 'port'?  [ASYA-1202]",
         "1 problem",
     ]
 

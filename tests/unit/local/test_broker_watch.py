@@ -45,8 +45,9 @@ async def test_a_killed_broker_is_back_at_once_on_the_same_port(
     assert watch.problem() is None
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
-    assert await said.until("broker gone") == "broker gone (SIGKILL): starting it again"
-    assert watch.problem() == "the broker is gone and is being started again"
+    line = await said.until("broker gone")
+    assert line == "broker gone (SIGKILL): starting it again  [ASYA-4006]"
+    assert watch.problem() == "the broker is gone and is being started again  [ASYA-4006]"
     await said.until("broker back after")
     assert watch.problem() is None
     assert server.running
@@ -81,7 +82,7 @@ async def test_one_that_cannot_be_started_is_tried_again_and_told_once(
         for _ in range(3):
             await asyncio.wait_for(tried.acquire(), 5)
     await said.until("broker back after")
-    assert said[1:-1] == ["broker does not start, trying again: no room"]
+    assert said[1:-1] == ["broker does not start, trying again: no room  [ASYA-1001]"]
 
 
 async def test_a_stop_that_was_asked_for_is_no_death(
