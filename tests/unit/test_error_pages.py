@@ -8,22 +8,32 @@ from pathlib import Path
 
 import pytest
 
+from asya import manifest
 from asya.cli import app
 from asya.codes import TYPES, Code, failure_code
-from asya.envelope import Envelope, Route, decode, raw_json
+from asya.envelope import HOP_HEADER, HOPS_MAX, Envelope, Route, decode, raw_json
 from asya.error_pages import RANGES, pages
 from asya.errors import AsyaError, MeshRunning, full_name
 from asya.gateway.problems import KINDS, type_of
 from asya.gateway.server import bind
 from asya.local.broker import find_binary
-from asya.local.environment import parse_dotenv
+from asya.local.environment import parse_dotenv, replica_environment
 from asya.local.lock import FolderLock
 from asya.resiliency import Resiliency
 from asya.runtime import loading
 from asya.sidecar import decide
-from asya.sidecar.outcome import Expired
+from asya.sidecar.outcome import Expired, Frame, Raised, Returned
+from asya.transports.memory import MemoryBroker
 
 HEAD = "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: a}\nspec:\n"
+SECRET = "  secretRefs: [{secretName: openai, keys: [{key: key, envVar: OPENAI_API_KEY}]}]\n"
+MODEL = """
+class Model:
+    def __init__(self):
+        raise RuntimeError("no model")
+
+    def run(self, payload): ...
+"""
 NOW = datetime(2026, 11, 23, 18, 25, tzinfo=UTC)
 
 FILES = {
@@ -51,8 +61,28 @@ def reason_given(send: decide.Send) -> None:
     raise AsyaError(status.error.message, code=failure_code(status.reason, status.error.type))
 
 
-def load_handler(name: str, code: str = "") -> None:
-    Path("handlers.py").write_text(code)
+def ended(outcome: Raised) -> None:
+    """Raise what an attempt ended with."""
+    raise AsyaError(outcome.error.message, code=failure_code(None, outcome.error.type))
+
+
+def round_and_round() -> None:
+    envelope = an_envelope("a", "b")
+    envelope.headers[HOP_HEADER] = raw_json(HOPS_MAX)
+    (send,) = decide.decide(envelope, Returned([Frame(raw_json(1))]), Resiliency(), NOW, max)
+    assert isinstance(send, decide.Send)
+    reason_given(send)
+
+
+def missing_secret() -> None:
+    text = HEAD.replace("name: a", "name: embedder") + "  handler: a.b\n" + SECRET
+    Path("actors.yaml").write_text(text)
+    (actor,) = manifest.load(["actors.yaml"]).actors
+    replica_environment(actor, {}, {}, socket=Path("s"), path=[])
+
+
+def load_handler(name: str, code: str = "", file: str = "handlers.py") -> None:
+    Path(file).write_text(code)
     try:
         loading.load(name, lambda kind, in_loop: kind())
     except loading.HandlerError as error:
@@ -88,8 +118,16 @@ RAISED: dict[str, Callable[[], object]] = {
         decide.undeliverable(an_envelope("rerankr"), ["reranker"], NOW)
     ),
     "ASYA-2007": late,
+    "ASYA-1305": missing_secret,
+    "ASYA-2008": round_and_round,
     "ASYA-2009": lambda: reason_given(decide.poison(an_envelope("a"), 5, "SIGKILL", NOW)),
     "ASYA-3102": lambda: load_handler("plain"),
+    "ASYA-3002": lambda: ended(decide.timed_out("summary", 300, by_deadline=False)),
+    "ASYA-3003": lambda: ended(decide.too_large("render", 5 * 2**20, 4 * 2**20)),
+    "ASYA-3103": lambda: load_handler("handlrs.double"),
+    "ASYA-3104": lambda: load_handler("broken.handle", "import surely_missing\n", "broken.py"),
+    "ASYA-3107": lambda: load_handler("handlers.Model.run", MODEL),
+    "ASYA-4003": lambda: MemoryBroker().find("default", "asya-default-double"),
     "ASYA-3105": lambda: load_handler("handlers.dubble", "def double(payload): ...\n"),
     "ASYA-3106": lambda: load_handler("handlers.add", "def add(a, b): ...\n"),
     "ASYA-4005": lambda: find_binary("no-such-server"),
@@ -152,7 +190,8 @@ def test_the_example_is_what_is_really_raised(code, tmp_path, monkeypatch):
     monkeypatch.delitem(__import__("sys").modules, "handlers", raising=False)
     with pytest.raises(AsyaError) as raised:
         RAISED[code]()
-    assert app.rendered(raised.value).startswith(pages()[Code(code)].example)
+    said = app.rendered(raised.value).replace(f"{tmp_path.resolve()}/", "")
+    assert said.startswith(pages()[Code(code)].example)
 
 
 def test_a_port_in_use_says_who_has_it():
