@@ -29,6 +29,8 @@ class Capabilities:
             as the connection lives.
         counts_in_flight: `depth` tells messages that are being worked on.
         counts_delayed: `depth` tells messages that wait for their time.
+        priorities: Levels of the header `priority` that are served one before the other; with 1
+            the header travels and has no effect.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Capabilities:
     lease_s: float | None
     counts_in_flight: bool = True
     counts_delayed: bool = True
+    priorities: int = 1
 
 
 @dataclass(frozen=True)
