@@ -161,6 +161,7 @@ class Insight:
             ahead=0 if found is None else found.ahead,
             actor=actor,
             pace=self._paces.of(actor_name),
+            newest_start=moment(self._paces.newest_start(actor_name)),
             nearest_actor=nearest(actor_name, names),
         )
 

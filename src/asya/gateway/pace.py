@@ -53,7 +53,7 @@ class Paces:
 
     def __init__(self) -> None:
         self._actors: dict[str, _Samples] = {}
-        self._open: dict[tuple[str, int, int], str] = {}
+        self._open: dict[tuple[str, int, int], tuple[str, str]] = {}
 
     def started(self, event: HopStarted) -> None:
         """A replica was given an envelope."""
@@ -62,7 +62,7 @@ class Paces:
             samples = self._actors[event.actor] = _Samples()
         if event.attempt == 1:  # the wait for a retry is chosen, and tells nothing of the queue
             samples.queue.append((event.enqueued_at, event.at))
-        self._open[event.id, event.n, event.attempt] = event.at
+        self._open[event.id, event.n, event.attempt] = (event.at, event.actor)
         if len(self._open) > OPEN_MAX:
             del self._open[next(iter(self._open))]
 
@@ -71,7 +71,11 @@ class Paces:
         began = self._open.pop((event.id, event.n, event.attempt), None)
         samples = self._actors.get(event.actor)
         if began is not None and samples is not None and event.state in _DONE:
-            samples.handler.append((began, event.at))
+            samples.handler.append((began[0], event.at))
+
+    def newest_start(self, actor: str) -> str | None:
+        """When the newest of the calls began that are under way at an actor."""
+        return max((at for at, name in self._open.values() if name == actor), default=None)
 
     def of(self, actor: str) -> ActorPace:
         """The pace of an actor."""

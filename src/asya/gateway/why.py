@@ -97,6 +97,7 @@ class Facts:
         ahead: Envelopes at the same actor that most likely come first.
         actor: The actor as it runs, or None where it is no part of this mesh.
         pace: How long that actor usually takes.
+        newest_start: When the newest of the calls began that are under way there.
         nearest_actor: The nearest name of an actor that is part of it.
     """
 
@@ -117,6 +118,7 @@ class Facts:
     ahead: int = 0
     actor: ActorStatus | None = None
     pace: ActorPace = field(default_factory=ActorPace)
+    newest_start: datetime | None = None
     nearest_actor: str | None = None
 
 
@@ -337,7 +339,10 @@ def _behind(facts: Facts) -> Explanation | None:
     working = "its one replica is" if len(ready) == 1 else f"all {len(ready)} replicas are"
     noun = "other" if others == 1 else "others"
     cause = f"Queued behind about {others} {noun} at {actor.name}: {working} busy."
-    if actor.rate > 0:
+    slow_s = _slow_for_s(facts)
+    if slow_s is not None:
+        cause += f" What runs there takes longer than usual: {_span(slow_s)} so far."
+    elif actor.rate > 0:
         cause += f" At {actor.rate:g} per second that takes about {_span(others / actor.rate)}."
     remedy = []
     if len(ready) >= actor.replicas_max:
@@ -346,6 +351,15 @@ def _behind(facts: Facts) -> Explanation | None:
     else:
         remedy.append(Remedy("asya top", "shows the load; more replicas start as more waits"))
     return Explanation("queued", cause, _evidence(facts), [*remedy, _cancel(facts)])
+
+
+def _slow_for_s(facts: Facts) -> float | None:
+    """How long the newest call at the actor runs, where that is longer than its p99."""
+    p99 = facts.pace.handler.p99_s
+    if facts.newest_start is None or p99 is None:
+        return None
+    for_s = (facts.now - facts.newest_start).total_seconds()
+    return for_s if for_s > max(p99, SETTLE_S) else None
 
 
 def _on_its_way(facts: Facts) -> Explanation:

@@ -55,6 +55,8 @@ def test_calls_without_an_end_are_forgotten(monkeypatch):
         paces.started(started(name))
     paces.ended(ended("x", end=2))
     assert paces.of("a").handler == Pace()
+    assert paces.newest_start("a") == at(1)
+    assert paces.newest_start("b") is None
     paces.ended(ended("z", end=2))
     assert paces.of("a").handler.samples == 1
 

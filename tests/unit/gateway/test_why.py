@@ -213,6 +213,15 @@ def test_one_behind_others_has_their_number_and_an_estimate():
     assert "maxReplicaCount" in found.remedy[0].does
 
 
+def test_an_estimate_is_no_good_while_what_runs_is_slow():
+    runs = actor("busy", rate=2.0, queue=Depth(ready=3, in_flight=1, delayed=0))
+    found = why(facts(ahead=3, actor=runs, newest_start=after(-30)))
+    assert found.cause.endswith(
+        "its one replica is busy. What runs there takes longer than usual: 30 s so far."
+    )
+    assert "At 2 per second" in why(facts(ahead=3, actor=runs, newest_start=after(-3))).cause
+
+
 def test_behind_are_never_more_than_the_broker_has():
     runs = actor("busy", queue=Depth(ready=1, in_flight=0, delayed=0), replicas_max=5)
     found = why(facts(ahead=20, actor=runs))
