@@ -1,5 +1,6 @@
 """Codes and pages hold together, and the examples are what is really said."""
 
+import asyncio
 import json
 import shlex
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from asya import manifest
+from asya.blobs.base import BlobRef, missing
+from asya.blobs.folder import FolderBlobs
 from asya.cli import app
 from asya.codes import TYPES, Code, failure_code
 from asya.envelope import HOP_HEADER, HOPS_MAX, Envelope, Route, decode, raw_json
@@ -81,6 +84,16 @@ def missing_secret() -> None:
     replica_environment(actor, {}, {}, socket=Path("s"), path=[])
 
 
+def blobs_in_the_way() -> None:
+    Path("blobs").write_text("")
+    asyncio.run(FolderBlobs(Path("blobs")).open())
+
+
+def blob_missing() -> None:
+    store = FolderBlobs(Path("blobs"))
+    raise missing(BlobRef("5feceb66", 70_000_000, store.name), store)
+
+
 def load_handler(name: str, code: str = "", file: str = "handlers.py") -> None:
     Path(file).write_text(code)
     try:
@@ -128,6 +141,8 @@ RAISED: dict[str, Callable[[], object]] = {
     "ASYA-3104": lambda: load_handler("broken.handle", "import surely_missing\n", "broken.py"),
     "ASYA-3107": lambda: load_handler("handlers.Model.run", MODEL),
     "ASYA-4003": lambda: MemoryBroker().find("default", "asya-default-double"),
+    "ASYA-5101": blobs_in_the_way,
+    "ASYA-5102": blob_missing,
     "ASYA-3105": lambda: load_handler("handlers.dubble", "def double(payload): ...\n"),
     "ASYA-3106": lambda: load_handler("handlers.add", "def add(a, b): ...\n"),
     "ASYA-4005": lambda: find_binary("no-such-server"),

@@ -10,6 +10,7 @@ from asya.blobs.base import BlobStore
 from asya.blobs.claims import Claims
 from asya.blobs.folder import FolderBlobs
 from asya.blobs.object_store import object_blobs
+from asya.codes import Code
 from asya.durations import format_duration
 from asya.errors import UsageError
 from asya.resiliency import Resiliency, delay_s
@@ -57,7 +58,7 @@ def check_retention(actors: Iterable[AsyncActor], kept_s: float) -> None:
         if (wait_s := longest_wait_s(actor.resiliency())) >= kept_s
     ]
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError("\n".join(problems), code=Code.SETTINGS_CONTRADICT)
 
 
 def longest_wait_s(resiliency: Resiliency) -> float:

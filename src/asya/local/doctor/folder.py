@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import os
 import shutil
@@ -74,6 +75,28 @@ def look_at_space(setup: SetUp) -> Seen:
         yield "warn", f"{text}, which is not much", Code.BROKER_DISK_FULL
     else:
         yield "ok", text
+
+
+def look_at_blobs(setup: SetUp) -> Seen:
+    """Whether the store of big payloads can be used, as far as looking tells."""
+    from asya.local.blobs import check_retention
+
+    check_retention(setup.actors, setup.settings.blobs_kept_s)
+    where = setup.settings.blob_store
+    if where is None:
+        yield "ok", "in the data folder"
+    elif isinstance(where, Path):
+        place = _nearest_that_exists(where.absolute())
+        if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+            yield "ok", f"{where}"
+        else:
+            text = f"{where} cannot be written to; make it writable, or take another (--blob-store)"
+            yield "fail", text, Code.BLOB
+    elif importlib.util.find_spec("obstore") is None:
+        text = f"obstore missing, which {where} needs; pip install 'asya[blobs]'"
+        yield "fail", text, Code.EXTRA_MISSING
+    else:
+        yield "skip", f"{where} is asked when the mesh starts"
 
 
 def look_at_ports(setup: SetUp) -> Seen:

@@ -19,6 +19,7 @@ CHECKS: Final = (
     Check("data", folder.look_at_data),
     Check("file system", folder.look_at_file_system),
     Check("space", folder.look_at_space),
+    Check("blobs", folder.look_at_blobs),
     Check("mesh", folder.look_at_mesh),
     Check("leftovers", folder.look_at_leftovers),
     Check("ports", folder.look_at_ports),

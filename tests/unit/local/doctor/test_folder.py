@@ -102,6 +102,39 @@ def test_room_on_the_disk(make, seen, monkeypatch, free, state):
     assert seen(folder.look_at_space, make())[0].state == state
 
 
+def test_blobs_lie_in_the_data_folder_or_where_the_settings_say(project, make, seen):
+    assert seen(folder.look_at_blobs, make())[0].text == "in the data folder"
+    (found,) = seen(folder.look_at_blobs, make(blob_store=str(project / "big")))
+    assert (found.state, found.text) == ("ok", f"{project}/big")
+    assert list(project.iterdir()) == []
+
+
+def test_a_blob_store_that_cannot_be_written_to(project, make, seen):
+    (project / "big").write_text("")
+    (found,) = seen(folder.look_at_blobs, make(blob_store=str(project / "big")))
+    assert (found.state, found.code) == ("fail", Code.BLOB)
+
+
+def test_an_object_store_needs_its_library(make, seen, monkeypatch):
+    setup = make(blob_store="s3://bucket/prefix")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert seen(folder.look_at_blobs, setup)[0].state == "skip"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (found,) = seen(folder.look_at_blobs, setup)
+    assert (found.state, found.code) == ("fail", Code.EXTRA_MISSING)
+
+
+def test_blobs_that_would_not_live_long_enough(project, make, seen):
+    (project / "a.yaml").write_text(
+        "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: a}\nspec:\n"
+        "  handler: a.b\n  resiliency: {policies: {default: {maxAttempts: 3, "
+        "initialDelay: 900h, maxInterval: 900h}}}\n"
+    )
+    (found,) = seen(folder.look_at_blobs, make())
+    assert (found.state, found.code) == ("fail", Code.SETTINGS_CONTRADICT)
+    assert "raise blobRetention above it" in found.text
+
+
 def test_a_free_port(make, seen, free_port):
     (found,) = seen(folder.look_at_ports, make(port=free_port))
     assert (found.state, found.text) == ("ok", f"{free_port} on 127.0.0.1 is free")
