@@ -105,6 +105,22 @@ def test_a_time_of_another_form_costs_nothing_but_itself(metrics: Metrics, sent:
     assert histogram(metrics, catalog.HANDLER_TIME)[0] == {0: 1}
 
 
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [
+        ("2026-11-23T18:25:00.249Z", 0.001),
+        ("2026-11-23T18:24:59.999Z", 0.251),
+        ("2026-11-23T18:25:00Z", 0.25),
+        ("2026-11-23T19:25:00.000+01:00", 0.25),
+        ("2026-11-22T18:25:00.250Z", 86_400.0),
+        ("2026-11-23T18:25:01.000Z", 0.0),  # clocks differ
+    ],
+)
+def test_the_time_in_the_queue_is_told_from_every_form(metrics: Metrics, sent: str, seconds: float):
+    metrics.emit(started(sent=sent))
+    assert histogram(metrics, catalog.QUEUE_TIME)[1] == seconds
+
+
 class Books:
     """A ledger that may be out of order, and knows every id after the first time."""
 
