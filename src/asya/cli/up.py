@@ -22,6 +22,7 @@ from asya.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
     from asya.local.mesh import LocalMesh
+    from asya.local.reload import Reloading
     from asya.manifest import Manifests
 
 CRASH_VARIABLE: Final = "ASYA_TEST_CRASH"
@@ -43,6 +44,16 @@ def up(
             help="Manifest files, folders, or file.py:function. Without: this folder.",
         ),
     ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Replace replicas when their code changes on the disk.")
+    ] = False,
+    replay: Annotated[
+        bool,
+        typer.Option(
+            "--replay",
+            help="As --reload; the actor's last envelope then runs again through the new code.",
+        ),
+    ] = False,
 ) -> None:
     """Run the whole mesh on this machine.
 
@@ -51,11 +62,19 @@ def up(
     is lost either way: the next `asya up` on the same data folder goes on with it.
     """
     began_s = time.monotonic()
-    run_mesh(paths or [], flags, os.environ, began_s=began_s)
+    run_mesh(
+        paths or [], flags, os.environ, began_s=began_s, reload=reload or replay, replay=replay
+    )
 
 
 def run_mesh(
-    paths: Sequence[str], flags: Mapping[str, Any], environ: Mapping[str, str], *, began_s: float
+    paths: Sequence[str],
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    began_s: float,
+    reload: bool = False,
+    replay: bool = False,
 ) -> None:
     """Run a mesh in this process until a signal stops it.
 
@@ -77,11 +96,25 @@ def run_mesh(
     _allow_many_files()
 
     async def main() -> None:
-        mesh = LocalMesh(manifests, found, folder=folder, environ=environ, say=_say)
+        mesh = LocalMesh(
+            manifests,
+            found,
+            folder=folder,
+            environ=environ,
+            say=_say,
+            reloading=_reloading(paths, found.namespace, replay=replay) if reload else None,
+        )
         await _serve(mesh, manifests, began_s)
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())
+
+
+def _reloading(paths: Sequence[str], namespace: str, *, replay: bool) -> Reloading:
+    from asya import manifest
+    from asya.local.reload import Reloading
+
+    return Reloading(lambda: manifest.load(paths or ["."], namespace=namespace), replay)
 
 
 def _allow_many_files() -> None:

@@ -18,7 +18,7 @@ from typing import Final, Literal, cast
 from asya.errors import TransportError
 from asya.local.replicas import ReplicaSet
 from asya.scaling import Bounds, Candidate, Peak, desired, expendable, needed
-from asya.sidecar import Sidecar
+from asya.sidecar import Sidecar, SidecarConfig
 from asya.transports.base import Transport
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,13 @@ class ScaledActor:
         self.peak = Peak(bounds.cooldown_s)
         self.looked_s = float("-inf")
         self.due_s: float | None = None
+
+    def refit(self, config: SidecarConfig, bounds: Bounds) -> None:
+        """Its manifest has changed: from now on these hold."""
+        self.sidecar.config = config
+        if bounds != self.bounds:
+            self.bounds = bounds
+            self.peak = Peak(bounds.cooldown_s)
 
     def candidates(self) -> list[Candidate]:
         """Its replicas, for the choice of whom to end."""

@@ -15,9 +15,9 @@ import hashlib
 import logging
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,7 +36,7 @@ from asya.local.blobs import open_claims
 from asya.local.broker import NatsServer
 from asya.local.broker_watch import BrokerWatch
 from asya.local.capturing import capture_of, capturing
-from asya.local.environment import memory_bytes, read_dotenv, replica_environment
+from asya.local.launch import launch_of
 from asya.local.leftovers import ChildRecord, end_leftovers
 from asya.local.lock import FolderLock
 from asya.local.log_lines import Form
@@ -54,6 +54,7 @@ from asya.transports.nats import NatsTransport
 if TYPE_CHECKING:
     from asya.gateway.schedules import ScheduleSpec
     from asya.gateway.service import TaskService
+    from asya.local.reload import Reloading
     from asya.manifest import AsyncActor, Manifests
     from asya.settings import Settings
 
@@ -79,6 +80,7 @@ class LocalMesh:
         environ: The environment that replicas inherit.
         say: Tells the user one line.
         clock: The wall clock.
+        reloading: Replace replicas whose code changes on the disk, or None.
     """
 
     def __init__(
@@ -90,7 +92,9 @@ class LocalMesh:
         environ: Mapping[str, str],
         say: Callable[[str], None],
         clock: Clock | None = None,
+        reloading: Reloading | None = None,
     ) -> None:
+        self._reloading = reloading
         self.url = ""
         self.data = settings.data.absolute()
         self.actors: dict[str, ScaledActor] = {}
@@ -188,6 +192,7 @@ class LocalMesh:
         service = await self._start_service(port)
         web = self._make_web(service, port, listening)
         await self._start_actors(transport, service, launches)
+        await self._start_reloading(service, port)
         await web.start()
         self.url = web.url
         self._announce()
@@ -221,26 +226,10 @@ class LocalMesh:
         return launches
 
     def _launch(self, actor: AsyncActor, socket_path: Path) -> Launch:
-        dotenv = read_dotenv([actor.folder, self._folder])
-        environment = replica_environment(
-            actor, self._environ, dotenv, socket=socket_path, path=[actor.folder]
-        )
-        limit = actor.spec.resources.get("limits", {}).get("memory")
-        try:
-            memory_max = None if limit is None else memory_bytes(limit)
-        except ValueError as error:
-            raise UsageError(
-                f"{actor.source.file}:{actor.source.line}: actor {actor.name}: "
-                f"resources.limits.memory: {error}",
-                code=Code.MEMORY_LIMIT,
-            ) from error
-        return Launch(
-            # -P: the working folder is no place to import the runtime from.
-            argv=(sys.executable, "-P", "-m", "asya.runtime"),
-            folder=actor.folder,
-            environment=environment,
-            memory_max=memory_max,
-        )
+        launch = launch_of(actor, self._environ, self._folder, socket=socket_path)
+        if self._reloading is None:
+            return launch
+        return replace(launch, environment={**launch.environment, "ASYA_FILES": "1"})
 
     async def _start_broker(self) -> NatsTransport:
         settings = self._settings
@@ -330,14 +319,7 @@ class LocalMesh:
             log = self._make_log(actor.name, actor=actor.name)
             replicas = self._make_replicas(actor.name, launches[actor.name], log)
             sidecar = Sidecar(
-                SidecarConfig(
-                    actor.name,
-                    namespace=self._settings.namespace,
-                    resiliency=actor.resiliency(),
-                    concurrency=actor.spec.concurrency,
-                    payload_max_bytes=self._settings.payload_max_bytes,
-                    capture=capture_of(actor, self._settings),
-                ),
+                self._config(actor),
                 transport,
                 listener=listener,
                 ends=ends,
@@ -357,6 +339,46 @@ class LocalMesh:
         autoscaler = Autoscaler(transport, list(self.actors.values()))
         autoscaler.start()
         self._stack.push_async_callback(autoscaler.stop)
+
+    def _config(self, actor: AsyncActor) -> SidecarConfig:
+        return SidecarConfig(
+            actor.name,
+            namespace=self._settings.namespace,
+            resiliency=actor.resiliency(),
+            concurrency=actor.spec.concurrency,
+            payload_max_bytes=self._settings.payload_max_bytes,
+            capture=capture_of(actor, self._settings),
+        )
+
+    async def _start_reloading(self, service: TaskService, port: LocalPort) -> None:
+        if self._reloading is None:
+            return
+        from asya.local.reload import Reloader
+        from asya.local.replay import Replay
+
+        asked = self._reloading
+        reloader = Reloader(
+            self.actors,
+            self._manifests,
+            read=asked.read,
+            refit=self._refit,
+            replay=Replay(service, port, self._clock, self.say) if asked.replay else None,
+            ignore=frozenset({self.data}),
+            say=self.say,
+        )
+        await reloader.start()
+        self._stack.push_async_callback(reloader.stop)
+
+    def _refit(self, actor: AsyncActor) -> None:
+        """Let an actor that runs go by a changed manifest, from its next replicas on.
+
+        Raises:
+            UsageError: It cannot; nothing has changed.
+        """
+        scaled = self.actors[actor.name]
+        socket_path = Path(scaled.replicas.launch.environment["ASYA_SOCKET"])
+        scaled.replicas.launch = self._launch(actor, socket_path)
+        scaled.refit(self._config(actor), self._bounds(actor))
 
     def _make_replicas(self, name: str, launch: Launch, log: RotatingLog) -> ReplicaSet:
         return ReplicaSet(

@@ -4,6 +4,10 @@ What it decides by itself: a replica that dies is not started again faster than 
 allows, and an actor whose handler cannot be loaded is *broken*: it is named once, then a single
 replica is tried when a file of its folder changes, or when the (longer) back-off is over. How
 many should run is the autoscaler's business; calls are the sidecar's.
+
+When the code has changed, `renew` tries one replica of the new code beside those that run. Once it
+is ready the old ones get no more calls and go when theirs are done; if it cannot be loaded, they
+go on.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ WATCH_FILES_MAX: Final = 5000
 END_WAIT_S: Final = 5.0
 """How long a replica that was asked to end may take, before SIGTERM and then SIGKILL."""
 
-State = Literal["starting", "ready", "leaving"]
+State = Literal["starting", "trying", "ready", "leaving"]
 
 
 class ReplicaSet:
@@ -58,7 +62,9 @@ class ReplicaSet:
 
     Attributes:
         on_change: Called when a replica ended, or may be started again.
+        on_renewed: Called when a replica of the new code has taken over.
         problem: Why the handler cannot be loaded, or None.
+        outdated: Why the new code cannot be loaded while replicas of the old go on, or None.
     """
 
     def __init__(
@@ -74,7 +80,9 @@ class ReplicaSet:
         ignore: frozenset[Path] = frozenset(),
     ) -> None:
         self.on_change: Callable[[], None] = lambda: None
+        self.on_renewed: Callable[[], None] = lambda: None
         self.problem: str | None = None
+        self.outdated: str | None = None
         self.launch = launch
         self._actor = actor
         self._log = log
@@ -97,14 +105,17 @@ class ReplicaSet:
         self._done_at_crash = -1
         self._not_before_s = 0.0
         self._stopping = False
+        self._generation = 0
+        self._old: set[int] = set()
+        self._finish_off: Callable[[int], None] = lambda pid: None
 
     # -- what runs --------------------------------------------------------------------------------
 
     @property
     def current(self) -> int:
         """Replicas that run or are being started, without those that were asked to end."""
-        leaving = sum(state == "leaving" for state in self._states.values())
-        return len(self._processes) + self._spawning - leaving
+        apart = sum(state in {"leaving", "trying"} for state in self._states.values())
+        return len(self._processes) + self._spawning - apart
 
     @property
     def starting(self) -> list[ReplicaProcess]:
@@ -114,7 +125,13 @@ class ReplicaSet:
     @property
     def starting_count(self) -> int:
         """How many are not ready yet, those that have no pid yet included."""
-        return len(self.starting) + self._spawning
+        trying = sum(state == "trying" for state in self._states.values())
+        return len(self.starting) + self._spawning + trying
+
+    @property
+    def ready_count(self) -> int:
+        """Replicas that have loaded their handler and were not asked to end."""
+        return sum(state == "ready" for state in self._states.values())
 
     @property
     def alive(self) -> bool:
@@ -139,42 +156,69 @@ class ReplicaSet:
             count = min(count, 1 - self.starting_count)
         for _ in range(count):
             self._spawning += 1
-            task = self._loop.create_task(self._start())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._in_background("starting")
         return max(0, count)
 
-    async def _start(self) -> None:
+    def renew(self, finish_off: Callable[[int], None]) -> None:
+        """The code has changed: replace what runs.
+
+        Args:
+            finish_off: Called for each old replica once a new one is ready; it makes sure that the
+                old one gets no more calls and ends when those that it has are done.
+        """
+        if self._stopping:
+            return
+        self._generation += 1
+        self._finish_off = finish_off
+        self._failures = 0
+        self._not_before_s = 0.0
+        for pid in [pid for pid, state in self._states.items() if state in {"starting", "trying"}]:
+            self.stop_starting(pid)
+        self._old = {pid for pid, state in self._states.items() if state == "ready"}
+        if self._old:
+            self._in_background("trying")
+        self.on_change()
+
+    def _in_background(self, state: State) -> None:
+        task = self._loop.create_task(self._start(state, self._generation))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self, state: State, generation: int) -> None:
         try:
             process = await ReplicaProcess.spawn(self.launch, self._log, self._clock, self._ended)
         except OSError as error:
-            self._spawning -= 1
-            self._load_failed(
-                f"{self.launch.argv[0]} cannot be started: {error}", Code.PYTHON_UNUSABLE
+            self._spawning -= state == "starting"
+            self._failed(
+                state, f"{self.launch.argv[0]} cannot be started: {error}", Code.PYTHON_UNUSABLE
             )
             return
-        self._spawning -= 1
+        self._spawning -= state == "starting"
         pid = process.pid
         self._processes[pid] = process
-        self._states[pid] = "starting"
+        self._states[pid] = state
         self._record.add(pid, self._actor)
         if process.ended.is_set():
             self._ended(process)
         elif self._stopping:
             process.signal(signal.SIGKILL)
+        elif generation != self._generation:
+            self.stop_starting(pid)
         else:
             self._timers[pid] = self._loop.call_later(START_TIMEOUT_S, self._start_timed_out, pid)
 
     def _start_timed_out(self, pid: int) -> None:
+        state = self._states[pid]
         self._leave(pid)
         self.kill(pid)
-        self._load_failed(
-            f"the handler was not loaded after {START_TIMEOUT_S:.0f} s", Code.HANDLER_SLOW
+        self._failed(
+            state, f"the handler was not loaded after {START_TIMEOUT_S:.0f} s", Code.HANDLER_SLOW
         )
 
     def ready(self, pid: int) -> None:
         """The replica has loaded its handler. Called as often as one likes."""
-        if self._states.get(pid) != "starting":
+        tried = self._states.get(pid) == "trying"
+        if not tried and self._states.get(pid) != "starting":
             return
         self._states[pid] = "ready"
         self._cancel_timer(pid)
@@ -184,16 +228,49 @@ class ReplicaSet:
             self.problem = None
         self._failures = 0
         self._stop_watching()
-        self._say(f"{self._actor}: replica {pid} up ({took_s:.2f} s)")
+        code = "with the new code " if tried else ""
+        self._say(f"{self._actor}: replica {pid} up {code}({took_s:.2f} s)")
+        self.outdated = None
+        if tried:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        for pid in self._old:
+            if self._states.get(pid) == "ready":
+                # No time is set for its end: it may have calls that take long.
+                self._states[pid] = "leaving"
+                self._finish_off(pid)
+        self._old.clear()
+        self.on_renewed()
+        self.on_change()
 
     def load_failed(self, pid: int, error: ErrorInfo) -> None:
         """A replica said why its handler cannot be loaded; it ends by itself."""
         if pid in self._states:
+            state = self._states[pid]
             self._leave(pid)
             # The runtime's own error tells the whole story; its type would only repeat it.
             own = error.type.startswith("asya.runtime.")
             text = error.message if own else f"{error.type}: {error.message}"
-            self._load_failed(text, TYPES.get(error.type, Code.HANDLER_LOAD))
+            self._failed(state, text, TYPES.get(error.type, Code.HANDLER_LOAD))
+
+    def _failed(self, state: State, text: str, code: Code) -> None:
+        """A replica could not be loaded; `state` is what it was."""
+        if state == "trying":
+            self._trial_failed(f"error {code}: {text}")
+        elif state != "leaving":
+            self._load_failed(text, code)
+
+    def _trial_failed(self, text: str) -> None:
+        if self._stopping:
+            return
+        if text != self.outdated:
+            self._say(
+                f"{self._actor}: {text}; the replicas of the code before go on, and the next "
+                f"change is tried again (all of it: asya logs {self._actor})"
+            )
+        self.outdated = text
+        self._old.clear()
 
     def _load_failed(self, text: str, code: Code) -> None:
         if self._stopping:
@@ -278,11 +355,9 @@ class ReplicaSet:
                 self._say(f"{self._actor}: replica {pid} down")
         elif killed:
             self._say(f"{self._actor}: replica {pid} was stopped in the middle of a call")
-        elif state == "starting":
-            self._load_failed(
-                f"the replica {process.describe_end()} before the handler was loaded",
-                Code.HANDLER_LOAD,
-            )
+        elif state in {"starting", "trying"}:
+            how = f"the replica {process.describe_end()} before the handler was loaded"
+            self._failed(state, how, Code.HANDLER_LOAD)
         else:
             self._crashed(process)
         self.on_change()

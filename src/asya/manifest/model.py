@@ -51,7 +51,8 @@ REPLICAS_MAX: Final = 10_000
 CONCURRENCY_MAX: Final = 1000
 SECONDS_MAX: Final = 10**9
 RUNTIME_VARIABLES: Final = frozenset(
-    f"ASYA_{name}" for name in ("SOCKET", "HANDLER", "ACTOR", "CONCURRENCY", "TOKEN", "PATH")
+    f"ASYA_{name}"
+    for name in ("SOCKET", "HANDLER", "ACTOR", "CONCURRENCY", "TOKEN", "PATH", "FILES", "FORKS")
 )
 """What the mesh itself tells a replica; a manifest may not set these."""
 

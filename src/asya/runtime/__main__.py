@@ -54,6 +54,7 @@ def _options(environ: Mapping[str, str]) -> Options:
         concurrency=int(said),
         token=environ.get("ASYA_TOKEN", ""),
         path=_folders(environ),
+        tells_files=environ.get("ASYA_FILES") == "1",
     )
 
 

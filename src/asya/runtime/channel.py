@@ -21,7 +21,7 @@ from asya.runtime.protocol import pack, pack_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, NoReturn
+    from typing import Any, Callable, Dict, NoReturn, Optional
 
 CONNECT_S = 30.0
 """How long a runtime tries to reach a sidecar that does not listen yet."""
@@ -29,6 +29,9 @@ CONNECT_S = 30.0
 CLOSE_S = 10.0
 """How long a runtime may take to close its handler when the sidecar is gone already, and to end
 when the handler is closed but threads of the user's still run."""
+
+TICK_S = 0.25
+"""Between two calls of a watcher's `on_tick`."""
 
 EXIT_ORPHANED = 4
 """Exit code of a runtime whose sidecar is gone."""
@@ -208,11 +211,13 @@ class Watcher:
         busy: Whether a hang-up must end the process now; otherwise the reading loop is left
             `CLOSE_S` to find out by itself, since a `bye` may still be in the socket.
         on_terminate: Called in the watcher's thread, once, at the first SIGTERM.
+        on_tick: Called in the watcher's thread every `TICK_S`, or None.
     """
 
     def __init__(self, channel: Channel) -> None:
         self.busy: Callable[[], bool] = lambda: True
         self.on_terminate: Callable[[], None] = lambda: None
+        self.on_tick: Optional[Callable[[], None]] = None
         self._channel = channel
         self._told = False
         self._wake_out, self._wake_in = os.pipe()
@@ -249,7 +254,10 @@ class Watcher:
         poller.register(socket_fd, _HANG_UP)
         poller.register(self._wake_out, select.POLLIN)
         while True:
-            for fd, _ in poller.poll():
+            found = poller.poll(None if self.on_tick is None else TICK_S * 1000)
+            if self.on_tick is not None:
+                self.on_tick()
+            for fd, _ in found:
                 if fd == socket_fd:
                     self._leave()
                 elif self._signals.intersection(os.read(fd, 64)) and not self._told:

@@ -44,6 +44,7 @@ class Options:
         concurrency: Calls at a time, from 1.
         token: Said in `hello`, where given.
         path: Folders that come first on `sys.path`, before the working folder.
+        tells_files: Say which files below `path` were imported, and say it again when more were.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Options:
         concurrency: int = 1,
         token: str = "",
         path: Tuple[str, ...] = (),
+        tells_files: bool = False,
     ) -> None:
         self.socket = socket
         self.handler = handler
@@ -62,6 +64,7 @@ class Options:
         self.concurrency = concurrency
         self.token = token
         self.path = path
+        self.tells_files = tells_files
 
 
 def serve(options: Options) -> int:
@@ -73,6 +76,11 @@ def serve(options: Options) -> int:
         print(f"asya runtime: no sidecar on {options.socket}: {error}", file=sys.stderr)
         return EXIT_SOCKET
     watcher = Watcher(channel)
+    if options.tells_files:
+        from asya.runtime.sources import Teller
+
+        teller = Teller(options.path)
+        watcher.on_tick = teller.tick
     watcher.start()
     loops = Loops()
     extend_path(options.path)
@@ -99,6 +107,8 @@ def serve(options: Options) -> int:
     watcher.catch_signals()
     channel.send(pack(_hello(options, handler.is_async)))
     greeted.set()
+    if options.tells_files:
+        teller.start(server.tell)
     try:
         server.serve()
     except FrameError as error:
@@ -268,7 +278,11 @@ class ThreadServer:
 
     def terminating(self) -> None:
         """Tell the sidecar to send no more calls."""
-        self._channel.send(pack({"k": protocol.TERMINATING}))
+        self.tell({"k": protocol.TERMINATING})
+
+    def tell(self, header: Dict[str, Any]) -> None:
+        """Send a frame that belongs to no call; from any thread."""
+        self._channel.send(pack(header))
 
     def _work(self) -> None:
         while True:
@@ -339,7 +353,11 @@ class LoopServer:
 
     def terminating(self) -> None:
         """Tell the sidecar to send no more calls; from any thread."""
-        message = pack({"k": protocol.TERMINATING})
+        self.tell({"k": protocol.TERMINATING})
+
+    def tell(self, header: Dict[str, Any]) -> None:
+        """Send a frame that belongs to no call; from any thread."""
+        message = pack(header)
         try:  # noqa: SIM105  contextlib is slow to import
             self._main.loop.call_soon_threadsafe(self._writer.send, message)
         except RuntimeError:

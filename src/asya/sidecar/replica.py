@@ -49,6 +49,7 @@ class _Header(msgspec.Struct):
     del_: list[str] | None = msgspec.field(default=None, name="del")
     status: dict[str, Raw] | None = None
     error: ErrorInfo | None = None
+    files: list[str] = []
 
 
 class _CallEnvelope(msgspec.Struct, omit_defaults=True):
@@ -122,6 +123,9 @@ class Owner(Protocol):
 
     def replica_gone(self, replica: Replica) -> None:
         """The connection is over. Its calls have been told."""
+
+    def replica_files(self, replica: Replica, files: list[str]) -> None:
+        """The source files that its process has imported."""
 
     def now(self) -> datetime:
         """The wall time."""
@@ -325,6 +329,8 @@ class Replica(asyncio.Protocol):
             case "terminating":
                 self.terminating = True
                 self.owner.replica_freed(self)
+            case "files":
+                self.owner.replica_files(self, header.files)
             case _:
                 """A later version's kind: ignored, as the protocol says."""
 

@@ -134,6 +134,8 @@ class Sidecar:
     Attributes:
         on_change: Called when a message waits, a call ends, or a replica comes or goes.
         on_load_failure: Called with pid and error when a runtime cannot load its handler.
+        on_files: Called with the source files that a runtime has imported, where it tells them.
+        on_body: Called with every message as it came, or None.
         on_cold_start: Called with the seconds from the first message that found no replica to the
             first replica that is ready.
     """
@@ -155,6 +157,8 @@ class Sidecar:
         self.on_change: Callable[[], None] = _nothing
         self.on_load_failure: Callable[[int, ErrorInfo], None] = _nothing_of
         self.on_cold_start: Callable[[float], None] = _no_cold_start
+        self.on_files: Callable[[list[str]], None] = _nothing_of_files
+        self.on_body: Callable[[bytes], None] | None = None
         self._cold_since_s: float | None = None
         self._transport = transport
         self._listener = listener or NullListener()
@@ -262,6 +266,16 @@ class Sidecar:
                 return True
         return False
 
+    def finish_off(self, pid: int) -> None:
+        """Give a replica no more calls; it ends when those that it has are done."""
+        for replica in self._replicas:
+            if replica.pid == pid and replica.open:
+                replica.terminating = True
+                if not replica.in_flight:
+                    replica.bye()
+                self._resize()
+                self._dispatch()
+
     def snapshot(self) -> SidecarSnapshot:
         """What it holds, does, and has done."""
         now_s = self.loop_time()
@@ -292,6 +306,10 @@ class Sidecar:
             canceled=counts.canceled,
         )
 
+    def about(self, envelope: Envelope) -> dict[str, str]:
+        """What a line of the log is about, as `extra`."""
+        return {"actor": self.config.actor, "envelope": envelope.id}
+
     def working_on(self, pid: int) -> str | None:
         """The envelope that a replica works on, where it works on one at a time."""
         for replica in self._replicas:
@@ -306,10 +324,6 @@ class Sidecar:
         return self._clock.now()
 
     def loop_time(self) -> float:
-    def about(self, envelope: Envelope) -> dict[str, str]:
-        """What a line of the log is about, as `extra`."""
-        return {"actor": self.config.actor, "envelope": envelope.id}
-
         """The event loop's time, in seconds."""
         return self._loop.time()
 
@@ -335,6 +349,10 @@ class Sidecar:
         """A runtime could not load its handler."""
         self._last_error = f"{error.type}: {error.message}"
         self.on_load_failure(pid, error)
+
+    def replica_files(self, replica: Replica, files: list[str]) -> None:
+        """A runtime tells which source files it has imported."""
+        self.on_files(files)
 
     def replica_freed(self, replica: Replica) -> None:
         """A call ended: there may be room for the next."""
@@ -436,6 +454,8 @@ class Sidecar:
         if envelope.route.curr != actor:
             self._settle(self._bury(delivery, rules.mismatch(envelope, actor, delivery.body, now)))
             return
+        if self.on_body is not None:
+            self.on_body(delivery.body)
         work = Work(self, delivery, envelope)
         self._held[id(work)] = work
         if work.deaths >= rules.DEATHS_MAX:
@@ -708,6 +728,10 @@ class Sidecar:
 
 
 def _nothing() -> None:
+    """Nobody listens."""
+
+
+def _nothing_of_files(files: list[str]) -> None:
     """Nobody listens."""
 
 

@@ -1,0 +1,184 @@
+"""`asya up --reload`: code that changes on the disk replaces the replicas that run the old.
+
+An actor is touched when a file changes that its replicas have imported from the manifest's folder,
+or its manifest. A file that no replica has told of touches nobody, except actors that have not told
+yet, and those whose last change could not be loaded: for them any Python file may be the remedy.
+Made by the mesh, while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from asya.errors import AsyaError
+from asya.local.autoscaler import ScaledActor
+from asya.local.replay import Replay
+from asya.local.source_watch import SourceWatch
+
+if TYPE_CHECKING:
+    from asya.manifest import AsyncActor, Manifests
+
+log = logging.getLogger(__name__)
+
+NAMED_MAX: Final = 3
+"""Files that are named when they change."""
+
+
+@dataclass(frozen=True)
+class Reloading:
+    """How a mesh reloads.
+
+    Attributes:
+        read: Reads the manifests anew.
+        replay: Run the actor's last envelope again.
+    """
+
+    read: Callable[[], Manifests]
+    replay: bool = False
+
+
+class Reloader:
+    """The task that watches files.
+
+    Args:
+        actors: What runs, by name.
+        manifests: By which it runs.
+        read: Reads the manifests anew.
+        refit: Lets the replicas that start from now on be as a changed manifest has it; raises
+            UsageError where that cannot be.
+        replay: Replays envelopes, or None.
+        ignore: Folders that are not watched.
+        say: Tells the user one line.
+    """
+
+    def __init__(
+        self,
+        actors: Mapping[str, ScaledActor],
+        manifests: Manifests,
+        *,
+        read: Callable[[], Manifests],
+        refit: Callable[[AsyncActor], None],
+        replay: Replay | None,
+        ignore: frozenset[Path],
+        say: Callable[[str], None],
+    ) -> None:
+        self._actors = actors
+        self._first = manifests
+        self._specs = {each.name: each.spec for each in manifests.actors}
+        self._read = read
+        self._refit = refit
+        self._replay = replay
+        self._say = say
+        self._folders = {each.name: each.folder for each in manifests.actors}
+        self._imported: dict[str, set[str]] = {}
+        self._complaint: str | None = None
+        self._watch = SourceWatch([*self._folders.values()], ignore)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Watch from now on."""
+        for name, actor in self._actors.items():
+            actor.sidecar.on_files = partial(self._told, name)
+            if self._replay is not None:
+                actor.sidecar.on_body = self._replay.keeper(name)
+                actor.replicas.on_renewed = partial(self._replay.run, name)
+        await self._watch.begin()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Watch no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._replay is not None:
+            await self._replay.stop()
+
+    def _told(self, name: str, files: list[str]) -> None:
+        self._imported.setdefault(name, set()).update(files)
+
+    async def _run(self) -> None:
+        while True:
+            changed = await self._watch.changes()
+            try:
+                refitted = set()
+                if any(not path.endswith(".py") for path in changed):
+                    refitted = await self._read_manifests()
+                for name in self._actors:
+                    self._renew(name, self._touching(name, changed), refitted)
+            except Exception:
+                log.exception("reload")
+
+    def _touching(self, name: str, changed: set[str]) -> list[str]:
+        """The changed files that matter to an actor."""
+        below = f"{self._folders[name]}/"
+        near = [path for path in changed if path.endswith(".py") and path.startswith(below)]
+        replicas = self._actors[name].replicas
+        if replicas.outdated is not None or (name not in self._imported and replicas.alive):
+            return near
+        return [path for path in near if path in self._imported.get(name, ())]
+
+    def _renew(self, name: str, files: list[str], refitted: set[str]) -> None:
+        if not files and name not in refitted:
+            return
+        replicas, sidecar = self._actors[name].replicas, self._actors[name].sidecar
+        if files:
+            folder = self._folders[name]
+            named = sorted(str(Path(path).relative_to(folder)) for path in files)
+            more = f" and {len(named) - NAMED_MAX} more" if len(named) > NAMED_MAX else ""
+            self._say(f"{name}: {', '.join(named[:NAMED_MAX])}{more} changed")
+        ready = replicas.ready_count
+        replicas.renew(sidecar.finish_off)
+        if not ready and self._replay is not None and name in self._imported:
+            # Nobody to take over from: the replay itself brings up a replica.
+            self._replay.run(name)
+
+    async def _read_manifests(self) -> set[str]:
+        """Take over what changed in the manifests; gives the actors that are to be replaced."""
+        try:
+            found = await asyncio.to_thread(self._read)
+        except AsyaError as error:
+            self._complain(f"the manifests cannot be used, what ran runs on: {error}")
+            return set()
+        actors = {each.name: each for each in found.actors}
+        refitted = set()
+        for name, actor in actors.items():
+            if name not in self._actors or actor.spec == self._specs[name]:
+                continue
+            try:
+                self._refit(actor)
+            except AsyaError as error:
+                self._complain(str(error))
+                continue
+            self._specs[name] = actor.spec
+            self._say(f"{name}: its manifest changed")
+            refitted.add(name)
+        self._complain(self._left_over(actors, found))
+        return refitted
+
+    def _left_over(self, actors: Mapping[str, AsyncActor], found: Manifests) -> str | None:
+        """What of the manifests is not taken over while the mesh runs."""
+        parts = []
+        if new := sorted(actors.keys() - self._actors.keys()):
+            parts.append(f"the new {', '.join(new)}")
+        if gone := sorted(self._actors.keys() - actors.keys()):
+            parts.append(f"the end of {', '.join(gone)}")
+        first = self._first
+        if [each.spec for each in found.flows] != [each.spec for each in first.flows]:
+            parts.append("the changed flows")
+        if [each.spec for each in found.schedules] != [each.spec for each in first.schedules]:
+            parts.append("the changed schedules")
+        return f"start the mesh again for {' and '.join(parts)}" if parts else None
+
+    def _complain(self, text: str | None) -> None:
+        """Tell what cannot be done; the same is told once."""
+        if text is not None and text != self._complaint:
+            self._say(text)
+        self._complaint = text
