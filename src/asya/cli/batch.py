@@ -138,7 +138,12 @@ def _outcome(sender: Sender, payload: bytes, envelope_id: str) -> dict[str, Any]
     except Refused as error:
         if not any(map(error.is_about, REFUSALS)):
             raise
-        said = {"type": "Refused", "message": str(error), "reason": None}
+        said = {
+            "type": "Refused",
+            "message": str(error),
+            "reason": None,
+            "code": str(error.code),
+        }
         return {"id": None, "status": "failed", "error": said}
     envelope: dict[str, Any] = answer.body
     if answer.status == 200:

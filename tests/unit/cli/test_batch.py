@@ -91,14 +91,18 @@ def test_a_bad_line_of_a_stream_ends_it_after_what_came_before(mesh, reply, monk
 def test_a_payload_that_is_refused_does_not_stop_the_others(mesh, reply, tmp_path, capfd):
     file = tmp_path / "many.jsonl"
     file.write_text("1\n2\n")
-    problem = {"type": "urn:asya:problem:ASYA-6014:invalid-payload", "detail": "too odd"}
+    problem = {
+        "type": "urn:asya:problem:ASYA-6014:invalid-payload",
+        "detail": "too odd",
+        "code": "ASYA-6014",
+    }
     replies = [reply(422, json.dumps(problem).encode()), reply(200, ended(2))]
     mesh.on("POST /v1/flows/double?wait=30s", *replies)
 
     assert run(["call", "double", "-f", str(file), "--concurrency", "1"]) == EXIT_FAILED
 
     first, second = map(json.loads, capfd.readouterr().out.splitlines())
-    assert first["error"]["message"] == "too odd"
+    assert (first["error"]["message"], first["error"]["code"]) == ("too odd", "ASYA-6014")
     assert second == {"n": 2}
 
 

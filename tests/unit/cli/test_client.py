@@ -10,6 +10,7 @@ import pytest
 
 from asya.cli import client as module
 from asya.cli.client import MeshClient, Refused, ServerEvent, find_mesh, parse_stream
+from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError
 
 
@@ -78,6 +79,17 @@ def test_a_refusal_says_what_the_gateway_said(gateway, reply):
         "the payload does not fit the flow `search`",
         "  $.query: 1 is not of type 'string'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [("ASYA-6014", Code.INVALID_PAYLOAD), ("ASYA-6999", Code.REFUSED), (None, Code.REFUSED)],
+)
+def test_the_code_of_a_refusal_is_the_gateways_where_it_is_known(gateway, reply, said, code):
+    gateway.on("GET /v1/flows", reply(422, json.dumps({"detail": "no", "code": said}).encode()))
+    with pytest.raises(Refused) as caught:
+        MeshClient(gateway.url).get("/v1/flows")
+    assert caught.value.code is code
 
 
 def test_a_mesh_that_cannot_work_now_is_not_reachable(gateway, reply):
