@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from asya.blobs.base import CHUNK_BYTES, BlobRef, BlobStore, Swept, corrupt, digest_of, missing
+from asya.codes import Code
 from asya.errors import BlobUnavailable, UsageError
 
 SHARDS: Final = 256
@@ -122,7 +123,8 @@ class FolderBlobs(BlobStore):
         except OSError as error:
             raise UsageError(
                 f"{self._trouble(error)}; big payloads are kept there: make it writable, or name "
-                "another one (blobStore, ASYA_BLOB_STORE, --blob-store)"
+                "another one (blobStore, ASYA_BLOB_STORE, --blob-store)",
+                code=Code.BLOB,
             ) from error
         self._make_up_for_absence()
 

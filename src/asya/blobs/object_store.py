@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from asya.blobs.base import CHUNK_BYTES, BlobRef, BlobStore, Swept, corrupt, digest_of, missing
 from asya.clock import Clock, SystemClock
+from asya.codes import Code
 from asya.errors import BlobUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class ObjectBlobs(BlobStore):
             raise UsageError(
                 f"the blob store {self.name} cannot be used: {_first_line(error)}; big payloads "
                 "are kept there: check its address (blobStore, ASYA_BLOB_STORE, --blob-store), its "
-                "region and the credentials"
+                "region and the credentials",
+                code=Code.BLOB,
             ) from error
 
     async def close(self) -> None:
@@ -141,7 +143,7 @@ class ObjectBlobs(BlobStore):
         try:
             if self._round is None:
                 self._round = iter(obstore.list(self._objects, chunk_size=limit))
-            page = next(self._round, [])
+            page: Any = next(self._round, [])
             old = [each["path"] for each in page if each["last_modified"] < before]
             if old:
                 obstore.delete(self._objects, old)

@@ -65,7 +65,7 @@ def longest_wait_s(resiliency: Resiliency) -> float:
     """The longest time between two reads of a payload while an actor works on it, in seconds."""
     waits = [
         delay_s(policy, policy.max_attempts - 1, lambda _, most: most)
-        for policy in resiliency.policies.values()
+        for policy in (*resiliency.policies.values(), resiliency.default)
         if policy.max_attempts > 1
     ]
     return resiliency.actor_timeout_s + max(waits, default=0.0)

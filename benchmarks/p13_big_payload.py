@@ -1,0 +1,152 @@
+"""P13: a payload of 10 MB through one durable hop, beside writing, reading and copying its bytes.
+
+The hop is that of P3: publish → handler in a process of its own (`def echo(payload): return payload`)
+→ message in the next queue; the payload goes to the blob store on the way in and on the way out, and
+the handler's process decodes and encodes it as JSON. The peer writes the same bytes to a file of the
+same disk, reads them back and copies them once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import cProfile
+import os
+import pstats
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvloop
+from harness import percentile, report, row
+
+from asya import envelope as env
+from asya.blobs.claims import Claims
+from asya.blobs.folder import FolderBlobs
+from asya.local.broker import NatsServer
+from asya.sidecar import Sidecar, SidecarConfig
+from asya.transports.nats import NatsTransport
+
+SIZE = int(os.environ.get("SIZE", "10000000"))
+HOPS = int(os.environ.get("HOPS", "12"))
+RUNS = int(os.environ.get("RUNS", "3"))
+THRESHOLD = 256 * 1024
+
+KINDS = {
+    "text": lambda n: {"n": n, "text": os.urandom(SIZE // 2).hex()},
+    "rows": lambda n: [{"id": n + i, "score": i / 7, "name": "abc"} for i in range(SIZE // 55)],
+}
+"""One long text (a document, an image in base64), and many small values."""
+
+
+def start_runtime(folder: Path, socket: Path) -> subprocess.Popen[bytes]:
+    (folder / "handlers.py").write_text("def echo(payload):\n    return payload\n")
+    environ = {
+        **os.environ,
+        "ASYA_SOCKET": str(socket),
+        "ASYA_HANDLER": "handlers.echo",
+        "ASYA_ACTOR": "a",
+        "ASYA_CONCURRENCY": "1",
+        "ASYA_PATH": str(folder),
+    }
+    return subprocess.Popen([sys.executable, "-m", "asya.runtime"], env=environ, cwd=folder)
+
+
+def write_read_copy(folder: Path, data: bytes) -> float:
+    """Milliseconds of the peer."""
+    path = folder / "peer"
+    began = time.perf_counter()
+    with path.open("wb", buffering=0) as out:
+        out.write(data)
+    read = path.read_bytes()
+    copied = bytearray(read)
+    took = (time.perf_counter() - began) * 1e3
+    assert len(copied) == len(data)
+    path.unlink()
+    return took
+
+
+async def hops(folder: Path, url: str, kind: str) -> tuple[list[float], list[float]]:
+    """Milliseconds of each hop, and of the peer with the same bytes."""
+    transport = NatsTransport(url, "default")
+    await transport.connect()
+    await transport.ensure("asya-default-a")
+    await transport.ensure("asya-default-b")
+    blobs = FolderBlobs(folder / "blobs")
+    await blobs.open()
+    claims = Claims(blobs, THRESHOLD, message_max_bytes=transport.capabilities.message_max_bytes)
+    config = SidecarConfig("a", payload_max_bytes=256 * 1024 * 1024)
+    sidecar = Sidecar(config, transport, claims=claims, kill=lambda pid: os.kill(pid, 9))
+    ready = asyncio.Event()
+    sidecar.on_change = lambda: ready.set() if sidecar.snapshot().replicas else None
+    await sidecar.start(folder / "a.sock")
+    runtime = start_runtime(folder, folder / "a.sock")
+    await asyncio.wait_for(ready.wait(), 10)
+    arrived: asyncio.Queue[float] = asyncio.Queue()
+
+    def on_delivery(delivery: object) -> None:
+        arrived.put_nowait(time.perf_counter())
+        delivery.ack()  # type: ignore[attr-defined]
+
+    consumer = await transport.consume("asya-default-b", on_delivery, window=1)
+    took, peer = [], []
+    for number in range(HOPS):
+        payload = env.raw_json(KINDS[kind](number))
+        peer.append(write_read_copy(folder, bytes(payload)))
+        envelope = env.new_envelope(["a", "b"], payload, now=datetime.now(UTC))
+        began = time.perf_counter()
+        await claims.check_in(envelope)
+        await transport.publish("asya-default-a", env.encode(envelope))
+        took.append(((await asyncio.wait_for(arrived.get(), 30)) - began) * 1e3)
+        await asyncio.sleep(0.02)
+    await consumer.close()
+    await sidecar.drain(2)
+    runtime.send_signal(signal.SIGKILL)
+    runtime.wait()
+    await transport.delete("asya-default-a")
+    await transport.delete("asya-default-b")
+    await transport.close()
+    return took[2:], peer[2:]
+
+
+async def main() -> None:
+    for kind in KINDS:
+        ratios, times, peers = [], [], []
+        for _ in range(RUNS):
+            with tempfile.TemporaryDirectory() as name:
+                server = NatsServer(Path(name) / "data")
+                await server.start()
+                try:
+                    took, peer = await hops(Path(name), server.url, kind)
+                finally:
+                    await server.stop()
+            times.append(percentile(took, 0.5))
+            peers.append(percentile(peer, 0.5))
+            ratios.append(times[-1] / peers[-1])
+        suffix = "" if kind == "text" else "b"
+        beside = {"what": "write + read + copy, ms", "value": round(sorted(peers)[RUNS // 2], 3)}
+        what = f"10 MB payload ({kind}), durable hop, beside write + read + copy"
+        report(
+            row(
+                f"P13{suffix}",
+                what,
+                ratios,
+                "times",
+                better="lower",
+                target=4 if kind == "text" else None,
+                peer=beside,
+            )
+        )
+        report(row(f"P13{suffix}t", "the same, p50", times, "ms", better="lower", target=None))
+
+
+if __name__ == "__main__":
+    if os.environ.get("PROFILE"):
+        profile = cProfile.Profile()
+        profile.runcall(asyncio.run, main())
+        pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(25)
+    else:
+        uvloop.run(main())
