@@ -55,7 +55,7 @@ def test_every_operation_is_whole(operation):
         {p["name"] for p in made["parameters"] if p["in"] == "path"} == in_path if in_path else True
     )
     assert made["operationId"] == operation.name
-    assert ("requestBody" in made) == (operation.method == "POST")
+    assert ("requestBody" in made) == (operation.body is not None)
     for status, response in made["responses"].items():
         if int(status) >= 400:
             assert "application/problem+json" in response["content"]
