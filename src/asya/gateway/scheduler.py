@@ -8,6 +8,7 @@ service, which it admits through.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Mapping, Sequence
@@ -109,6 +110,8 @@ class Scheduler:
         self._clock = clock
         self._changed = asyncio.Event()
         self._alone = asyncio.Lock()
+        self._known: dict[str, ScheduleRow] = {}
+        self._looks: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -129,7 +132,7 @@ class Scheduler:
         Raises:
             StoreError: The store cannot be read.
         """
-        rows = await self._rows()
+        rows = await self._read()
         return [self._state(spec, rows.get(name)) for name, spec in sorted(self._specs.items())]
 
     async def state(self, name: str) -> ScheduleState:
@@ -140,7 +143,7 @@ class Scheduler:
             StoreError: The store cannot be read.
         """
         spec = self._spec(name)
-        return self._state(spec, (await self._rows()).get(name))
+        return self._state(spec, (await self._read()).get(name))
 
     async def run(self, name: str, id: str | None = None) -> TaskRow:
         """Fire a schedule now, suspended or not; its concurrency policy holds.
@@ -155,6 +158,7 @@ class Scheduler:
         """
         spec = self._spec(name)
         async with self._alone:
+            await self._refresh()
             now = self._clock.now()
             row = await self._row(spec, now)
             task = await self._admit(spec, id or str(uuid.uuid4()), now)
@@ -171,32 +175,46 @@ class Scheduler:
         """
         spec = self._spec(name)
         async with self._alone:
+            await self._refresh()
             now = self._clock.now()
             row = await self._row(spec, now)
             if self._is_suspended(spec, row):
                 row.seen_at = max(row.seen_at, to_rfc3339(now))
             row.suspended = suspended
             await self._store.save_schedule(row)
+        self._looks.pop(name, None)
         self._changed.set()
         return self._state(spec, row)
 
     async def _run(self) -> None:
+        time = asyncio.get_running_loop().time
         while True:
             self._changed.clear()
-            wait_s = SLEEP_MAX_S
-            for spec in self._specs.values():
-                try:
-                    wait_s = min(wait_s, await self._look(spec))
-                except StoreError as error:
-                    _log.warning("schedule %s: %s", spec.name, error)
-                    wait_s = min(wait_s, RETRY_S)
-                except Exception:
-                    _log.exception("schedule %s failed", spec.name)
             try:
-                async with asyncio.timeout(wait_s):
+                async with self._alone:
+                    await self._refresh()
+            except StoreError as error:  # nothing is done without knowing what was done
+                _log.warning("schedules: %s", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            began = time()
+            for spec in self._specs.values():
+                if self._looks.get(spec.name, began) <= began:
+                    wait_s = await self._try(spec)
+                    self._looks[spec.name] = time() + min(wait_s, SLEEP_MAX_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(self._looks.values()) - time())):
                     await self._changed.wait()
-            except TimeoutError:
-                pass
+
+    async def _try(self, spec: ScheduleSpec) -> float:
+        try:
+            return await self._look(spec)
+        except StoreError as error:
+            _log.warning("schedule %s: %s", spec.name, error)
+            return RETRY_S
+        except Exception:
+            _log.exception("schedule %s failed", spec.name)
+            return SLEEP_MAX_S
 
     async def _look(self, spec: ScheduleSpec) -> float:
         """Fire what is due; seconds until this schedule wants to be looked at again."""
@@ -251,14 +269,19 @@ class Scheduler:
         )
 
     async def _row(self, spec: ScheduleSpec, now: datetime) -> ScheduleRow:
-        """What is known of a schedule; a new one begins now."""
-        row = (await self._rows()).get(spec.name)
+        """What is known of a schedule since the last `_refresh`; a new one begins now."""
+        row = self._known.get(spec.name)
         if row is None:
             row = ScheduleRow(spec.name, to_rfc3339(now))
             await self._store.save_schedule(row)
+            self._known[spec.name] = row
         return row
 
-    async def _rows(self) -> dict[str, ScheduleRow]:
+    async def _refresh(self) -> None:
+        """Read what is known: another gateway may have fired, or been asked to suspend."""
+        self._known = await self._read()
+
+    async def _read(self) -> dict[str, ScheduleRow]:
         return {row.name: row for row in await self._store.schedules()}
 
     def _spec(self, name: str) -> ScheduleSpec:

@@ -40,8 +40,14 @@ class Rows:
     def __init__(self) -> None:
         self.kept: dict[str, ScheduleRow] = {}
         self.broken = 0
+        self.unreadable = 0
+        self.reads = 0
 
     async def schedules(self) -> list[ScheduleRow]:
+        self.reads += 1
+        if self.unreadable:
+            self.unreadable -= 1
+            raise StoreError("locked")
         return [msgspec.structs.replace(row) for row in self.kept.values()]
 
     async def save_schedule(self, row) -> None:
@@ -179,6 +185,39 @@ def test_a_death_between_admission_and_note_makes_the_same_run_again():
     assert world.admissions.due == [hour(1)]
     assert len(world.admissions.asked) == 4
     assert world.rows.kept["report"].last_at == hour(1)
+
+
+def test_a_store_that_cannot_be_read_at_the_start_is_no_new_store():
+    async def story(world):
+        await world.during(60, hourly())
+        await asyncio.sleep(2.5 * HOUR)
+        world.rows.unreadable = 4
+        await world.during(60, hourly())
+
+    # the newest missed run is made up for: what was known is known
+    assert play(story).admissions.due == [hour(2)]
+
+
+def test_a_thousand_schedules_are_looked_at_when_they_are_due():
+    class Counted(Timetable):
+        asked = 0
+
+        def next_after(self, moment):
+            Counted.asked += 1
+            return super().next_after(moment)
+
+    async def story(world):
+        often = ScheduleSpec("often", ("a",), Raw(b"1"), Timetable(every_s=1.0), "every 1s")
+        rare = [
+            ScheduleSpec(f"rare-{n}", ("a",), Raw(b"1"), Counted(every_s=86400.0), "every 24h")
+            for n in range(1000)
+        ]
+        await world.during(20, often, *rare)
+
+    world = play(story)
+    assert len(world.admissions.due) >= 19
+    assert Counted.asked == 1000
+    assert world.rows.reads < 50
 
 
 def test_a_mesh_in_trouble_gets_the_run_when_it_is_back():
