@@ -10,7 +10,7 @@ from asya.gateway.store.base import Clues, StoredPayload
 from asya.gateway.store.rules import EventRow, Note
 
 AHEAD_SCAN_MAX: Final = 20_000
-"""Open tasks that are looked at to tell how many stand before one."""
+"""Open tasks of each status that are looked at to tell how many stand before one."""
 
 NEAR_MAX: Final = 2_000
 """The newest ids, among which the nearest to an unknown one is looked for."""
@@ -36,8 +36,11 @@ def clues(connection: sqlite3.Connection, id: str, actor: str, since: str) -> Cl
         "SELECT at FROM dead_letters WHERE id = ? ORDER BY key DESC LIMIT 1", (id,)
     ).fetchone()
     (ahead,) = connection.execute(
-        "SELECT count(*) FROM (SELECT key, route, updated_at FROM tasks "
-        "WHERE status IN ('pending', 'running') ORDER BY key LIMIT ?1) "
+        "SELECT count(*) FROM ("
+        "SELECT * FROM (SELECT key, route, updated_at FROM tasks WHERE status = 'running' "
+        "ORDER BY key LIMIT ?1) UNION ALL "
+        "SELECT * FROM (SELECT key, route, updated_at FROM tasks WHERE status = 'pending' "
+        "ORDER BY key LIMIT ?1)) "
         "WHERE key <> ?4 AND (updated_at < ?2 OR key < ?4) AND json_extract(route, '$[1]') = ?3",
         (AHEAD_SCAN_MAX, since, actor, task[0]),
     ).fetchone()
