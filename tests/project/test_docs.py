@@ -125,7 +125,7 @@ def test_commands_in_the_docs_exist(root, pages):
     broken = []
     for page in pages:
         for line in commands(page):
-            name, *words = shlex.split(line, comments=True)[1:]
+            name, words = app.find(shlex.split(line, comments=True)[1:])
             if name not in app.COMMANDS:
                 broken.append(f"{page.relative_to(root)}: {line}")
                 continue

@@ -14,7 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from asya import __version__
 from asya.codes import Code
@@ -55,6 +55,12 @@ COMMANDS: Final = {
     "why": Command("asya.cli.why:why", "Say why an envelope is where it is."),
     "trace": Command("asya.cli.trace:trace", "Show the hops of an envelope with their times."),
     "logs": Command("asya.cli.logs:logs", "Print the log of an actor."),
+    "dead list": Command("asya.cli.dead:dead_list", "List dead letters by their error."),
+    "dead show": Command("asya.cli.dead:dead_show", "Show a dead letter, whole."),
+    "dead retry": Command("asya.cli.dead:dead_retry", "Send dead letters again."),
+    "dead purge": Command("asya.cli.dead:dead_purge", "Throw dead letters away."),
+    "pull": Command("asya.cli.pull:pull", "Print an envelope as an actor got it."),
+    "run": Command("asya.cli.run_case:run_case", "Run one handler by hand on an envelope."),
     "validate": Command("asya.cli.validate:validate", "Check manifests and settings."),
     "schema": Command("asya.cli.schema:schema", "Print the JSON Schema of a kind."),
     "doctor": Command(
@@ -139,15 +145,33 @@ def _run(arguments: Sequence[str]) -> int:
     if name in {"--version", "-V"}:
         print(f"asya {__version__}")
         return 0
+    name, rest = find(arguments)
     command = COMMANDS.get(name)
     if command is None:
+        if _show_group(name):
+            return 0 if rest[:1] in (["--help"], ["-h"]) else EXIT_USAGE
         close = nearest(name, COMMANDS)
         hint = f"did you mean {close}?" if close else "`asya --help` lists them."
         raise UsageError(f"{name!r} is no command; {hint}", code=Code.COMMAND_UNKNOWN)
     if command.typed:
-        return _invoke(name, load(command), arguments[1:])
-    load(command)(list(arguments[1:]))
+        return _invoke(name, load(command), rest)
+    load(command)(list(rest))
     return 0
+
+
+def find(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command's name, of one word or two, and its arguments."""
+    two = " ".join(arguments[:2])
+    return (two, arguments[2:]) if two in COMMANDS else (arguments[0], arguments[1:])
+
+
+def _show_group(word: str) -> bool:
+    """Print the commands that begin with a word; whether there are any."""
+    group = {name: each for name, each in COMMANDS.items() if name.startswith(f"{word} ")}
+    width = max(map(len, group), default=0)
+    for name, command in group.items():
+        print(f"asya {name:<{width}}  {command.summary}")
+    return bool(group)
 
 
 def load(command: Command) -> Callable[..., None]:
@@ -160,10 +184,29 @@ def load(command: Command) -> Callable[..., None]:
 def _invoke(name: str, function: Callable[..., None], arguments: Sequence[str]) -> int:
     import typer
 
+    wrong: Any = typer.BadParameter.__base__  # every wrong use; Typer does not name it
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     app.command()(function)
     try:
-        app(list(arguments), prog_name=f"asya {name}")
+        # Not standalone: gives the code of `typer.Exit`, and raises what Typer would print.
+        code = app(list(arguments), prog_name=f"asya {name}", standalone_mode=False)
+    except wrong as error:
+        text = error.format_message().rstrip(".")
+        raise UsageError(f"{text}; `asya {name} --help` lists what there is") from error
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else EXIT_FAILED
-    return 0
+        code = stop.code
+    return code if isinstance(code, int) else 0 if code is None else EXIT_FAILED
+
+
+def _missing(error: ModuleNotFoundError) -> Exception:
+    """What to do about a library that comes with an extra; others are somebody else's."""
+    from asya.local.doctor.machine import EXTRAS
+
+    library = (error.name or "").partition(".")[0]
+    for extra, libraries in EXTRAS.items():
+        if library in libraries:
+            text = f"{library} is not installed; pip install 'asya[{extra}]' brings it"
+            return UsageError(text, code=Code.EXTRA_MISSING)
+    return error

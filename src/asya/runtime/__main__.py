@@ -33,6 +33,11 @@ def main(arguments: Optional[List[str]] = None, environ: Optional[Mapping[str, s
     except ValueError as error:
         print(f"asya runtime: {error}", file=sys.stderr)
         return 2
+    if environ.get("ASYA_FORKS"):
+        from asya.runtime.template import Template, leave
+
+        if not Template(options, int(os.environ.pop("ASYA_FORKS"))).run():
+            leave()
     return serve(options)
 
 
@@ -78,18 +83,29 @@ def _with_arguments(arguments: List[str], environ: Mapping[str, str]) -> int:
         "JSON lines on stdout",
     )
     parser.add_argument(
+        "--case",
+        metavar="FILE",
+        help="run the envelope of this file through the handler; stdin stays the terminal's",
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="with --case: the debugger, where the handler raised"
+    )
+    parser.add_argument(
         "--handler",
         default=environ.get("ASYA_HANDLER", ""),
         help="module.function or module.Class.method (ASYA_HANDLER)",
     )
     parser.add_argument("--version", action="version", version=_version())
     said = parser.parse_args(arguments)
-    if said.once is None:
-        parser.error("--once is needed; a replica takes no arguments")
+    if (said.once is None) == (said.case is None):
+        parser.error("--once or --case is needed, one of them; a replica takes no arguments")
     if not said.handler:
         parser.error("--handler is needed, or ASYA_HANDLER")
-    from asya.runtime.once import run_once
+    from asya.runtime.once import run_case, run_once
 
+    if said.case is not None:
+        actor = environ.get("ASYA_ACTOR", "")
+        return run_case(said.case, said.handler, _folders(environ), actor, debug=said.debug)
     return run_once(said.once, said.handler, _folders(environ), environ.get("ASYA_ACTOR", ""))
 
 

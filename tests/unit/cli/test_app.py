@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from asya.cli import app
 from asya.codes import Code
@@ -32,8 +33,15 @@ def test_without_a_command_the_overview_is_printed_as_wrong_use(capsys):
 
 def test_the_overview_lists_every_command(capsys):
     assert app.run(["--help"]) == 0
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "]
-    assert listed == list(app.COMMANDS)
+    listed = [line[2:] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "]
+    assert len(listed) == len(app.COMMANDS)
+    assert all(map(str.startswith, listed, app.COMMANDS))
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["dead"], 2), (["dead", "--help"], 0)])
+def test_the_first_word_of_commands_lists_them(capsys, arguments, code):
+    assert app.run(arguments) == code
+    assert "asya dead retry  Send dead letters again." in capsys.readouterr().out
 
 
 def test_the_overview_imports_no_library():
@@ -62,7 +70,37 @@ def test_help_of_a_command_is_its_docstring(capsys):
 
 def test_a_wrong_option_is_wrong_use(capsys):
     assert app.run(["send", "--urk"]) == app.EXIT_USAGE
-    assert "--urk" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert printed.startswith("error ASYA-1001: No such option: --urk")
+    assert "`asya send --help`" in printed
+
+
+@pytest.mark.parametrize("code", [0, 1, 3])
+def test_the_code_of_a_command_is_that_of_its_exit(code, monkeypatch):
+    def end() -> None:
+        raise typer.Exit(code)
+
+    monkeypatch.setattr(importlib.import_module("asya.cli.send"), "send", end)
+    assert app.run(["send"]) == code
+
+
+def test_a_library_that_is_missing_says_how_to_get_it(capsys, monkeypatch):
+    def need() -> None:
+        raise ModuleNotFoundError(name="uvicorn.config")
+
+    monkeypatch.setattr(importlib.import_module("asya.cli.send"), "send", need)
+    assert app.run(["send"]) == app.EXIT_USAGE
+    printed = capsys.readouterr().err
+    assert "error ASYA-1308: uvicorn is not installed; pip install 'asya[gateway]'" in printed
+
+
+def test_a_library_of_somebody_else_is_not_explained_away(monkeypatch):
+    def need() -> None:
+        importlib.import_module("no_such_library")
+
+    monkeypatch.setattr(importlib.import_module("asya.cli.send"), "send", need)
+    with pytest.raises(ModuleNotFoundError):
+        app.run(["send"])
 
 
 @pytest.mark.parametrize(

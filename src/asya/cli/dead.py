@@ -1,0 +1,339 @@
+"""`asya dead list|show|retry|purge`: envelopes that failed for good, and what to do with them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final
+from urllib.parse import quote, urlencode
+
+import typer
+
+from asya.cli.client import RECONNECT_MAX_S, MeshClient
+from asya.cli.display import make_display
+from asya.cli.outcome import Url, connect, describe_end, follow_to_exit
+from asya.cli.set_values import read_assignment
+from asya.errors import MeshUnreachable, UsageError
+
+PAGE: Final = 500
+ERROR_MAX: Final = 70
+COLUMNS: Final = ("COUNT", "ACTOR", "ERROR", "FIRST", "LAST", "EXAMPLE")
+LETTER_COLUMNS: Final = ("ID", "ACTOR", "ERROR", "AT")
+
+_Actor = Annotated[str | None, typer.Option(help="Only those of this actor.")]
+_Reason = Annotated[
+    str | None, typer.Option(help="Only those with this reason, such as PolicyExhausted.")
+]
+_Fingerprint = Annotated[str | None, typer.Option(help="Only those about this error.")]
+_Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]…", help="Ids, or their first 8 characters.")
+]
+
+
+def dead_list(
+    actor: _Actor = None,
+    reason: _Reason = None,
+    fingerprint: _Fingerprint = None,
+    all_letters: Annotated[
+        bool, typer.Option("--all", help="One line per letter, not per error.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    url: Url = None,
+) -> None:
+    """List dead letters by their error.
+
+    One line per actor and error: how many, since when, and one example. Errors that differ in
+    numbers, ids or quoted values are the same error.
+    """
+    kind = "letters" if all_letters else "groups"
+    query = {"group": "none"} if all_letters else {}
+    found = list(_pages(connect(url), kind, query | _filter(actor, reason, fingerprint)))
+    if as_json:
+        print(json.dumps({kind: found}, indent=2, ensure_ascii=False))
+    elif not found:
+        print("no dead letters", file=sys.stderr)
+    elif all_letters:
+        _table(
+            LETTER_COLUMNS,
+            [(each["id"], each["actor"], _error(each), _time(each["at"])) for each in found],
+        )
+    else:
+        _table(COLUMNS, [_group_row(each) for each in found])
+
+
+def dead_show(
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The dead envelope's id.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    url: Url = None,
+) -> None:
+    """Show a dead letter, whole: error, hops, headers, payload."""
+    letter = connect(url).get(f"/v1/dead/{quote(letter_id, safe='')}")
+    if as_json:
+        print(json.dumps(letter, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(described(letter)))
+
+
+def dead_retry(
+    ids: _Ids = None,
+    all_letters: Annotated[
+        bool, typer.Option("--all", help="All dead letters, or all that the filters leave.")
+    ] = False,
+    actor: _Actor = None,
+    reason: _Reason = None,
+    fingerprint: _Fingerprint = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, metavar="N", help="At most so many per second.")
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change it first: .payload.x=1"),
+    ] = None,
+    route: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Another route, from its first actor on.")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Time limit; without it there is none.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also letters that were retried before.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow them to their end; exit 1 if one fails.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    url: Url = None,
+) -> None:
+    """Send dead letters again.
+
+    Each becomes a new envelope that begins at the actor that failed; its parent is the old one.
+    Prints the old and the new id. A run that was broken off may be started again: what was sent is
+    not sent twice.
+    """
+    chosen = _filter(actor, reason, fingerprint)
+    if bool(ids) == all_letters or (ids and chosen):
+        raise UsageError("give ids, or --all (with --actor, --reason, --fingerprint or without)")
+    how: dict[str, Any] = {"force": force}
+    if values:
+        how["set"] = [read_assignment(each) for each in values]
+    if route is not None:
+        how["route"] = [name.strip() for name in route.split(",")]
+    if timeout is not None:
+        how["timeout"] = timeout
+    client = connect(url)
+    if ids:
+        run = _Run(as_json)
+        for number, each in enumerate(ids):
+            if number and rate:
+                time.sleep(1 / rate)
+            path = f"/v1/dead/{quote(each, safe='')}/retry"
+            run.sent(each, client.post(path, json.dumps(how).encode()).body["id"])
+    else:
+        what = {"filter": chosen} if chosen else {"all": True}
+        run = _retry_all(client, what | how | ({"rate": rate} if rate else {}), as_json)
+    run.close()
+    if watch and run.retried:
+        _watch(client, [new for _, new in run.retried])
+    if run.refused:
+        raise typer.Exit(1)
+
+
+def dead_purge(
+    ids: _Ids = None,
+    all_letters: Annotated[
+        bool, typer.Option("--all", help="All dead letters, or all that the filters leave.")
+    ] = False,
+    actor: _Actor = None,
+    reason: _Reason = None,
+    fingerprint: _Fingerprint = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Only those dead for longer, such as 168h."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = None,
+) -> None:
+    """Throw dead letters away, with their payloads.
+
+    They cannot be sent again then. Asks first.
+    """
+    chosen = _filter(actor, reason, fingerprint)
+    if bool(ids) == all_letters or (ids and (chosen or older_than)):
+        raise UsageError("give ids, or --all (with filters or without)")
+    client = connect(url)
+    if not yes:
+        _confirm(client, ids, chosen, older_than)
+    if ids:
+        for each in ids:
+            client.delete(f"/v1/dead/{quote(each, safe='')}")
+        count = len(ids)
+    else:
+        asked: dict[str, Any] = {"filter": chosen} if chosen else {"all": True}
+        if older_than:
+            asked["older_than"] = older_than
+        count = client.post("/v1/dead/purge", json.dumps(asked).encode()).body["purged"]
+    print(f"{count} purged", file=sys.stderr)
+
+
+def _confirm(
+    client: MeshClient, ids: Sequence[str] | None, chosen: Mapping[str, str], older: str | None
+) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("this throws payloads away; say --yes where nobody can be asked")
+    count = len(ids or ()) or sum(each["count"] for each in _pages(client, "groups", chosen))
+    which = f"{count} dead letters" + (f", those older than {older}," if older else "")
+    if not typer.confirm(f"Throw {which} away?"):
+        raise typer.Exit(1)
+
+
+class _Run:
+    """What a retry did, printed as it goes."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.retried: list[tuple[str, str]] = []
+        self.already: list[tuple[str, str]] = []
+        self.refused: list[tuple[str, str]] = []
+        self._as_json = as_json
+
+    def sent(self, old: str, new: str) -> None:
+        self.retried.append((old, new))
+        if not self._as_json:
+            print(f"{old}  {new}", flush=True)
+
+    def take(self, answer: Mapping[str, Any]) -> None:
+        for each in answer["retried"]:
+            self.sent(each["id"], each["retried_as"])
+        self.already += [(each["id"], each["retried_as"]) for each in answer["already"]]
+        for each in answer["refused"]:
+            self.refused.append((each["id"], each["detail"]))
+            print(f"{each['id']}: {each['detail']}", file=sys.stderr)
+
+    def close(self) -> None:
+        if self._as_json:
+            pairs = {"retried": self.retried, "already": self.already}
+            answer: dict[str, Any] = {
+                name: [{"id": old, "retried_as": new} for old, new in found]
+                for name, found in pairs.items()
+            }
+            answer["refused"] = [{"id": old, "detail": text} for old, text in self.refused]
+            print(json.dumps(answer, indent=2, ensure_ascii=False))
+        text = f"{len(self.retried)} sent again"
+        if self.already:
+            text += f", {len(self.already)} were before"
+        if self.refused:
+            text += f", {len(self.refused)} refused"
+        print(text, file=sys.stderr)
+
+
+def _retry_all(client: MeshClient, asked: dict[str, Any], as_json: bool) -> _Run:
+    """Ask for page after page; over a mesh that is down for a moment."""
+    run = _Run(as_json)
+    alive = time.monotonic()
+    while True:
+        try:
+            answer = client.post("/v1/dead/retry", json.dumps(asked).encode()).body
+        except MeshUnreachable:
+            if time.monotonic() - alive > RECONNECT_MAX_S:
+                raise
+            time.sleep(0.5)
+            continue
+        alive = time.monotonic()
+        run.take(answer)
+        if answer["next_cursor"] is None:
+            return run
+        asked["cursor"] = answer["next_cursor"]
+
+
+def _watch(client: MeshClient, ids: Sequence[str]) -> None:
+    if len(ids) == 1:
+        follow_to_exit(client, ids[0], make_display(progress=None), compact=False)
+        return
+    failed = 0
+    for each in ids:
+        for _ in client.events(each):
+            pass
+        envelope = client.get(f"/v1/envelopes/{quote(each, safe='')}")
+        if envelope["status"] != "succeeded":
+            failed += 1
+            print(f"{each}: {describe_end(envelope)}", file=sys.stderr)
+    print(f"{len(ids) - failed} succeeded, {failed} did not", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+def described(letter: Mapping[str, Any]) -> list[str]:
+    """A letter for people."""
+    error = letter["error"] or {}
+    route = letter["route"]
+    way = [*route["prev"], f"[{route['curr']}]", *route["next"]]
+    lines = [
+        f"{letter['id']}  {letter['status']}",
+        f"  failed at    {letter['actor']}, {_time(letter['at'])} ({letter['reason']})",
+        f"  error        {_error(letter, ERROR_MAX * 4)}",
+        f"  fingerprint  {letter['fingerprint']}",
+        f"  route        {' > '.join(way)}",
+    ]
+    if letter["parent_id"]:
+        lines.append(f"  parent       {letter['parent_id']}")
+    if letter["retried_as"]:
+        lines.append(f"  retried as   {letter['retried_as']}")
+    lines += [
+        f"  hop {hop['n']:<8} {hop['actor']}, attempt {hop['attempt']}, {hop['state']}"
+        for hop in letter["hops"]
+    ]
+    if letter["headers"]:
+        lines.append(f"  headers      {json.dumps(letter['headers'], ensure_ascii=False)}")
+    if error.get("traceback"):
+        lines += ["", error["traceback"].rstrip()]
+    payload = letter["payload_problem"] or json.dumps(
+        letter["payload"], indent=2, ensure_ascii=False
+    )
+    return [*lines, "", "payload:", payload]
+
+
+def _filter(actor: str | None, reason: str | None, fingerprint: str | None) -> dict[str, str]:
+    given = {"actor": actor, "reason": reason, "fingerprint": fingerprint}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _pages(client: MeshClient, kind: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    cursor: str | None = None
+    while True:
+        asked = {**query, "limit": str(PAGE)} | ({"cursor": cursor} if cursor else {})
+        answer = client.get(f"/v1/dead?{urlencode(asked)}")
+        yield from answer[kind]
+        cursor = answer["next_cursor"]
+        if cursor is None:
+            return
+
+
+def _group_row(group: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(group["count"]),
+        group["actor"],
+        _error(group),
+        _time(group["first_at"]),
+        _time(group["last_at"]),
+        group["example_id"],
+    )
+
+
+def _error(found: Mapping[str, Any], size: int = ERROR_MAX) -> str:
+    error = found["error"]
+    if error is None:
+        return str(found.get("reason") or ", ".join(found.get("reasons", ())))
+    text = f"{error['type']}: {error['message']}".partition("\n")[0]
+    return text if len(text) <= size else f"{text[: size - 1]}…"
+
+
+def _time(at: str) -> str:
+    return at.replace("T", " ").partition(".")[0].removesuffix("Z")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    lines = [columns, *rows]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
+    for line in lines:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
