@@ -85,6 +85,31 @@ def test_what_is_wrong_is_named(read, spec, said):
     assert any(said in str(problem) for problem in caught.value.problems), caught.value.problems
 
 
+FLOW = """---
+apiVersion: asya.sh/v1alpha1
+kind: Flow
+metadata: {name: search}
+spec:
+  route: [a]
+  inputSchema: {type: object, properties: {query: {type: string}}, required: [query]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ("{query: 7}", "a.yaml:7: spec.payload.query: does not fit the inputSchema"),
+        ("{}", "a.yaml:7: spec.payload: does not fit the inputSchema of the flow search"),
+    ],
+)
+def test_a_payload_that_its_flow_would_refuse_is_an_error(read, payload, said):
+    with pytest.raises(ManifestError) as caught:
+        read(f"flow: search\nevery: 5m\npayload: {payload}", FLOW)
+    (problem,) = caught.value.problems
+    assert said in str(problem)
+    assert read("flow: search\nevery: 5m\npayload: {query: x}", FLOW).schedules
+
+
 def test_two_schedules_of_one_name_are_an_error(read):
     with pytest.raises(ManifestError, match="another Schedule"):
         read("route: [a]\nevery: 5m", "---\n" + HEAD + "  route: [a]\n  every: 1h\n")

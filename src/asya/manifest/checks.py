@@ -73,19 +73,43 @@ def _schedule_problems(spec: dict[str, Any], document: Document) -> Iterator[Pro
 
 
 def schedule_problems(placed: Iterable[Placed]) -> Iterator[Problem]:
-    """Schedules whose bounds leave no due time."""
-    for manifest, document in placed:
+    """Schedules whose bounds leave no due time, or whose payload their flow would refuse."""
+    everything = list(placed)
+    flows = {(m.namespace, m.name): m for m, _ in everything if isinstance(m, Flow)}
+    for manifest, document in everything:
         if not isinstance(manifest, Schedule):
             continue
         spec = manifest.spec
-        if spec.cron is None and spec.every is None:
-            continue
-        if spec.timetable().next_after(EPOCH) is None:
+        given = spec.cron is not None or spec.every is not None
+        if given and spec.timetable().next_after(EPOCH) is None:
             yield document.problem(
                 ("spec", "endsAt"),
                 "leaves no due time: the schedule would never fire",
                 code=Code.FIELDS_CONTRADICT,
             )
+        flow = flows.get((manifest.namespace, spec.flow or ""))
+        if flow is not None and flow.input_schema is not None:
+            yield from _payload_problems(spec.payload, flow.name, flow.input_schema, document)
+
+
+def _payload_problems(
+    payload: Any, flow: str, schema: dict[str, Any], document: Document
+) -> Iterator[Problem]:
+    try:
+        from jsonschema import SchemaError
+        from jsonschema.validators import Draft202012Validator, validator_for
+        from referencing import Registry
+        from referencing.exceptions import Unresolvable
+    except ImportError:
+        return
+    kind = validator_for(schema, default=Draft202012Validator)
+    try:
+        for error in kind(schema, registry=Registry()).iter_errors(payload):
+            loc: Loc = ("spec", "payload", *error.absolute_path)
+            text = f"does not fit the inputSchema of the flow {flow}: {error.message[:200]}"
+            yield document.problem(loc, text, code=Code.FIELD_INVALID)
+    except (SchemaError, Unresolvable, RecursionError):
+        return  # the flow's own problem, which is told there
 
 
 def _scaling_problems(scaling: dict[str, Any], document: Document) -> Iterator[Problem]:
