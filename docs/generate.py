@@ -114,7 +114,8 @@ to scrape them, a dashboard and alert rules.
 - Numbers are at most {fresh:g} s old, however many scrape. The broker gets {depth:g} s to tell the depths of
   the queues.
 - Counters begin at 0 with the mesh.
-- Histograms have the buckets {buckets} seconds.
+- Histograms have the buckets {buckets} seconds; an
+  actor has them from its first message on.
 - Beside them stand the usual `process_…` of the mesh's own process: sidecars, gateway, supervisor.
   Replicas and the broker are processes of their own.
 

@@ -110,6 +110,5 @@ class Observation:
 
     def add_actor(self, name: str, sidecar: Sidecar, log: RotatingLog) -> None:
         """Watch an actor, too; its log asks the sidecar whose a line is."""
-        self.metrics.add_actor(name)
         sidecar.on_cold_start = lambda took_s: self.metrics.cold_start(name, took_s)
         log.whose = sidecar.working_on

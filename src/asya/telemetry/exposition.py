@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from asya.telemetry import catalog
-from asya.telemetry.metrics import Gathered
+from asya.telemetry.metrics import Gathered, Sample
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
@@ -45,6 +45,9 @@ class _Collector:
         )
 
         kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+        samples: dict[str, list[Sample]] = {}
+        for sample in self._gathered.samples:
+            samples.setdefault(sample.metric, []).append(sample)
         for metric in catalog.METRICS:
             labels = ["namespace", *metric.labels]
             if metric.kind == "histogram":
@@ -57,9 +60,8 @@ class _Collector:
                 yield histograms
             else:
                 family = kinds[metric.kind](metric.name, metric.help, labels=labels)
-                for sample in self._gathered.samples:
-                    if sample.metric == metric.name:
-                        family.add_metric([self._namespace, *sample.labels], sample.value)
+                for sample in samples.get(metric.name, ()):
+                    family.add_metric([self._namespace, *sample.labels], sample.value)
                 yield family
 
 
