@@ -11,7 +11,7 @@ import json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Sequence, Tuple
+    from typing import Any, Dict, List, Sequence, Tuple, Union
 
     Frame = Tuple[Dict[str, Any], List[bytes]]
 
@@ -72,7 +72,7 @@ def pack_text(header: bytes, parts: Sequence[bytes] = ()) -> bytes:
     return b"".join((length.to_bytes(4, "big"), size.to_bytes(4, "big"), header, *parts))
 
 
-def parse(body: bytes) -> Frame:
+def parse(body: Union[bytes, memoryview]) -> Frame:
     """Header and parts of a frame, from the bytes that follow its first length.
 
     Raises:
@@ -91,7 +91,7 @@ def parse(body: bytes) -> Frame:
     for size in header.get("parts", ()):
         if type(size) is not int or size < 0:
             raise FrameError(f"{size!r} is no size of a part")
-        parts.append(body[start : start + size])
+        parts.append(bytes(body[start : start + size]))
         start += size
     if start != len(body):
         raise FrameError(f"parts that end at byte {start} in a frame of {len(body)}")
@@ -108,7 +108,7 @@ class FrameParser:
         self._pending = bytearray()
         self._missing = 0
 
-    def feed(self, data: bytes) -> List[Frame]:
+    def feed(self, data: Union[bytes, bytearray]) -> List[Frame]:
         """The frames that `data` completes, in their order.
 
         Raises:
@@ -118,8 +118,7 @@ class FrameParser:
             self._pending += data
             if len(self._pending) < self._missing:
                 return []
-            data = bytes(self._pending)
-            self._pending.clear()
+            data, self._pending = self._pending, bytearray()
         frames = []
         at = 0
         size = len(data)
@@ -131,7 +130,8 @@ class FrameParser:
             if end > size:
                 self._missing = end - at
                 break
-            frames.append(parse(data[at + LENGTH_SIZE : end]))
+            # a view, so that a payload of megabytes is copied once
+            frames.append(parse(memoryview(data)[at + LENGTH_SIZE : end]))
             at = end
         else:
             self._missing = LENGTH_SIZE
