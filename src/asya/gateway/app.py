@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
+from starlette.status import HTTP_404_NOT_FOUND
 
 from asya.gateway.endpoints import Endpoints
 from asya.gateway.guard import LoopbackGuard
@@ -58,7 +59,7 @@ def make_app(
         by_path.setdefault(operation.path, {})[operation.method] = handler
     app = Starlette(
         routes=[
-            Route(path, _dispatch(path, handlers), methods=list(handlers))
+            Route(path, _dispatch(path, handlers, service), methods=list(handlers))
             for path, handlers in by_path.items()
         ],
         middleware=[observed, *guards],
@@ -74,16 +75,18 @@ def make_app(
     return app
 
 
-def _dispatch(path: str, handlers: dict[str, Handler]) -> Handler:
+def _dispatch(path: str, handlers: dict[str, Handler], service: TaskService) -> Handler:
     async def endpoint(request: Request) -> Response:
         request.scope[ROUTE] = path
         handler = handlers["GET" if request.method == "HEAD" else request.method]
         try:
             return await handler(request)
         except ProblemError as error:
-            whole = error.document.nearest
-            given = request.path_params.get("id")
-            if not given or not whole or len(given) < PREFIX_MIN or not whole.startswith(given):
+            given = request.path_params.get("id", "")
+            if error.document.status != HTTP_404_NOT_FOUND or len(given) < PREFIX_MIN:
+                raise
+            whole = await service.whole_id(given)
+            if whole is None or whole == given:
                 raise
             request.path_params["id"] = whole
         return await handler(request)

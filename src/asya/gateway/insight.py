@@ -131,6 +131,11 @@ class Insight:
         begins = [each for each in close if each.startswith(id)]
         return begins[0] if len(begins) == 1 else nearest(id, close)
 
+    async def whole_id(self, id: str) -> str | None:
+        """The one id that begins with these characters, or None when there is none, or several."""
+        begins = [each for each in await self._store.near(id) if each.startswith(id)]
+        return begins[0] if len(begins) == 1 else None
+
     async def facts(self, id: str) -> Facts:
         """All that is known of why an envelope is where it is."""
         now = self._clock.now()

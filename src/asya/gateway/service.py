@@ -370,6 +370,10 @@ class TaskService:
         """The refusal of an id that no task has; names the nearest one that has."""
         return unknown(id, await _read(self.insight.nearest_id(id)))
 
+    async def whole_id(self, id: str) -> str | None:
+        """The one id that begins with these characters, or None when there is none, or several."""
+        return await _read(self.insight.whole_id(id))
+
     async def _canceled_by_key(self, id: str) -> None:
         """Tell of a task that the store canceled, and cancel its children."""
         self._mesh.cancel({id})
