@@ -23,7 +23,7 @@ FRESH_S: Final = 1.0
 """How long what was gathered is given again."""
 
 STARTED_MAX: Final = 100_000
-"""Hops under way whose start is remembered; those past it have no handler time."""
+"""Hops under way whose start is remembered; past it the oldest is forgotten, and has no time."""
 
 REASONS_MAX: Final = 200
 """Pairs of actor and reason that dead letters are counted by; the rest is one of `other`."""
@@ -103,8 +103,9 @@ class Metrics:
             self._hop_ended(event)  # type: ignore[arg-type]  # the same
 
     def _hop_started(self, event: HopStarted) -> None:
-        if len(self._started) < STARTED_MAX:
-            self._started[event.id, event.n] = self._monotonic()
+        if len(self._started) >= STARTED_MAX:
+            del self._started[next(iter(self._started))]
+        self._started[event.id, event.n] = self._monotonic()
         if event.attempt == 1:
             waited_s = _between_s(event.enqueued_at, event.at)
             if waited_s is not None:

@@ -21,7 +21,7 @@ from asya.events import Event, HopEnded, HopStarted
 from asya.tracecontext import SAMPLED, Trace, parse, span_id
 
 PENDING_MAX: Final = 100_000
-"""Hops under way whose span is open; those past it have none."""
+"""Hops under way whose span is open; past it the oldest is forgotten."""
 
 Value = str | int | bool
 
@@ -126,7 +126,7 @@ class Spans:
             before.happenings.append(Happening("started again", now_ns, _replica(event)))
             return
         if len(self._open) >= PENDING_MAX:
-            return
+            del self._open[next(iter(self._open))]
         own = span_id(event.id, event.n, event.attempt)
         about = _about(event)
         self._open[event.id, event.n] = Span(

@@ -120,6 +120,17 @@ def test_the_time_in_the_queue_is_told_from_every_form(metrics: Metrics, sent: s
     assert histogram(metrics, catalog.QUEUE_TIME)[1] == seconds
 
 
+def test_of_too_many_hops_the_oldest_start_is_forgotten(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("asya.telemetry.metrics.STARTED_MAX", 3)
+    for n in range(5):
+        metrics.emit(started(n, attempt=2))
+    for n in range(5):
+        metrics.emit(ended(n=n))
+    assert histogram(metrics, catalog.HANDLER_TIME)[0] == {0: 3}
+
+
 class Books:
     """A ledger that may be out of order, and knows every id after the first time."""
 

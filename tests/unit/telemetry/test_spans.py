@@ -97,6 +97,20 @@ def test_a_lost_replica_is_an_event_of_the_one_span(spans: Spans, shelf: Shelf):
     assert names == ["replica lost", "started again"]
 
 
+def test_of_too_many_hops_the_oldest_span_is_forgotten(
+    spans: Spans, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("asya.telemetry.spans.PENDING_MAX", 1)
+    old, new = started(attempt=2), HopStarted(
+        "f", 0, "b", 2, AT, "f", Route([], "b", []), AT, 7, traceparent=GIVEN
+    )  # fmt: skip
+    spans.emit(old)
+    spans.emit(new)
+    spans.emit(ended(attempt=2))
+    spans.emit(HopEnded("f", 0, "b", 2, AT, "succeeded", Route([], "b", [])))
+    assert [span.name for span in shelf.spans] == ["process b"]
+
+
 @pytest.mark.parametrize("traceparent", [None, "nonsense", UNSAMPLED])
 def test_what_is_not_sampled_has_no_spans(spans: Spans, shelf: Shelf, traceparent: str | None):
     spans.emit(started(traceparent=traceparent))
