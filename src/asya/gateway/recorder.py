@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -23,8 +24,16 @@ BATCH: Final = 100
 PENDING_MAX: Final = 10_000
 """Events that may wait for the store; more are dropped."""
 
-PAYLOADS_MAX_BYTES: Final = 32 * 1024 * 1024
-"""Payloads that may wait for the store with their events; more are dropped, the events stay."""
+PAYLOADS_MAX_BYTES: Final = 8 * 1024 * 1024
+"""Payloads that may wait for the store with their events; more are dropped, the events stay. Ends
+of envelopes wait behind a batch that is being written, so it must not take long."""
+
+PAYLOADS_PER_S: Final = 2 * 1024 * 1024
+"""Bytes of payloads that are stored per second, on average. Written by the thread that stores ends:
+without a bound, hops with payloads of 60 KB would become half as fast."""
+
+PAYLOADS_BURST: Final = 4 * 1024 * 1024
+"""Bytes that may come at once after a quiet time."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +60,8 @@ class Recorder:
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._payload_bytes = 0
+        self._payload_room: float = PAYLOADS_BURST
+        self._payload_room_s = time.monotonic()
         self.dropped = 0
         self.payloads_dropped = 0
 
@@ -65,15 +76,25 @@ class Recorder:
             self.dropped += 1
             return
         if note.seen:
-            size = _payload_bytes(note)
-            if self._payload_bytes + size > PAYLOADS_MAX_BYTES:
-                self.payloads_dropped += len(note.seen)
-                note.seen = ()
-            else:
-                self._payload_bytes += size
+            self._admit_payloads(note)
         self._notes.setdefault(note.id, []).append(note)
         self._count += 1
         self._arm()
+
+    def _admit_payloads(self, note: Note) -> None:
+        """Let the payloads of a note go where they are too many; the note itself stays."""
+        now_s = time.monotonic()
+        room = self._payload_room + (now_s - self._payload_room_s) * PAYLOADS_PER_S
+        self._payload_room = min(room, PAYLOADS_BURST)
+        self._payload_room_s = now_s
+        held = _payload_bytes(note)
+        stored = sum(min(len(seen.payload), seen.keeping.max_bytes) for seen in note.seen)
+        if self._payload_bytes + held > PAYLOADS_MAX_BYTES or stored > self._payload_room:
+            self.payloads_dropped += len(note.seen)
+            note.seen = ()
+        else:
+            self._payload_bytes += held
+            self._payload_room -= stored
 
     def add_published(self, id: str) -> None:
         """Take note that an envelope is in its first queue."""

@@ -220,7 +220,10 @@ def _mesh(facts: Facts) -> Explanation | None:
     if facts.problem is None:
         return None
     cause = f"The mesh cannot work now: {facts.problem}."
-    remedy = [Remedy("asya logs x-mesh", "shows what the mesh says of itself")]
+    remedy = [
+        Remedy("asya doctor", "says what is wrong with the set-up, and what mends it"),
+        Remedy("asya logs x-mesh", "shows what the mesh says of itself"),
+    ]
     return Explanation("mesh", cause, _evidence(facts), remedy)
 
 

@@ -214,6 +214,19 @@ async def test_payloads_that_wait_for_the_store_are_bounded(service, tell, monke
     assert (await service.payload(row.id, 1, "in", None)).size == 8
 
 
+async def test_payloads_per_second_are_bounded(service, tell, monkeypatch):
+    monkeypatch.setattr(recorder, "PAYLOADS_BURST", 10)
+    monkeypatch.setattr(recorder, "PAYLOADS_PER_S", 0)
+    row = await service.admit(["a", "b"], PAYLOAD)
+    tell.started(row.id, payload=Raw(b"12345678"))
+    await flushed(service, row.id)
+    tell.started(row.id, n=1, payload=Raw(b"12345678"))
+    assert service._recorder.payloads_dropped == 1
+    assert [hop.n for hop in envelope_view(await flushed(service, row.id)).hops or ()] == [0, 1]
+    with pytest.raises(ProblemError):
+        await service.payload(row.id, 1, "in", None)
+
+
 async def test_old_payloads_are_forgotten(service, clock, tell):
     row = await service.admit(["a", "b"], PAYLOAD)
     tell.started(row.id, payload=Raw(b"1"))

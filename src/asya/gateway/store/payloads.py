@@ -21,8 +21,9 @@ SIDES: Final = ("in", "out")
 MASK: Final = "***"
 """What stands in the place of a masked value."""
 
-MASKED_MAX: Final = 1024 * 1024
-"""Bytes of a payload that is decoded to be masked; of a larger one nothing is kept."""
+MASKED_MAX: Final = 256 * 1024
+"""Bytes of a payload that is decoded to be masked, which stops the event loop for a millisecond or
+two; of a larger one nothing is kept."""
 
 Path = tuple[Any, ...]
 
