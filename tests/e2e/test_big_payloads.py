@@ -20,7 +20,7 @@ def echo(payload):
     return payload
 
 def digest(payload):
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(payload["text"].encode()).hexdigest()
 
 def twenty(payload):
     for _ in range(20):
@@ -58,6 +58,7 @@ def test_ten_megabytes_pass_two_actors_and_come_back_whole(big):
     text = "ä" * (TEN_MB // 2)
     payload = {"text": text, "number": 1.50}
     end = big.call(["echo", "digest"], payload)
+    assert end["status"] == "succeeded", end["error"]
     assert end["result"] == hashlib.sha256(text.encode()).hexdigest()
     whole = big.call(["echo", "echo"], payload)
     assert (whole["status"], whole["result"]) == ("succeeded", payload)
