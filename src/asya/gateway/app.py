@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -30,9 +29,6 @@ from asya.telemetry.metrics import Metrics
 from asya.telemetry.spans import Spans
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-PREFIX_MIN: Final = 8
-"""Characters of an id that stand for it, wherever one is taken, where only one begins with them."""
 
 _log = logging.getLogger(__name__)
 
@@ -82,8 +78,8 @@ def _dispatch(path: str, handlers: dict[str, Handler], service: TaskService) -> 
         try:
             return await handler(request)
         except ProblemError as error:
-            given = request.path_params.get("id", "")
-            if error.document.status != HTTP_404_NOT_FOUND or len(given) < PREFIX_MIN:
+            given = request.path_params.get("id")
+            if error.document.status != HTTP_404_NOT_FOUND or given is None:
                 raise
             whole = await service.whole_id(given)
             if whole is None or whole == given:

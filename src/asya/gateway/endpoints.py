@@ -318,6 +318,7 @@ class Endpoints(ScheduleEndpoints, LetterEndpoints):
             "flows": "/v1/flows",
             "schedules": "/v1/schedules",
             "envelopes": "/v1/envelopes",
+            "dead": "/v1/dead",
             "readiness": "/readyz",
             "metrics": "/metrics",
             "openapi": "/openapi.json",

@@ -33,6 +33,9 @@ LOOK_EVERY_S: Final = 2.0
 PAGE: Final = 500
 """Open tasks that one look reads; the next look goes on behind them."""
 
+PREFIX_MIN: Final = 8
+"""Characters of an id that stand for it, wherever one is taken, where only one begins with them."""
+
 LINES_MAX: Final = 10
 """Lines of the log that one look may write."""
 
@@ -132,7 +135,12 @@ class Insight:
         return begins[0] if len(begins) == 1 else nearest(id, close)
 
     async def whole_id(self, id: str) -> str | None:
-        """The one id that begins with these characters, or None when there is none, or several."""
+        """The one id that begins with these characters, or None.
+
+        None for fewer than `PREFIX_MIN` of them, and when no id begins so, or several do.
+        """
+        if len(id) < PREFIX_MIN:
+            return None
         begins = [each for each in await self._store.near(id) if each.startswith(id)]
         return begins[0] if len(begins) == 1 else None
 
@@ -141,7 +149,10 @@ class Insight:
         now = self._clock.now()
         detail = await self._store.get(id)
         if detail is None:
-            return Facts(id, now, nearest=await self.nearest_id(id))
+            whole = await self.whole_id(id)
+            if whole is None or whole == id:
+                return Facts(id, now, nearest=await self.nearest_id(id))
+            return await self.facts(whole)
         row = detail.row
         spot = spot_of(row, next(filter(_tells, reversed(detail.events)), None))
         failure = None if row.error is None else _decode_failure(row.error)

@@ -371,7 +371,7 @@ class TaskService:
         return unknown(id, await _read(self.insight.nearest_id(id)))
 
     async def whole_id(self, id: str) -> str | None:
-        """The one id that begins with these characters, or None when there is none, or several."""
+        """The one id that begins with these characters, or None (see `Insight.whole_id`)."""
         return await _read(self.insight.whole_id(id))
 
     async def _canceled_by_key(self, id: str) -> None:
