@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
@@ -92,6 +92,10 @@ class Scheduler:
         specs: The schedules.
         namespace: Part of the runs' ids.
         clock: The time of day.
+
+    Attributes:
+        trace_headers: Headers that put a run into a trace, by the schedule's name; none unless
+            somebody records traces.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class Scheduler:
         namespace: str,
         clock: Clock,
     ) -> None:
+        self.trace_headers: Callable[[str], Mapping[str, str]] = _no_headers
         self._service = service
         self._store = store
         self._specs = {spec.name: spec for spec in specs}
@@ -262,7 +267,11 @@ class Scheduler:
             spec.route,
             spec.payload,
             id=id,
-            headers={NAME_HEADER: spec.name, DUE_HEADER: to_rfc3339(due)},
+            headers={
+                NAME_HEADER: spec.name,
+                DUE_HEADER: to_rfc3339(due),
+                **self.trace_headers(spec.name),
+            },
             timeout_s=spec.timeout_s,
             flow=spec.flow,
             key=spec.key,
@@ -310,6 +319,10 @@ class Scheduler:
             None if row is None else row.last_id,
             None if row is None else row.last_error,
         )
+
+
+def _no_headers(name: str) -> Mapping[str, str]:
+    return {}
 
 
 def _reason(error: ProblemError) -> str:

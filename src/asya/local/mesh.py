@@ -277,6 +277,7 @@ class LocalMesh:
             claims=self._claims,
         )
         self._stack.push_async_callback(service.close)
+        service.schedules.trace_headers = self._observation.spans.schedule
         await service.start()
         care = BlobCare(self._claims.store, store, self._clock, settings.blobs_kept_s)
         self._stack.push_async_callback(care.stop)

@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 from asya.envelope import ErrorInfo
 from asya.events import Event, HopEnded, HopStarted
-from asya.tracecontext import SAMPLED, Trace, parse, span_id
+from asya.tracecontext import SAMPLED, TRACEPARENT, Trace, parse, span_id
 
 PENDING_MAX: Final = 100_000
 """Hops under way whose span is open; past it the oldest is forgotten."""
@@ -103,6 +103,17 @@ class Spans:
         if status >= 500:
             span.error = f"status {status}"
         self._end(span)
+
+    def schedule(self, name: str) -> dict[str, str]:
+        """Begin a trace with a run of a schedule; gives the headers of its envelope."""
+        trace_id = secrets.token_hex(16)
+        if self._record is None or not self._sample(trace_id):
+            return {}
+        span = Span(
+            f"schedule {name}", "internal", trace_id, secrets.token_hex(8), None, self._now_ns()
+        )
+        self._end(span)
+        return {TRACEPARENT: traceparent_of(span)}
 
     # -- sidecars ---------------------------------------------------------------------------------
 

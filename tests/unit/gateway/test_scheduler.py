@@ -63,6 +63,7 @@ class Admissions:
     def __init__(self) -> None:
         self.taken: dict[str, Any] = {}
         self.asked: list[str] = []
+        self.traces: list[str | None] = []
         self.refusals: list[ProblemError] = []
         self.trouble: ProblemError | None = None
 
@@ -71,6 +72,7 @@ class Admissions:
         refusal = self.trouble or (self.refusals.pop(0) if self.refusals else None)
         if refusal is not None:
             raise refusal
+        self.traces.append(headers.get("traceparent"))
         self.taken.setdefault(id, (headers["schedule-due-at"], key, actors, payload, flow))
         at = headers["schedule-due-at"]
         return TaskRow(id=id, root=id, route=Route([], actors[0], []), created_at=at, updated_at=at)
@@ -107,6 +109,17 @@ def play(story) -> World:
     world = World()
     run_virtual(story(world))
     return world
+
+
+def test_a_run_goes_into_the_trace_that_somebody_records():
+    async def story(world):
+        scheduler = world.scheduler(hourly())
+        scheduler.trace_headers = lambda name: {"traceparent": f"trace of {name}"}
+        scheduler.start()
+        await asyncio.sleep(HOUR + 60)
+        await scheduler.close()
+
+    assert play(story).admissions.traces == ["trace of report"]
 
 
 def test_each_due_time_is_one_run():

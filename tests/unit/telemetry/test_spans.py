@@ -131,6 +131,15 @@ def test_a_request_goes_on_with_a_trace_or_begins_one(spans: Spans, shelf: Shelf
     assert (root.name, root.error) == ("POST /v1/envelopes", "status 503")
 
 
+def test_a_run_of_a_schedule_begins_a_trace(spans: Spans, shelf: Shelf):
+    headers = spans.schedule("nightly")
+    (span,) = shelf.spans
+    assert headers == {"traceparent": f"00-{span.trace_id}-{span.span_id}-01"}
+    assert (span.name, span.parent_id) == ("schedule nightly", None)
+    assert Spans().schedule("nightly") == {}
+    assert Spans(shelf.spans.append, sample=lambda trace_id: False).schedule("nightly") == {}
+
+
 def test_requests_that_are_not_sampled_have_no_span(shelf: Shelf):
     never = Spans(shelf.spans.append, sample=lambda trace_id: False)
     assert never.begin_request(None) is None
