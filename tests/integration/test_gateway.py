@@ -120,6 +120,10 @@ class RunningMesh:
         replica = ReplicaStatus(4711, "idle", SystemClock().now())
         return [ActorStatus("echo", "nats", Depth(1, 2, 3), [replica], 1.5, "ValueError: no")]
 
+    async def one_status(self, actor):
+        (known,) = await self.actor_status()
+        return known if known.name == actor else None
+
     def flows(self):
         return {
             "echo": FlowSpec("echo", ("echo", "echo"), "Says it again", QUERY_SCHEMA, 30.0),
@@ -456,6 +460,56 @@ async def test_lists_are_filtered_and_paged(gateway):
     assert [view["error"]["type"] for view in failed["envelopes"]] == ["ValueError"]
     for query in ("status=done", "limit=0", "limit=x", "cursor=-1", f"cursor={10**30}"):
         problem(await gateway.client.get(f"/v1/envelopes?{query}"), 422, "invalid")
+
+
+async def test_why_is_answered_for_every_id(gateway):
+    await gateway.client.post("/v1/flows/plain?id=done-1&wait=9", json=1)
+    found = (await gateway.client.get("/v1/envelopes/done-1/why")).json()
+    assert (found["status"], found["kind"]) == ("succeeded", "done")
+    assert found["remedy"][0] == {"command": "asya watch done-1", "does": "prints the result"}
+    found = (await gateway.client.get("/v1/envelopes/done-2/why")).json()
+    assert (found["status"], found["kind"], found["nearest"]) == (None, "unknown", "done-1")
+    document = problem(await gateway.client.get("/v1/envelopes/done-2"), 404, "unknown-envelope")
+    assert document["nearest"] == "done-1"
+    await gateway.client.post("/v1/envelopes", json={"id": "h", "route": ["hold"], "payload": 1})
+    await gateway.mesh.holds.wait()
+    found = (await gateway.client.get("/v1/envelopes/h/why")).json()
+    assert (found["kind"], found["cause"].split(" for ")[0]) == ("running", "Running")
+    gateway.mesh.trouble = "the disk is full"
+    found = (await gateway.client.get("/v1/envelopes/h/why")).json()
+    assert found["kind"] == "running"
+    gateway.mesh.let_go.set()
+
+
+async def test_what_stands_still_can_be_listed(gateway):
+    await gateway.client.post("/v1/flows/plain?id=one&wait=9", json=1)
+    assert (await gateway.client.get("/v1/envelopes?stuck=true")).json()["envelopes"] == []
+    (view,) = (await gateway.client.get("/v1/envelopes?stuck=false")).json()["envelopes"]
+    assert (view["id"], view["stuck_at"]) == ("one", None)
+    problem(await gateway.client.get("/v1/envelopes?stuck=maybe"), 422, "invalid")
+
+
+async def test_a_payload_is_given_as_it_was_kept(gateway):
+    await gateway.client.post("/v1/flows/plain?id=one&wait=9", json=1)
+    now, route = gateway.mesh.at(), Route([], "echo", [])
+    whole, large = Raw(b'{"a": 1.0}'), Raw(b'"' + b"x" * 70_000 + b'"')
+    started = HopStarted("one", 0, "echo", 1, now, "one", route, now, 4711, payload=whole)
+    ended = HopEnded("one", 0, "echo", 1, now, "succeeded", route, payload=large)
+    for event in (started, ended):
+        gateway.service.emit(event)
+    url = "/v1/envelopes/one/hops/0/payload"
+    answer = await gateway.client.get(url)
+    assert (answer.content, answer.headers["content-type"]) == (b'{"a": 1.0}', "application/json")
+    assert answer.headers["asya-truncated"] == "false"
+    answer = await gateway.client.get(f"{url}?side=out&attempt=1")
+    assert answer.content == bytes(large)[: 64 * 1024]
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert (answer.headers["asya-truncated"], answer.headers["asya-size"]) == ("true", "70002")
+    problem(await gateway.client.get(f"{url}?attempt=2"), 404, "not-found")
+    problem(await gateway.client.get(f"{url}?attempt=0"), 422, "invalid")
+    problem(await gateway.client.get(f"{url}?side=up"), 422, "invalid")
+    problem(await gateway.client.get("/v1/envelopes/one/hops/x/payload"), 422, "invalid")
+    problem(await gateway.client.get("/v1/envelopes/two/hops/0/payload"), 404, "unknown-envelope")
 
 
 async def test_actors_and_flows_are_told(gateway):

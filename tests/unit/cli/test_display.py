@@ -78,3 +78,10 @@ def test_what_runs_is_shown_again_when_news_of_another_arrives_late():
     display.show(ServerEvent("2", "progress", hop | {"actor": "b", "n": 1, "state": "running"}))
     display.show(ServerEvent("3", "progress", hop | {"actor": "a", "n": 0, "state": "succeeded"}))
     assert out.getvalue().endswith("✓ a\x1b[0m\n 50 %  … b")
+
+
+def test_one_that_stands_still_is_told():
+    out = io.StringIO()
+    data = {"id": "e", "state": "running", "actor": "a", "since": "noon", "usual_s": 0.1}
+    TextDisplay(out, terminal=False).show(ServerEvent("7", "stuck", data))
+    assert out.getvalue() == "       ! running at a since noon, far longer than usual; asya why e\n"

@@ -60,7 +60,10 @@ async def test_a_replica_that_loads_is_shown_and_so_is_one_that_cannot(port: Mes
     assert [each.state for each in status.replicas] == ["starting"]
     cell.replicas.load_failed(status.replicas[0].pid, ErrorInfo("ImportError", "no x"))
     (status,) = await port.actor_status()
-    assert status.last_error == "error ASYA-3101: ImportError: no x"
+    assert status.last_error == status.load_error == "error ASYA-3101: ImportError: no x"
+    assert status.start_at is not None
+    assert await port.one_status("work") is not None
+    assert await port.one_status("nobody") is None
 
 
 async def test_a_broker_that_does_not_answer_hides_no_actor(
