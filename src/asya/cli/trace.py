@@ -45,7 +45,7 @@ def trace(
     """
     client = connect(url)
     envelope = client.get(_path(envelope_id))
-    family = _children(client, envelope_id)
+    family = _children(client, envelope["id"])  # of a short id the whole one
     whole = [client.get(_path(each["id"])) for each in family] if children else family
     kept = {
         each["id"]: _payloads(client, each)

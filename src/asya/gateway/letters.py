@@ -45,7 +45,7 @@ from asya.gateway.port import MeshPort
 from asya.gateway.problems import ProblemError
 from asya.gateway.store.base import Detail, TaskStore
 from asya.gateway.store.letters import LetterGroup, LetterQuery, LetterRow
-from asya.gateway.store.rules import TaskRow
+from asya.gateway.store.rules import Failure, TaskRow
 from asya.gateway.views import Fault
 
 BATCH_S: Final = 1.0
@@ -153,7 +153,7 @@ class Letters:
         if detail is None:
             raise await self._unknown(id)
         raise ProblemError(
-            "not-dead", f"the envelope {id} is no dead letter: it is {detail.row.status}", id=id
+            "not-dead", f"the envelope {id} is no dead letter: it is {_state(detail.row)}", id=id
         )
 
     async def retry(self, id: str, asked: RetryRequest) -> TaskRow:
@@ -351,6 +351,12 @@ def case_of(sent: Envelope) -> Raw:
     bare.payload = Raw(b"null")
     bare.headers.pop(BLOB_HEADER, None)
     return Raw(encode(bare))
+
+
+def _state(row: TaskRow) -> str:
+    """`succeeded`, or `failed (DeadlineExceeded)`: not every failure leaves a letter."""
+    failure = None if row.error is None else msgspec.json.decode(row.error, type=Failure)
+    return f"{row.status} ({failure.reason})" if failure and failure.reason else row.status
 
 
 def _settled(letter: LetterRow) -> ProblemError:

@@ -101,15 +101,30 @@ def test_a_missing_secret_is_named(folder):
     assert "set KEY" in done.stderr
 
 
-def test_the_debugger_stands_where_the_handler_raised(folder):
+def with_keyboard(folder, keys, *arguments):
+    """Run with a terminal at which somebody types; gives exit code and all that was printed."""
     keyboard, terminal = pty.openpty()
-    os.write(keyboard, b'p "currency " + order["currency"]\nquit\n')
+    os.write(keyboard, keys)
     read, write = os.pipe()
-    done = run(folder, "price", "bad.json", "--debug", stdin=terminal, stdout=write, stderr=write)
+    done = run(folder, *arguments, stdin=terminal, stdout=write, stderr=write)
     os.close(write)
     with os.fdopen(read) as said:
         text = said.read()
     os.close(keyboard)
     os.close(terminal)
+    return done.returncode, text
+
+
+def test_the_debugger_stands_where_the_handler_raised(folder):
+    keys = b'p "currency " + order["currency"]\nquit\n'
+    code, text = with_keyboard(folder, keys, "price", "bad.json", "--debug")
+    assert code == 1
     assert "'currency GBP'" in text
-    assert done.returncode == 1
+
+
+def test_a_breakpoint_stops_at_the_terminal(folder):
+    (folder / "shop.py").write_text("def price(order):\n    breakpoint()\n    return order\n")
+    keys = b'order["currency"] = "CHF"\ncontinue\n'
+    code, text = with_keyboard(folder, keys, "price", "case.json")
+    assert code == 0
+    assert '{"currency":"CHF"}' in text

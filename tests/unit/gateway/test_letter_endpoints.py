@@ -150,6 +150,7 @@ async def test_eight_characters_of_an_id_do(http, kill, service):
     assert (await http.get("/v1/envelopes/22222222/why")).json()["id"] == "22222222-cccc"
     assert (await http.get("/v1/envelopes/2222222/why")).json()["nearest"] == "22222222-cccc"
     assert (await http.delete("/v1/envelopes/22222222-")).status_code == 204
+    assert "event: status" in (await http.get("/v1/envelopes/22222222/events")).text
     assert (await http.post("/v1/dead/11111111/retry", json={})).status_code == 202
     await kill(OTHER)
     ambiguous = await http.get("/v1/dead/11111111")

@@ -11,7 +11,7 @@ from msgspec import Raw
 from asya.blobs.claims import Claims
 from asya.blobs.memory import MemoryBlobs
 from asya.clock import to_rfc3339
-from asya.crew import Sump
+from asya.crew import Sink, Sump
 from asya.envelope import BLOB_HEADER, ErrorInfo, new_envelope
 from asya.errors import MessageTooLarge, TransportUnavailable
 from asya.gateway import letters as letters_module
@@ -84,6 +84,11 @@ async def test_what_is_not_dead_is_not_sent(service, kill):
     with pytest.raises(ProblemError, match="did you mean open-one-17") as refused:
         await service.letters.retry("open-one-71", ONCE)
     assert reason(refused) == "unknown-envelope"
+    late = new_envelope(["a"], Raw(b"1"), now=START, id="late")
+    late = fail(late, "DeadlineExceeded", ErrorInfo("TimeoutError"), START).envelope
+    await Sink(service, Sump(service)).accept(late)
+    with pytest.raises(ProblemError, match=r"it is failed \(DeadlineExceeded\)"):
+        await service.letters.retry("late", ONCE)
     await service.letters.purge_one("t")
     with pytest.raises(ProblemError, match="was purged"):
         await service.letters.retry("t", RetryRequest(force=True))
