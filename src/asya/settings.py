@@ -302,6 +302,12 @@ class Settings:
         "Most time without work before an actor's last replicas go; caps `cooldownPeriod`",
         "A laptop wants its memory back sooner than a cluster",
     )
+    template_idle_s: float = _setting(
+        600.0,
+        _duration(0, YEAR_S),
+        "How long an actor's template stays without a replica; `0s` starts replicas without one",
+        "Its memory is worth it only while the actor is in use",
+    )
     grace_s: float = _setting(
         30.0,
         _duration(0, DAY_S),

@@ -96,7 +96,7 @@ def test_every_setting_has_a_variable_and_texts_are_read_by_type(folder):
         "HOST": "::1", "PORT": "9", "INSECURE": "Yes", "COOLDOWN": "1h30m", "GRACE": "1s",
         "PAYLOAD_MAX": "500kB", "RETENTION": "60s", "LOG_MAX": "1GiB", "BODY_MAX": "5000000",
         "STREAMS_MAX": "1", "QUEUE_MAX": "1", "NATS_SERVER": "nats", "LEASE": "1s",
-        "LOG_FORMAT": "json", "METRICS_PORT": "9090",
+        "LOG_FORMAT": "json", "METRICS_PORT": "9090", "TEMPLATE_IDLE": "5m",
         "BLOB_STORE": "s3://bucket/p", "BLOB_THRESHOLD": "1MiB", "BLOB_RETENTION": "1000h",
         "CAPTURE": "sample", "CAPTURE_MAX": "1KiB", "CAPTURE_SAMPLE": "0.5",
         "CAPTURE_MASK": ".user.password, .cards[:].number", "CAPTURE_COUNT": "5",

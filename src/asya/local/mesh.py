@@ -46,6 +46,7 @@ from asya.local.port import LocalPort
 from asya.local.process import Launch
 from asya.local.replicas import ReplicaSet
 from asya.local.schedules import schedule_specs
+from asya.local.template import Template
 from asya.scaling import Bounds
 from asya.sidecar import Cancels, Sidecar, SidecarConfig
 from asya.sidecar.sidecar import EndActor
@@ -391,6 +392,9 @@ class LocalMesh:
             say=self.say,
             done=lambda: self.actors[name].sidecar.snapshot().succeeded,
             ignore=frozenset({self.data}),
+            template=Template(
+                name, log, self._children, self._clock, self._settings.template_idle_s
+            ),
         )
 
     def _bounds(self, actor: AsyncActor) -> Bounds:

@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,21 +52,17 @@ class Launch:
     memory_max: int | None = None
 
 
-class ReplicaProcess(asyncio.SubprocessProtocol):
-    """A running child, made by `spawn`.
+class Child(ABC):
+    """A process of ours that prints into an actor's log.
 
     Attributes:
-        ended: Set when it has been reaped.
+        ended: Set when it is gone.
         closed: Set when all that it printed has been read, too.
     """
 
-    def __init__(
-        self, log: RotatingLog, clock: Clock, on_end: Callable[[ReplicaProcess], None]
-    ) -> None:
+    def __init__(self, log: RotatingLog, clock: Clock) -> None:
         self._log = log
         self._clock = clock
-        self._on_end = on_end
-        self._transport: asyncio.SubprocessTransport | None = None
         self._writer: LineWriter | None = None
         self._catching_up: asyncio.TimerHandle | None = None
         self.pid = 0
@@ -74,6 +71,70 @@ class ReplicaProcess(asyncio.SubprocessProtocol):
         self.ended = asyncio.Event()
         self.closed = asyncio.Event()
 
+    @property
+    @abstractmethod
+    def returncode(self) -> int | None:
+        """The exit code, minus the number of the signal that ended it, or None if not known."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Read no more of what it prints."""
+
+    def describe_end(self) -> str:
+        """How it ended, for people: `exited with code 3`, `was ended by SIGKILL`."""
+        code = self.returncode
+        if code is None:
+            return "ended"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"was ended by {signal.Signals(-code).name}"
+        return f"exited with code {code}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process and all of its group; nothing when they are gone."""
+        if self.ended.is_set():
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def printed(self, data: bytes) -> None:
+        """The process printed."""
+        writer = self._writer
+        if writer is None:
+            return
+        writer.feed(data)
+        if writer.is_behind and self._catching_up is None:
+            loop = asyncio.get_running_loop()
+            self._catching_up = loop.call_later(CATCH_UP_S, self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._catching_up = None
+        if self._writer is not None:
+            self._writer.catch_up()
+
+    def prints_as(self, pid: int) -> None:
+        """Its number is known; what it prints can be written down."""
+        self.pid = pid
+        self._writer = LineWriter(self._log, pid, self._clock)
+
+    def printed_all(self) -> None:
+        """Nothing more will come of what it prints."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        if self._writer is not None:
+            self._writer.flush()
+
+
+class ReplicaProcess(Child, asyncio.SubprocessProtocol):
+    """A running child of this process, made by `spawn`."""
+
+    def __init__(
+        self, log: RotatingLog, clock: Clock, on_end: Callable[[ReplicaProcess], None]
+    ) -> None:
+        super().__init__(log, clock)
+        self._on_end = on_end
+        self._transport: asyncio.SubprocessTransport | None = None
+
     @classmethod
     async def spawn(
         cls,
@@ -81,6 +142,8 @@ class ReplicaProcess(asyncio.SubprocessProtocol):
         log: RotatingLog,
         clock: Clock,
         on_end: Callable[[ReplicaProcess], None],
+        *,
+        pass_fds: Sequence[int] = (),
     ) -> ReplicaProcess:
         """Start a process.
 
@@ -97,6 +160,7 @@ class ReplicaProcess(asyncio.SubprocessProtocol):
             cwd=str(launch.folder),
             env=dict(launch.environment),
             start_new_session=True,
+            pass_fds=tuple(pass_fds),
         )
         _limit(protocol.pid, launch.memory_max)
         return protocol
@@ -106,41 +170,14 @@ class ReplicaProcess(asyncio.SubprocessProtocol):
         """The exit code, minus the number of the signal that ended it, or None while it runs."""
         return self._transport.get_returncode() if self._transport else None
 
-    def describe_end(self) -> str:
-        """How it ended, for people: `exited with code 3`, `was ended by SIGKILL`."""
-        code = self.returncode
-        if code is not None and code < 0:
-            with contextlib.suppress(ValueError):
-                return f"was ended by {signal.Signals(-code).name}"
-        return f"exited with code {code}"
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process and all of its group; nothing when they are gone."""
-        if self.ended.is_set():
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The process runs."""
         self._transport = cast("asyncio.SubprocessTransport", transport)
-        self.pid = self._transport.get_pid()
-        self._writer = LineWriter(self._log, self.pid, self._clock)
+        self.prints_as(self._transport.get_pid())
 
     def pipe_data_received(self, fd: int, data: bytes | str) -> None:
         """The process printed."""
-        writer = self._writer
-        if writer is None:
-            return
-        writer.feed(cast("bytes", data))
-        if writer.is_behind and self._catching_up is None:
-            loop = asyncio.get_running_loop()
-            self._catching_up = loop.call_later(CATCH_UP_S, self._catch_up)
-
-    def _catch_up(self) -> None:
-        self._catching_up = None
-        if self._writer is not None:
-            self._writer.catch_up()
+        self.printed(cast("bytes", data))
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         """Nobody of the group can print any more."""
@@ -157,10 +194,7 @@ class ReplicaProcess(asyncio.SubprocessProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Reaped, and its pipe is closed."""
-        if self._catching_up is not None:
-            self._catching_up.cancel()
-        if self._writer is not None:
-            self._writer.flush()
+        self.printed_all()
         self.close()
         self.closed.set()
 

@@ -25,7 +25,8 @@ from asya.codes import TYPES, Code
 from asya.envelope import ErrorInfo
 from asya.local.leftovers import ChildRecord
 from asya.local.logs import RotatingLog
-from asya.local.process import Launch, ReplicaProcess
+from asya.local.process import Child, Launch, ReplicaProcess
+from asya.local.template import Template
 
 START_TIMEOUT_S: Final = 600.0
 """How long a handler may take to load: models are fetched on a first start."""
@@ -59,6 +60,7 @@ class ReplicaSet:
         say: Tells the user one line.
         done: How many envelopes the actor has done; a growing count ends a back-off.
         ignore: Folders that are not watched (the data folder).
+        template: Forks replicas where it can, or None.
 
     Attributes:
         on_change: Called when a replica ended, or may be started again.
@@ -78,6 +80,7 @@ class ReplicaSet:
         say: Callable[[str], None],
         done: Callable[[], int],
         ignore: frozenset[Path] = frozenset(),
+        template: Template | None = None,
     ) -> None:
         self.on_change: Callable[[], None] = lambda: None
         self.on_renewed: Callable[[], None] = lambda: None
@@ -91,12 +94,13 @@ class ReplicaSet:
         self._say = say
         self._done = done
         self._ignore = ignore
+        self._template = template
         self._loop = asyncio.get_running_loop()
-        self._processes: dict[int, ReplicaProcess] = {}
+        self._processes: dict[int, Child] = {}
         self._states: dict[int, State] = {}
         self._killed: set[int] = set()
         self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._unread: set[ReplicaProcess] = set()
+        self._unread: set[Child] = set()
         self._spawning = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
@@ -118,7 +122,7 @@ class ReplicaSet:
         return len(self._processes) + self._spawning - apart
 
     @property
-    def starting(self) -> list[ReplicaProcess]:
+    def starting(self) -> list[Child]:
         """Those whose handler is not loaded yet."""
         return [each for each in self._processes.values() if self._states[each.pid] == "starting"]
 
@@ -169,6 +173,8 @@ class ReplicaSet:
         if self._stopping:
             return
         self._generation += 1
+        if self._template is not None:
+            self._template.end()
         self._finish_off = finish_off
         self._failures = 0
         self._not_before_s = 0.0
@@ -186,7 +192,7 @@ class ReplicaSet:
 
     async def _start(self, state: State, generation: int) -> None:
         try:
-            process = await ReplicaProcess.spawn(self.launch, self._log, self._clock, self._ended)
+            process = await self._make(state)
         except OSError as error:
             self._spawning -= state == "starting"
             self._failed(
@@ -206,6 +212,14 @@ class ReplicaSet:
             self.stop_starting(pid)
         else:
             self._timers[pid] = self._loop.call_later(START_TIMEOUT_S, self._start_timed_out, pid)
+
+    async def _make(self, state: State) -> Child:
+        forked: Child | None = None
+        if self._template is not None and state == "starting":
+            forked = await self._template.fork(self._ended)
+        if forked is not None:
+            return forked
+        return await ReplicaProcess.spawn(self.launch, self._log, self._clock, self._ended)
 
     def _start_timed_out(self, pid: int) -> None:
         state = self._states[pid]
@@ -320,6 +334,8 @@ class ReplicaSet:
         """The replica was asked to end (`bye`): it no longer counts, and goes for sure."""
         if pid in self._processes:
             self._leave(pid)
+            if self._template is not None and self.problem is None:
+                self._template.want(self.launch)
 
     def stop_starting(self, pid: int) -> None:
         """End a replica that is not ready yet and not needed any more."""
@@ -337,7 +353,7 @@ class ReplicaSet:
             self._processes[pid].signal(signal.SIGTERM)
             self._timers[pid] = self._loop.call_later(1.0, self.kill, pid)
 
-    def _ended(self, process: ReplicaProcess) -> None:
+    def _ended(self, process: Child) -> None:
         pid = process.pid
         if self._processes.pop(pid, None) is None:
             return  # it ended before `_start` knew it, which calls again
@@ -362,7 +378,7 @@ class ReplicaSet:
             self._crashed(process)
         self.on_change()
 
-    def _crashed(self, process: ReplicaProcess) -> None:
+    def _crashed(self, process: Child) -> None:
         if self._done() > self._done_at_crash:
             self._crashes = 0
         self._done_at_crash = self._done()
@@ -393,6 +409,8 @@ class ReplicaSet:
             for process in list(self._processes.values()):
                 process.signal(number)
             await self._all_ended(seconds)
+        if self._template is not None:
+            await self._template.stop()
         for process in self._unread:
             process.close()
             with contextlib.suppress(TimeoutError):

@@ -146,6 +146,23 @@ def load(name: str, make: Callable[[Callable[[], Any], bool], Any]) -> Handler:
     return Handler(name, found, owner)
 
 
+def prepare(name: str) -> None:
+    """Import what a replica with this handler will need; makes and enters nothing.
+
+    Raises:
+        HandlerError: The module cannot be imported.
+    """
+    found: Any
+    found, parts = _import(name)
+    for part in parts:
+        found = getattr(found, part, None)
+    if not callable(found):
+        return  # a replica tells what is wrong
+    if is_async(found):
+        import asyncio  # noqa: F401  for the replicas
+    _build(found)
+
+
 def is_async(call: Any) -> bool:
     """Whether calling it gives a coroutine or an async generator."""
     function = _function(call)
