@@ -41,6 +41,7 @@ from asya.local.leftovers import ChildRecord, end_leftovers
 from asya.local.lock import FolderLock
 from asya.local.log_lines import Form
 from asya.local.logs import LogHandler, RotatingLog
+from asya.local.memory import return_big_buffers
 from asya.local.observation import Observation
 from asya.local.port import LocalPort
 from asya.local.process import Launch
@@ -160,6 +161,7 @@ class LocalMesh:
         lock = FolderLock(self.data)
         lock.acquire()
         self._stack.callback(lock.release)
+        return_big_buffers()
         self._stack.callback(self._log.close)
         listening = bind(self._settings.host, self._settings.port)
         self._stack.callback(listening.close)
