@@ -116,7 +116,7 @@ class RunningMesh:
     def cancel(self, ids):
         self.canceled |= set(ids)
 
-    async def actor_status(self):
+    async def actor_status(self) -> list[ActorStatus]:
         replica = ReplicaStatus(4711, "idle", SystemClock().now())
         return [ActorStatus("echo", "nats", Depth(1, 2, 3), [replica], 1.5, "ValueError: no")]
 
