@@ -71,6 +71,9 @@ class QueueFile:
     async def actor_status(self):
         return []
 
+    async def one_status(self, actor):
+        return None
+
     def flows(self):
         return {}
 

@@ -85,6 +85,7 @@ async def test_letters_of_an_older_schema_get_their_fingerprints(tmp_path):
     assert new.fingerprint == old.fingerprint != odd.fingerprint
     assert (old.status, old.changed_at, new.key > odd.key) == ("dead", "then", True)
     kept = await store.letter("old")
+    assert kept is not None
     assert kept.body == b"1"
     await store.close()
 

@@ -56,17 +56,17 @@ def at(*route: str, payload: object = None, **status: object) -> Envelope:
     return envelope
 
 
-def sent(envelope, outcome, resiliency=None, now=NOW, uniform=lambda a, b: b) -> list[Send]:
+def sent(envelope, outcome, resiliency=None, now=NOW, uniform=lambda a, b: b):
     actions = decide(envelope, outcome, resiliency or Resiliency(), now, uniform)
     assert all(isinstance(action, Send) for action in actions)
     return actions
 
 
-def frame(payload: object = 1, **changes: object) -> Frame:
+def frame(payload=1, **changes):
     return Frame(raw_json(payload), Changes(**changes))
 
 
-def retrying(**policy: object) -> Resiliency:
+def retrying(**policy):
     return Resiliency(policies={"default": Policy(**policy)})
 
 
@@ -203,9 +203,15 @@ class TestErrors:
 
     def test_jitter_picks_between_zero_and_the_delay(self):
         asked = []
+
+        def uniform(a, b):
+            asked.append((a, b))
+            return 5.0
+
         rules = retrying(max_attempts=2, initial_delay_s=8, jitter=True)
-        sent(at("a"), Raised(BOOM), rules, uniform=lambda a, b: asked.append((a, b)) or a)
+        (send,) = sent(at("a"), Raised(BOOM), rules, uniform=uniform)
         assert asked == [(0.0, 8.0)]
+        assert send.not_before == NOW + timedelta(seconds=5)
 
     def test_the_last_attempt_ends_at_the_sink(self):
         (send,) = sent(at("a", attempt=3), Raised(BOOM), retrying(max_attempts=3))
@@ -298,6 +304,7 @@ class TestOtherEnds:
         (send,) = sent(at("a", "rerankr", "c"), Returned([frame()]))
         dead = undeliverable(send.envelope, ["embedder", "reranker"], NOW)
         assert dead.envelope.route == Route(["a"], "x-sump", ["rerankr", "c"])
+        assert dead.envelope.status.error is not None
         assert "did you mean 'reranker'?" in dead.envelope.status.error.message
         assert dead.envelope.status.reason == "UnknownActor"
 

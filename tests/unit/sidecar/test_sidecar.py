@@ -70,6 +70,7 @@ class TestOneHop:
             assert isinstance(started, HopStarted)
             assert isinstance(ended, HopEnded)
             assert (started.n, started.replica, ended.state) == (0, 1, "succeeded")
+            assert started.body is not None
             assert started.body.size == len(b'{"x":1}')
 
         play(scene)
@@ -175,7 +176,7 @@ class TestWaiting:
             running.pop()
             call.done()
 
-        most = []
+        most: list[int] = []
 
         async def scene(bench):
             bench.replica(slow, concurrency=4)
@@ -400,7 +401,7 @@ class TestTime:
         play(scene, resiliency=retrying(max_attempts=2))
 
     def test_neighbours_of_a_killed_call_run_again_and_are_not_blamed(self, play):
-        stuck = []
+        stuck: list[int] = []
 
         async def handle(call):
             if call.payload == "stuck" and not stuck:
