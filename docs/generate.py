@@ -96,6 +96,8 @@ The message between actors: one JSON object in UTF-8. It carries its own route. 
 - What is no envelope (not JSON, not UTF-8, a required field missing, a field of a wrong type) goes
   to `x-sump` with its bytes kept and the reason `ParseError`; the text names the field.
 - Of a key that stands twice the last one counts.
+- A payload that is too big for a message is in the [blob store](blob-store.md): `payload` is `null` then,
+  and the header `x-asya-blob` says where it is. Handlers get the payload itself.
 - `prev` keeps the {prev} newest hops; the header `x-asya-hop` counts all, and an envelope may make
   {hops}. A route may hold {route} actors. An id is 1 to {id} printable characters.
 - Times are RFC 3339 in UTC.
