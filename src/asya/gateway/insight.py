@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -22,7 +23,7 @@ from asya.errors import AsyaError, TransportError, nearest
 from asya.events import Event, HopEnded, HopStarted
 from asya.gateway.pace import ActorPace, Paces
 from asya.gateway.port import ActorStatus, MeshPort
-from asya.gateway.store.base import Standing, TaskStore
+from asya.gateway.store.base import Query, Standing, TaskStore
 from asya.gateway.store.payloads import Keeping, Seen
 from asya.gateway.store.rules import EventRow, Failure, HopData, StuckData, TaskRow
 from asya.gateway.why import Facts, Spot, stuck_after_s
@@ -35,6 +36,9 @@ PAGE: Final = 500
 
 PREFIX_MIN: Final = 8
 """Characters of an id that stand for it, wherever one is taken, where only one begins with them."""
+
+CHILDREN_MAX: Final = 500
+"""Children of a fan-out that are counted, the newest."""
 
 LINES_MAX: Final = 10
 """Lines of the log that one look may write."""
@@ -159,6 +163,7 @@ class Insight:
         actor_name = spot.actor if spot is not None else row.route.curr
         found = await self._store.clues(id, actor_name, row.updated_at)
         actor = None if row.ended else await self._actor(actor_name)
+        family = await self._store.tasks(Query(root=id, limit=CHILDREN_MAX))
         names = [] if row.ended or actor is not None else await self._mesh.actors()
         return Facts(
             id,
@@ -179,6 +184,7 @@ class Insight:
             pace=self._paces.of(actor_name),
             newest_start=moment(self._paces.newest_start(actor_name)),
             nearest_actor=nearest(actor_name, names),
+            children=Counter(each.status for each in family if each.id != id),
         )
 
     async def _actor(self, name: str) -> ActorStatus | None:

@@ -8,8 +8,8 @@ The first rule of `RULES` that has an answer gives it; their order is from what 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -99,6 +99,7 @@ class Facts:
         pace: How long that actor usually takes.
         newest_start: When the newest of the calls began that are under way there.
         nearest_actor: The nearest name of an actor that is part of it.
+        children: Envelopes that a fan-out made of it, the newest, counted by status.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Facts:
     pace: ActorPace = field(default_factory=ActorPace)
     newest_start: datetime | None = None
     nearest_actor: str | None = None
+    children: Mapping[str, int] = field(default_factory=dict)
 
 
 def why(facts: Facts) -> Explanation:
@@ -127,7 +129,7 @@ def why(facts: Facts) -> Explanation:
     for rule in RULES:
         found = rule(facts)
         if found is not None:
-            return found
+            return replace(found, evidence=[*found.evidence, *_children(facts)])
     raise AssertionError("the last rule answers whatever comes")
 
 
@@ -432,6 +434,15 @@ def _times(pace: ActorPace) -> list[str]:
     if queue.p99_s is not None:
         text += f"; queue: p99 {_span(queue.p99_s)}"
     return [f"{text} (last {handler.samples} calls)"]
+
+
+def _children(facts: Facts) -> list[str]:
+    if not facts.children:
+        return []
+    total = sum(facts.children.values())
+    states = ", ".join(f"{count} {status}" for status, count in sorted(facts.children.items()))
+    noun = "child" if total == 1 else "children"
+    return [f"its fan-out made {total} {noun}: {states} (asya trace {facts.id} --children)"]
 
 
 def _deadline(facts: Facts) -> list[str]:

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from asya.clock import to_rfc3339
 from asya.envelope import ErrorInfo, Route
-from asya.events import HopEnded, HopSent, HopStarted
+from asya.events import Forked, HopEnded, HopSent, HopStarted
 from asya.gateway import insight, recorder
 from asya.gateway.port import ActorStatus
 from asya.gateway.present import envelope_view, event_text
@@ -160,6 +160,15 @@ async def test_facts_of_one_that_is_tried_again(service, mesh, clock, tell):
     found = why(await service.facts(row.id))
     assert found.cause.startswith("Waits for attempt 2 of 3 at a, at 2026-01-01 00:00:30 UTC")
     assert found.evidence[0] == "attempt 1 failed: ValueError: no"
+
+
+async def test_facts_count_the_children(service):
+    row = await service.admit(["a", "b"], PAYLOAD)
+    for number in range(2):
+        now = row.created_at
+        service.emit(Forked(f"child-{number}", row.id, row.id, Route(["a"], "b", []), now))
+    assert (await service.facts(row.id)).children == {"pending": 2}
+    assert (await service.facts("child-0")).children == {}
 
 
 async def test_an_unknown_id_has_the_nearest(service):

@@ -234,6 +234,14 @@ def test_one_that_has_just_come_is_on_its_way():
     assert why(facts()).kind == "next"
 
 
+def test_children_are_told_whatever_the_cause():
+    told = "its fan-out made 3 children: 1 running, 2 succeeded (asya trace e --children)"
+    children = {"succeeded": 2, "running": 1}
+    done = why(facts(status="succeeded", spot=None, actor=None, children=children))
+    assert done.evidence == [told]
+    assert why(facts(children=children)).evidence[-1] == told
+
+
 @pytest.mark.parametrize(
     ("pace", "limit"),
     [
