@@ -49,7 +49,7 @@ async def die(service, id, *route, payload=b'{"row":1}', message="row 1 is bad",
 
 
 def reason(refused) -> str:
-    return refused.value.document.type.rpartition(":")[2]
+    return str(refused.value.document.type.rpartition(":")[2])
 
 
 async def test_a_letter_is_sent_again_once(service, mesh, kill):

@@ -131,7 +131,9 @@ def test_a_path_that_does_not_exist_is_refused(letter, path, text, close):
     with pytest.raises(ProblemError, match=re.escape(text)) as refused:
         tried(letter, (".payload.text", Raw(b"1")), (path, Raw(b"1")))
     assert refused.value.document.nearest == close
-    assert refused.value.document.errors[0].path == "$.set[1].path"
+    faults = refused.value.document.errors
+    assert faults is not None
+    assert faults[0].path == "$.set[1].path"
 
 
 def test_only_parts_of_the_payload_need_it():
