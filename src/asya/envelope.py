@@ -138,7 +138,7 @@ class Envelope:
 
     def __init__(
         self,
-        id: str,  # noqa: A002  the name on the wire
+        id: str,
         route: Route,
         payload: Raw,
         *,
@@ -351,7 +351,7 @@ def new_envelope(
     payload: Raw,
     *,
     now: datetime,
-    id: str | None = None,  # noqa: A002  the name on the wire
+    id: str | None = None,
     headers: dict[str, Any] | None = None,
     deadline: datetime | None = None,
 ) -> Envelope:

@@ -43,7 +43,7 @@ _FEW: Final = 4
 _ID: Final = re.compile(ID_PATTERN)
 
 
-def check_id(id: str | None) -> None:  # noqa: A002  the name on the wire
+def check_id(id: str | None) -> None:
     """Refuse an id that cannot stand in a URL."""
     if id is not None and not _ID.match(id):
         detail = "an id is 1 to 128 letters, digits and . _ : ~ -, and begins with one of the first"
