@@ -4,6 +4,11 @@ The hop is that of P3: publish → handler in a process of its own (`def echo(pa
 → message in the next queue; the payload goes to the blob store on the way in and on the way out, and
 the handler's process decodes and encodes it as JSON. The peer writes the same bytes to a file of the
 same disk, reads them back and copies them once.
+
+Where the 82 ms of the text went on two cores (peer 4.8 ms): the blob store 24 (10 in, 8 read and
+checked, 6 out, of which three SHA-256 take 17), JSON in the handler's process 28 to 40 (json.loads 7,
+dumps 21 and more), the socket with its copies 10 each way. Four times the peer is less than the
+standard library's JSON alone; a handler that takes bytes would be needed to come below it.
 """
 
 from __future__ import annotations
