@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from asya.clock import from_rfc3339
@@ -42,26 +42,47 @@ class ActorPace:
     queue: Pace = Pace()
 
 
-@dataclass
 class _Samples:
-    handler: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
-    queue: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    """The newest spans of one kind; each is read once, when somebody asks."""
+
+    def __init__(self) -> None:
+        self._unread: deque[tuple[str, str]] = deque(maxlen=SAMPLES)
+        self._seconds: deque[float] = deque(maxlen=SAMPLES)
+
+    def add(self, began: str, ended: str) -> None:
+        """Take one span. On the sidecars' path."""
+        self._unread.append((began, ended))
+
+    def pace(self) -> Pace:
+        """The percentiles."""
+        while self._unread:
+            self._seconds.append(max(0.0, between_s(*self._unread.popleft())))
+        if not self._seconds:
+            return Pace()
+        ordered = sorted(self._seconds)
+        return Pace(len(ordered), _at(ordered, 0.50), _at(ordered, 0.99))
+
+
+class _Actor:
+    def __init__(self) -> None:
+        self.handler = _Samples()
+        self.queue = _Samples()
 
 
 class Paces:
     """The paces of all actors."""
 
     def __init__(self) -> None:
-        self._actors: dict[str, _Samples] = {}
+        self._actors: dict[str, _Actor] = {}
         self._open: dict[tuple[str, int, int], tuple[str, str]] = {}
 
     def started(self, event: HopStarted) -> None:
         """A replica was given an envelope."""
-        samples = self._actors.get(event.actor)
-        if samples is None:
-            samples = self._actors[event.actor] = _Samples()
+        actor = self._actors.get(event.actor)
+        if actor is None:
+            actor = self._actors[event.actor] = _Actor()
         if event.attempt == 1:  # the wait for a retry is chosen, and tells nothing of the queue
-            samples.queue.append((event.enqueued_at, event.at))
+            actor.queue.add(event.enqueued_at, event.at)
         self._open[event.id, event.n, event.attempt] = (event.at, event.actor)
         if len(self._open) > OPEN_MAX:
             del self._open[next(iter(self._open))]
@@ -69,9 +90,9 @@ class Paces:
     def ended(self, event: HopEnded) -> None:
         """A handler is done. What was stopped from outside is no sample of its pace."""
         began = self._open.pop((event.id, event.n, event.attempt), None)
-        samples = self._actors.get(event.actor)
-        if began is not None and samples is not None and event.state in _DONE:
-            samples.handler.append((began[0], event.at))
+        actor = self._actors.get(event.actor)
+        if began is not None and actor is not None and event.state in _DONE:
+            actor.handler.add(began[0], event.at)
 
     def newest_start(self, actor: str) -> str | None:
         """When the newest of the calls began that are under way at an actor."""
@@ -79,17 +100,10 @@ class Paces:
 
     def of(self, actor: str) -> ActorPace:
         """The pace of an actor."""
-        samples = self._actors.get(actor)
-        if samples is None:
+        found = self._actors.get(actor)
+        if found is None:
             return ActorPace()
-        return ActorPace(_pace(samples.handler), _pace(samples.queue))
-
-
-def _pace(spans: Sequence[tuple[str, str]]) -> Pace:
-    if not spans:
-        return Pace()
-    took = sorted(max(0.0, between_s(began, ended)) for began, ended in spans)
-    return Pace(len(took), _at(took, 0.50), _at(took, 0.99))
+        return ActorPace(found.handler.pace(), found.queue.pace())
 
 
 def _at(ordered: Sequence[float], share: float) -> float:
