@@ -184,3 +184,66 @@ def test_the_fingerprint_sees_changes_but_not_those_of_caches(tmp_path: Path):
     assert fingerprint(tmp_path, ignore) == before
     (tmp_path / "a.py").write_text("22")
     assert fingerprint(tmp_path, ignore) != before
+
+
+async def ready_one(replicas: ReplicaSet) -> int:
+    replicas.start(1)
+    pid = await started(replicas)
+    replicas.ready(pid)
+    return pid
+
+
+async def tried(replicas: ReplicaSet) -> int:
+    async with asyncio.timeout(5):
+        while not (found := [pid for pid, state in replicas._states.items() if state == "trying"]):
+            await asyncio.sleep(0.01)
+    return found[0]
+
+
+async def test_new_code_is_tried_beside_the_old_which_is_finished_off_then(make: Make, said: Any):
+    replicas = make("import time; time.sleep(60)")
+    old = await ready_one(replicas)
+    finished: list[int] = []
+    renewed = asyncio.Event()
+    replicas.on_renewed = renewed.set
+    replicas.renew(finished.append)
+    new = await tried(replicas)
+    # the one on trial is none that the autoscaler could end, and none that it counts
+    assert replicas.current == 1
+    assert replicas.starting == []
+    assert finished == []
+    replicas.ready(new)
+    assert finished == [old]
+    assert renewed.is_set()
+    assert replicas.current == 1
+    await said.until(f"replica {new} up with the new code")
+
+
+async def test_new_code_that_cannot_be_loaded_is_named_once_and_the_old_stays(
+    make: Make, said: Any
+):
+    replicas = make("import time; time.sleep(60)")
+    old = await ready_one(replicas)
+    for _ in range(2):
+        replicas.renew(lambda pid: pytest.fail("the old one was ended"))
+        replicas.load_failed(await tried(replicas), ErrorInfo("SyntaxError", "no"))
+    assert replicas.outdated == "error ASYA-3101: SyntaxError: no"
+    assert len([line for line in said if "SyntaxError" in line]) == 1
+    assert replicas.problem is None
+    assert replicas.ready_count == replicas.current == 1
+    assert old in replicas._states
+
+
+async def test_a_change_during_a_trial_tries_the_newest_alone(make: Make, said: Any):
+    replicas = make("import time; time.sleep(60)")
+    old = await ready_one(replicas)
+    finished: list[int] = []
+    replicas.renew(finished.append)
+    first = await tried(replicas)
+    replicas.renew(finished.append)
+    async with asyncio.timeout(5):
+        while first in replicas._states:
+            await asyncio.sleep(0.01)
+    replicas.ready(await tried(replicas))
+    assert finished == [old]
+    assert not [line for line in said if "error" in line]
