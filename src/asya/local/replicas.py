@@ -174,7 +174,7 @@ class ReplicaSet:
             return
         self._generation += 1
         if self._template is not None:
-            self._template.end()
+            self._template.forget()
         self._finish_off = finish_off
         self._failures = 0
         self._not_before_s = 0.0

@@ -255,6 +255,11 @@ class Template:
         if not self._children and self._sock is not None:
             self._idle = self._loop.call_later(self._idle_s, self.end)
 
+    def forget(self) -> None:
+        """The code has changed: end, and what was wrong with the code before is no matter."""
+        self._refused = None
+        self.end()
+
     def end(self) -> None:
         """Have none any more. Replicas that it forked run on."""
         if self._idle is not None:
