@@ -518,7 +518,7 @@ class Sidecar:
         return best
 
     def _dispatch_alone(self) -> None:
-        """A message that was given out before runs without neighbours: none is blamed for it."""
+        """A message under suspicion runs without neighbours: none dies with it again."""
         reserved = next((r for r in self._replicas if r.reserved and r.open), None)
         if reserved is None:
             free = [replica for replica in self._replicas if replica.open]
