@@ -6,9 +6,12 @@ since the task store keeps the first terminal state.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 CANCELS_MAX: Final = 100_000
 
@@ -30,7 +33,11 @@ class Cancels:
         while len(self._ids) > self._most:
             self._ids.popitem(last=False)
         for listener in self._listeners:
-            listener(fresh)
+            try:
+                listener(fresh)
+            except Exception:
+                # the others must be told all the same
+                log.exception("a sidecar could not be told of canceled envelopes")
 
     def is_canceled(self, envelope_id: str, root: str) -> bool:
         """Whether the envelope, or the root that it came from, was canceled."""

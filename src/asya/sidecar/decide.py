@@ -302,6 +302,11 @@ def mismatch(envelope: Envelope, actor: str, body: bytes, now: datetime) -> Send
     return _kept(envelope.id, actor, "RouteMismatch", text, body, now)
 
 
+def misrouted(envelope: Envelope, actor: str, problem: str, body: bytes, now: datetime) -> Send:
+    """To the dead letters: its route names what can be no actor, or where envelopes end."""
+    return _kept(envelope.id, actor, "ParseError", f"`route.next`: {problem}", body, now)
+
+
 def unparsable(actor: str, problem: str, body: bytes, now: datetime) -> Send:
     """To the dead letters: bytes that are no envelope, kept as they came."""
     return _kept(None, actor, "ParseError", problem, body, now)

@@ -233,6 +233,10 @@ class Replica(asyncio.Protocol):
     def mark_killed(self) -> None:
         """Its end is our doing: nobody but the culprit is blamed, and nothing more is given."""
         self.killed = True
+        if self._holds and self._transport is not None and not self._gone.is_set():
+            # its end is seen by reading on; what it still emits is nobody's any more
+            self._transport.resume_reading()
+        self._holds = 0
 
     def hold(self) -> None:
         """Stop reading from it until as many `release` calls: what it emits waits in the socket."""
@@ -242,6 +246,8 @@ class Replica(asyncio.Protocol):
 
     def release(self) -> None:
         """Undo one `hold`."""
+        if not self._holds:
+            return
         self._holds -= 1
         if self._holds == 0 and self._transport is not None and not self._gone.is_set():
             self._transport.resume_reading()

@@ -31,6 +31,7 @@ from asya.envelope import (
     encode,
     queue_name,
     raw_json,
+    route_problem,
 )
 from asya.errors import (
     BlobUnavailable,
@@ -454,6 +455,11 @@ class Sidecar:
         if envelope.route.curr != actor:
             self._settle(self._bury(delivery, rules.mismatch(envelope, actor, delivery.body, now)))
             return
+        problem = route_problem(envelope.route.next)
+        if problem is not None:
+            send = rules.misrouted(envelope, actor, problem, delivery.body, now)
+            self._settle(self._bury(delivery, send))
+            return
         if self.on_body is not None:
             self.on_body(delivery.body)
         work = Work(self, delivery, envelope)
@@ -604,8 +610,7 @@ class Sidecar:
                 await self._deliver(send)
                 return
             except QueueMissing:
-                known = await self._known_actors()
-                send = rules.undeliverable(send.envelope, known, self.now())
+                send = await self._reroute(send)
             except MessageTooLarge as error:
                 sent = send.envelope
                 if await self._check_in(sent, least_bytes=SMALL_BYTES):

@@ -68,8 +68,8 @@ class Work:
 
     __slots__ = (
         "_buffered", "_by_deadline", "_extra", "_flowing", "_flowing_bytes", "_fly_seq", "_frames",
-        "_holding", "_index",
-        "_limit_s", "_refused", "_stopping", "_timer", "alone", "began", "canceled", "delivery",
+        "_index",
+        "_limit_s", "_paused", "_refused", "_stopping", "_timer", "alone", "began", "canceled", "delivery",
         "envelope",
         "held_since", "number", "replica", "restore_delay_s", "restored_bytes", "sidecar",
         "started_s",
@@ -96,7 +96,7 @@ class Work:
         self._index = 0
         self._flowing: set[asyncio.Task[None]] = set()
         self._flowing_bytes = 0
-        self._holding = False
+        self._paused: Replica | None = None
         self._extra = False
         self._refused: Raised | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -207,8 +207,8 @@ class Work:
         self._flowing.add(task)
         size = len(frame.payload)
         self._flowing_bytes += size
-        if not self._holding and self._flows_full():
-            self._holding = True
+        if self._paused is None and self._flows_full():
+            self._paused = replica
             replica.hold()
         task.add_done_callback(lambda done: self._flowed(done, size))
 
@@ -218,9 +218,11 @@ class Work:
     def _flowed(self, task: asyncio.Task[None], size: int) -> None:
         self._flowing.discard(task)
         self._flowing_bytes -= size
-        if self._holding and not self._flows_full() and self.replica is not None:
-            self._holding = False
-            self.replica.release()
+        paused = self._paused
+        if paused is not None and not self._flows_full():
+            # the call may have ended meanwhile, and the replica be at the next one
+            self._paused = None
+            paused.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._refused = self._refused or Raised(error_info(error))
 
@@ -291,7 +293,7 @@ class Work:
             return
         self.canceled = True
         self._clear_timer()
-        if self.running:
+        if self.running and self.replica is not None:
             self._stop(Canceled())
 
     def _stop(self, outcome: Outcome) -> None:

@@ -88,7 +88,8 @@ class NatsTransport(Transport):
             replicas: Copies of the stream in a cluster; only used when it is made.
             clock: Wall time, compared with `not_before`.
         """
-        _check_token(namespace)
+        if _TOKEN.fullmatch(namespace) is None:
+            raise TransportError(f"{namespace!r} is no name for a namespace in NATS")
         self.capabilities = replace(type(self).capabilities, lease_s=lease_s)
         self._stream = f"asya-{namespace}"
         self._lease_s = lease_s
@@ -348,7 +349,7 @@ _RECEIPT = Receipt()
 
 def _check_token(name: str) -> None:
     if _TOKEN.fullmatch(name) is None:
-        raise TransportError(f"{name!r} is no name for a queue or a namespace in NATS")
+        raise QueueMissing(f"there is no queue {name!r}: that is no name for one in NATS")
 
 
 def _schedule_id(dedup_id: str | None) -> str:

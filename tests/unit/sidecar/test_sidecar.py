@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from asya.envelope import HOP_HEADER, child_id, raw_json
+from asya.envelope import HOP_HEADER, child_id, encode, queue_name, raw_json
 from asya.events import Flown, Forked, HopEnded, HopStarted
 from asya.resiliency import Policy, Resiliency
+from asya.runtime import protocol
 
 
 async def echo(call):
@@ -336,6 +337,36 @@ class TestFanOut:
             await asyncio.sleep(5)
             assert any(paused)
             assert len(await bench.received("b")) == 2000
+
+        play(scene)
+
+    def test_a_replica_that_was_held_back_is_heard_again_at_its_next_call(self, play):
+        async def burst(call):
+            frames = [
+                protocol.pack({"k": "frame", "id": call.number}, [b"%d" % i])
+                for i in range(call.payload)
+            ]
+            done = protocol.pack({"k": "done", "id": call.number, "frames": len(frames)})
+            # the end of the call comes in the same piece as what fills the flow
+            call._runtime._replica.data_received(b"".join([*frames, done]))
+
+        async def scene(bench):
+            runtime = bench.replica(burst)
+            publish = bench.transport.publish
+
+            async def slow(*args, **kwargs):
+                await asyncio.sleep(0.01)
+                return await publish(*args, **kwargs)
+
+            bench.transport.publish = slow
+            for count in (600, 3, 600, 257, 3):
+                await publish(
+                    queue_name("default", "a"),
+                    encode(bench.envelope("a", "b", payload=count)),
+                )
+                await asyncio.sleep(10)
+                assert not runtime.paused
+                assert len(await bench.received("b")) == count
 
         play(scene)
 

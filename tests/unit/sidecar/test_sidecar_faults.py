@@ -154,6 +154,28 @@ class TestCancel:
 
         play(scene)
 
+    def test_while_its_result_cannot_be_sent_and_the_others_are_stopped_too(self, play):
+        async def handle(call):
+            if call.payload == "quick":
+                call.frame("done")
+                call.done()
+            else:
+                await asyncio.sleep(1e6)
+
+        async def scene(bench):
+            bench.replica(handle, concurrency=2, cooperative=True)
+            quick = await bench.send(bench.envelope("a", "b", payload="quick"))
+            slow = await bench.send(bench.envelope(payload="slow"))
+            bench.broker.available = False
+            await asyncio.sleep(1)
+            bench.cancels.add([quick, slow])
+            assert (await bench.ledger.end_of(slow)).phase == "canceled"
+            bench.broker.available = True
+            await asyncio.sleep(5)
+            assert len(await bench.received("b")) == 1
+
+        play(scene, concurrency=2)
+
     def test_in_the_queue(self, play):
         async def scene(bench):
             bench.cancels.add(["later"])
@@ -280,6 +302,35 @@ class TestBadMessages:
             assert runtime.is_closing()
             bench.replica(echo)
             assert (await bench.ledger.end_of(one)).phase == "succeeded"
+
+        play(scene)
+
+    @pytest.mark.parametrize(
+        "bad", [["Bad Name*.>"], ["x-sink"], ["b", "x-sump"], ["b"] * 1001, [""]]
+    )
+    def test_a_foreign_route_that_names_no_actor_is_kept_and_blocks_nothing(self, play, bad):
+        async def scene(bench):
+            foreign = bench.envelope("a", *bad, id="foreign")
+            await bench.send(foreign)
+            await asyncio.sleep(1)
+            assert (await bench.ledger.end_of("foreign")).phase == "failed"
+            (letter,) = bench.ledger.letters
+            assert letter.reason == "ParseError"
+            assert "route.next" in letter.error.message
+            bench.replica(echo)
+            await bench.ledger.end_of(await bench.send(bench.envelope()))
+
+        play(scene)
+
+    def test_dead_letters_have_a_queue_where_no_sump_runs_here(self, play):
+        async def scene(bench):
+            bench.sidecar._ends = {}
+            bench.replica(echo)
+            one = await bench.send(bench.envelope("a", "nowhere"))
+            await asyncio.sleep(1)
+            (kept,) = await bench.received("x-sump")
+            assert (kept.id, kept.status.reason) == (one, "UnknownActor")
+            assert kept.route.next == ["nowhere"]
 
         play(scene)
 
