@@ -359,15 +359,26 @@ async def _end_leftover(config: Path, record: _Record | None) -> None:
     """End the server of an earlier supervisor on this folder: two on one store would ruin it."""
     if not config.exists():
         return
-    loop = asyncio.get_running_loop()
     for process in _leftovers(str(config), record):
         with contextlib.suppress(psutil.Error):
             process.terminate()
-            try:
-                await loop.run_in_executor(None, process.wait, STOP_S)
-            except psutil.TimeoutExpired:
+            if not await _gone(process, STOP_S):
                 process.kill()
-                await loop.run_in_executor(None, process.wait, STOP_S)
+                await _gone(process, STOP_S)
+
+
+async def _gone(process: psutil.Process, within_s: float) -> bool:
+    """Wait for the end of a process that is not our child.
+
+    A zombie has ended: who must reap it may take seconds, and it holds neither port nor files.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + within_s
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if loop.time() > until:
+            return False
+        await asyncio.sleep(POLL_S)
+    return True
 
 
 def _leftovers(config: str, record: _Record | None) -> list[psutil.Process]:
