@@ -69,7 +69,7 @@ def _faults(error: ValidationError) -> list[Fault]:
     path = error.json_path
     if error.validator == "required" and isinstance(error.instance, dict):
         return [
-            Fault(_member(path, name), f"{name!r} is required")
+            Fault(member_path(path, name), f"{name!r} is required")
             for name in cast("list[str]", error.validator_value)
             if name not in error.instance
         ]
@@ -77,5 +77,6 @@ def _faults(error: ValidationError) -> list[Fault]:
     return [Fault(path, message if len(message) <= 500 else message[:500] + "…")]
 
 
-def _member(path: str, name: str) -> str:
+def member_path(path: str, name: str) -> str:
+    """The path of a member of the object at `path`."""
     return f"{path}.{name}" if name.isidentifier() else f"{path}[{name!r}]"

@@ -11,13 +11,15 @@ from asya.blobs.claims import CHECKED_IN, Claims, read_reference
 from asya.blobs.memory import MemoryBlobs
 from asya.envelope import BLOB_HEADER, Route, raw_json
 from asya.events import Finished
-from asya.gateway.body import VALUES_MAX_BYTES, parse
+from asya.gateway.body import parse, parse_as
 from asya.gateway.problems import ProblemError
 from asya.gateway.results import envelope_response
 from asya.gateway.service import ServiceLimits, TaskService
 from asya.gateway.store.sqlite import SqliteStore
+from asya.gateway.views import EnvelopeRequest
 
 BIG = raw_json("x" * 10_000)
+LARGE = 1024 * 1024
 
 
 @pytest.fixture
@@ -139,13 +141,37 @@ class TestResults:
 
 
 class TestBodies:
-    def test_a_large_text_is_looked_through_only_where_its_values_are_not_wanted(self):
-        data = b'{"text":"' + b"x" * VALUES_MAX_BYTES + b'"}'
+    @pytest.mark.parametrize("size", [0, LARGE])
+    def test_a_text_is_only_looked_through_where_its_values_are_not_wanted(self, size):
+        data = b'{"text":"' + b"x" * size + b'"}'
         values, raw = parse(data, values=False)
         assert (values, bytes(raw)) == (None, data)
-        assert parse(data)[0] == {"text": "x" * VALUES_MAX_BYTES}
+        assert parse(data)[0] == {"text": "x" * size}
+
+    @pytest.mark.parametrize("size", [0, LARGE])
+    def test_a_number_that_python_has_not_is_json(self, size):
+        payload = b'{"text":"' + b"x" * size + b'","v":[1,-1e400,' + b"9" * 5000 + b"]}"
+        assert bytes(parse(payload, values=False)[1]) == payload
+        asked = parse_as(EnvelopeRequest, b'{"route":["a"],"payload":' + payload + b"}")
+        assert bytes(asked.payload) == payload
+
+    @pytest.mark.parametrize(
+        ("data", "path"),
+        [
+            (b'{"a":[1,2.5],"v":{"w x":[0,1e400]}}', "$.v['w x'][1]"),
+            (b"[[" + b"9" * 5000 + b"],-1e999]", "$[0][0]"),
+            (b"1e400", "$"),
+        ],
+    )
+    def test_a_number_that_no_schema_fits_is_named(self, data, path):
+        with pytest.raises(ProblemError) as refused:
+            parse(data)
+        assert refused.value.document.status == 422
+        assert [fault.path for fault in refused.value.document.errors] == [path]
 
     @pytest.mark.parametrize("end", [b"", b",}", b'\xff"}', b'\\x"}', b'"} 1'])
     def test_what_is_no_json_is_refused_however_large(self, end):
-        with pytest.raises(ProblemError):
-            parse(b'{"text":"' + b"x" * VALUES_MAX_BYTES + end, values=False)
+        for size in (1, LARGE):
+            with pytest.raises(ProblemError) as refused:
+                parse(b'{"text":"' + b"x" * size + end, values=False)
+            assert refused.value.document.status == 400
