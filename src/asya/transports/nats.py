@@ -349,7 +349,7 @@ _RECEIPT = Receipt()
 
 def _check_token(name: str) -> None:
     if _TOKEN.fullmatch(name) is None:
-        raise QueueMissing(f"there is no queue {name!r}: that is no name for one in NATS")
+        raise QueueMissing(f"{name!r} is no name for a queue in NATS, so there is none")
 
 
 def _schedule_id(dedup_id: str | None) -> str:
