@@ -38,9 +38,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Self
+from typing import Final, Self
 
 from asya.codes import Code
+
+NEAREST_CUTOFF: Final = 0.7
+"""How alike (difflib) a name must be to be offered. At difflib's own 0.6, `bogus` is near `logs`."""
 
 
 class Complaint(str):
@@ -263,8 +266,8 @@ def _coded(problems: Iterable[str], code: Code) -> list[Complaint]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest to `name`, or None when none is close (difflib, cutoff 0.6)."""
-    found = difflib.get_close_matches(name, sorted(known), n=1)
+    """The known name closest to `name`, or None when none is close (`NEAREST_CUTOFF`)."""
+    found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=NEAREST_CUTOFF)
     return found[0] if found else None
 
 

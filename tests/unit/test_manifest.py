@@ -429,7 +429,7 @@ def test_routes_to_actors_elsewhere_are_warnings_with_the_nearest_name(project):
     project(
         actor("resiliency: {policies: {default: {onExhausted: [emboder]}}}")
         + "---\n"
-        + flow("route: [embeder, zzz]")
+        + flow("route: [embeder, zzz, x-embedder]")
     )
     assert [warning.partition(": ")[2] for warning in load(["a.yaml"]).warnings] == [
         *(
@@ -440,6 +440,10 @@ def test_routes_to_actors_elsewhere_are_warnings_with_the_nearest_name(project):
             ]
         ),
         'spec.route[1]: no actor "zzz" among these manifests',
+        (
+            'spec.route[2]: no actor "x-embedder" among these manifests; '
+            'names that start with "x-" are the system\'s'
+        ),
     ]
 
 

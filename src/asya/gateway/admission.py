@@ -142,6 +142,8 @@ class Gate:
                 close = nearest(name, known)
                 detail = f"there is no actor {name!r} in this mesh"
                 hint = f"; did you mean {close!r}?" if close else ""
+                if name.startswith("x-"):
+                    hint = '; names that start with "x-" are the system\'s'
                 raise ProblemError(
                     "unknown-actor",
                     detail + hint,

@@ -14,7 +14,14 @@ from typing import Any, cast
 from asya.codes import Code
 from asya.document import Document, Loc, Problem, quoted, shown, unknown
 from asya.errors import nearest
-from asya.manifest.model import AnyManifest, AsyncActor, Flow, Scaling, Schedule
+from asya.manifest.model import (
+    SYSTEM_NAMES,
+    AnyManifest,
+    AsyncActor,
+    Flow,
+    Scaling,
+    Schedule,
+)
 from asya.timetable import EPOCH
 
 
@@ -279,6 +286,8 @@ def route_warnings(placed: Iterable[Placed], also: Collection[str] = ()) -> Iter
             if name not in names:
                 close = nearest(name, names)
                 hint = f"; did you mean {close!r}?" if close else ""
+                if name.startswith(SYSTEM_NAMES):
+                    hint = f'; names that start with "{SYSTEM_NAMES}" are the system\'s'
                 text = f"no actor {quoted(name)} among these manifests{hint}"
                 yield document.problem(loc, text)
 

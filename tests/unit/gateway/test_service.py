@@ -59,6 +59,7 @@ async def test_an_admitted_envelope_is_stored_and_published(service, mesh):
         ({"actors": ["Not A Name"]}, "invalid", "no actor name"),
         ({"actors": ["a", "x-sink"]}, "invalid", "x-sink may not stand in a route"),
         ({"actors": ["a", "rerankr"]}, "unknown-actor", "did you mean 'reranker'"),
+        ({"actors": ["a", "x-reranker"]}, "unknown-actor", "are the system's"),
         ({"id": "with/slash"}, "invalid", "an id is"),
         ({"id": "x" * 129}, "invalid", "an id is"),
         ({"headers": {"X-Asya-Root": Raw(b"1")}}, "invalid", "belongs to the system"),
