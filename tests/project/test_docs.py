@@ -15,6 +15,7 @@ import pytest
 
 from asya import manifest
 from asya.cli import app
+from asya.envelope import STATUS_FIELDS
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!`)\[[^\]]+\]\(([^)\s]+)\)")
@@ -156,6 +157,12 @@ def test_generated_pages_are_up_to_date(root):
         check=False, capture_output=True, text=True, timeout=60, cwd=root,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_handlers_page_names_the_fields_of_status_that_are_the_meshs(root):
+    text = (root / "docs/reference/handlers.md").read_text()
+    rule = text[text.index("fields of `.status`") : text.index("Only other keys travel on")]
+    assert set(re.findall(r"`([a-z_]+)`", rule)) == STATUS_FIELDS
 
 
 def test_glossary_words_stand_once_and_in_order(root):
