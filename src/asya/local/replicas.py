@@ -46,6 +46,11 @@ WATCH_FILES_MAX: Final = 5000
 END_WAIT_S: Final = 5.0
 """How long a replica that was asked to end may take, before SIGTERM and then SIGKILL."""
 
+LOAD_FAILED_CODE: Final = 3
+FRAME_WAIT_S: Final = 0.5
+"""A runtime that ends with this code has said why on its socket; the news that it ended may come
+first, so its word is waited for."""
+
 State = Literal["starting", "trying", "ready", "leaving"]
 
 
@@ -99,6 +104,7 @@ class ReplicaSet:
         self._processes: dict[int, Child] = {}
         self._states: dict[int, State] = {}
         self._killed: set[int] = set()
+        self._unexplained: dict[int, tuple[State, asyncio.TimerHandle]] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._unread: set[Child] = set()
         self._spawning = 0
@@ -178,6 +184,7 @@ class ReplicaSet:
         self._finish_off = finish_off
         self._failures = 0
         self._not_before_s = 0.0
+        self._forget_unexplained()
         for pid in [pid for pid, state in self._states.items() if state in {"starting", "trying"}]:
             self.stop_starting(pid)
         self._old = {pid for pid, state in self._states.items() if state == "ready"}
@@ -263,10 +270,15 @@ class ReplicaSet:
         if pid in self._states:
             state = self._states[pid]
             self._leave(pid)
-            # The runtime's own error tells the whole story; its type would only repeat it.
-            own = error.type.startswith("asya.runtime.")
-            text = error.message if own else f"{error.type}: {error.message}"
-            self._failed(state, text, TYPES.get(error.type, Code.HANDLER_LOAD))
+        elif pid in self._unexplained:
+            state, timer = self._unexplained.pop(pid)
+            timer.cancel()
+        else:
+            return
+        # The runtime's own error tells the whole story; its type would only repeat it.
+        own = error.type.startswith("asya.runtime.")
+        text = error.message if own else f"{error.type}: {error.message}"
+        self._failed(state, text, TYPES.get(error.type, Code.HANDLER_LOAD))
 
     def _failed(self, state: State, text: str, code: Code) -> None:
         """A replica could not be loaded; `state` is what it was."""
@@ -372,11 +384,30 @@ class ReplicaSet:
         elif killed:
             self._say(f"{self._actor}: replica {pid} was stopped in the middle of a call")
         elif state in {"starting", "trying"}:
-            how = f"the replica {process.describe_end()} before the handler was loaded"
-            self._failed(state, how, Code.HANDLER_LOAD)
+            self._ended_early(process, state)
         else:
             self._crashed(process)
         self.on_change()
+
+    def _ended_early(self, process: Child, state: State) -> None:
+        pid = process.pid
+        how = f"the replica {process.describe_end()} before the handler was loaded"
+        if process.returncode != LOAD_FAILED_CODE:
+            self._failed(state, how, Code.HANDLER_LOAD)
+            return
+        # none is started before it is known why this one could not be
+        self._not_before_s = max(self._not_before_s, self._loop.time() + FRAME_WAIT_S)
+        timer = self._loop.call_later(FRAME_WAIT_S, self._unexplained_end, pid, how)
+        self._unexplained[pid] = (state, timer)
+
+    def _unexplained_end(self, pid: int, how: str) -> None:
+        state, _ = self._unexplained.pop(pid)
+        self._failed(state, how, Code.HANDLER_LOAD)
+
+    def _forget_unexplained(self) -> None:
+        for _, timer in self._unexplained.values():
+            timer.cancel()
+        self._unexplained.clear()
 
     def _crashed(self, process: Child) -> None:
         if self._done() > self._done_at_crash:
@@ -398,6 +429,7 @@ class ReplicaSet:
         """Start none any more; one that ends from now on was asked to."""
         self._stopping = True
         self._stop_watching()
+        self._forget_unexplained()
 
     async def stop(self, wait_s: float) -> None:
         """End all: those that were told `bye` get `wait_s` seconds, then SIGTERM, then SIGKILL."""

@@ -72,6 +72,31 @@ async def test_one_that_ends_before_its_handler_is_loaded_is_named_once(make: Ma
     assert replicas.not_before_s - asyncio.get_running_loop().time() > module.BROKEN_FIRST_S
 
 
+async def test_the_word_of_one_that_could_not_load_may_come_after_its_end(make: Make, said: Any):
+    """Given code 3, when the `failed` frame comes after the end, then only the frame is told."""
+    replicas = make("import sys; sys.exit(3)")
+    replicas.start(1)
+    async with asyncio.timeout(5):
+        while not replicas._unexplained:
+            await asyncio.sleep(0.01)
+    (pid,) = replicas._unexplained
+    assert (replicas.alive, len(said), replicas.problem) == (False, 0, None)
+    assert replicas.start(1) == 0, "it is not known yet whether another one may be tried"
+    replicas.load_failed(pid, ErrorInfo("ImportError", "no x"))
+    await said.until("a: error ASYA-3101: ImportError: no x")
+    assert (len(said), replicas._failures, replicas._unexplained) == (1, 1, {})
+
+
+async def test_one_that_ends_with_code_3_and_says_nothing_is_named(
+    make: Make, said: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "FRAME_WAIT_S", 0.02)
+    replicas = make("import sys; sys.exit(3)")
+    replicas.start(1)
+    await said.until("the replica exited with code 3 before the handler was loaded")
+    assert replicas.problem is not None
+
+
 async def test_a_changed_file_lets_a_broken_one_be_tried_at_once(
     make: Make, said: Any, monkeypatch: pytest.MonkeyPatch
 ):
