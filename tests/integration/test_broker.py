@@ -151,7 +151,7 @@ async def test_a_leftover_of_a_killed_supervisor_is_ended_and_its_messages_kept(
     await server.start()
     try:
         # then there is one server, with the messages
-        assert not leftover.is_running()
+        assert not leftover.is_running() or leftover.status() == psutil.STATUS_ZOMBIE
         another = await connect(server)
         assert await drain(another, QUEUE) == [b"kept"]
         await another.close()
