@@ -23,10 +23,10 @@ import typer
 from asya.cli.app import EXIT_FAILED, EXIT_INTERRUPTED
 from asya.cli.client import Refused
 from asya.cli.display import NullDisplay
-from asya.cli.outcome import Sender, follow
+from asya.cli.outcome import Sender, follow, say_kept
 from asya.cli.payload import check_json
 from asya.codes import Code
-from asya.errors import UsageError
+from asya.errors import MeshUnreachable, UsageError
 
 AHEAD: Final = 4
 """Lines per thread that may wait behind a slow one."""
@@ -113,6 +113,16 @@ def call_lines(sender: Sender, lines: Lines, *, concurrency: int, progress: bool
                 advance()
     except KeyboardInterrupt:
         _leave([envelope_id for envelope_id, future in pending if not future.done()])
+    except MeshUnreachable:
+        say_kept(
+            [
+                envelope_id
+                for envelope_id, future in pending
+                if future.running() or (future.done() and future.exception())
+            ],
+            sys.stderr,
+        )
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     if problem is not None:

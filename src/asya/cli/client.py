@@ -102,7 +102,8 @@ class MeshClient:
 
     Args:
         url: Its address.
-        say: Told, once, that requests wait because the mesh is busy.
+        say: Told, once, that requests wait because the mesh is busy, and once per outage that the
+            connection broke and is tried again.
 
     Every method raises `MeshUnreachable` when nothing answers or the mesh cannot work now (5xx),
     and `Refused` with the gateway's own words when it refuses (4xx).
@@ -111,6 +112,7 @@ class MeshClient:
     def __init__(self, url: str, say: Callable[[str], None] = lambda text: None) -> None:
         self._say = say
         self._said_busy = False
+        self._said_broken = False
         parts = urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise UsageError(f"{url!r} is no address of a mesh; one looks like http://HOST:PORT")
@@ -163,11 +165,14 @@ class MeshClient:
         while True:
             try:
                 answer, retry_after_s = self._exchange("POST", path, body, wait_s, headers)
-            except MeshUnreachable:
-                if time.monotonic() - started > wait_s + RECONNECT_MAX_S:
+            except MeshUnreachable as error:
+                left_s = started + wait_s + RECONNECT_MAX_S - time.monotonic()
+                if left_s < 0:
                     raise
+                self._broken(error.__cause__ or error, left_s)
                 time.sleep(0.5)
                 continue
+            self._said_broken = False
             busy = answer.status == http.client.TOO_MANY_REQUESTS
             if not busy or time.monotonic() - started > BUSY_MAX_S:
                 return self._checked(answer)
@@ -187,22 +192,46 @@ class MeshClient:
         """
         path = f"/v1/envelopes/{quote(envelope_id, safe='')}/events"
         last_id = ""
-        alive = time.monotonic()
+        broken = opened = 0.0
+
+        def on_open() -> None:
+            nonlocal opened
+            opened = time.monotonic()
+
         while True:
+            opened = 0.0
             try:
-                for event in self._stream(path, last_id):
-                    alive = time.monotonic()
+                for event in self._stream(path, last_id, on_open):
+                    broken = 0.0
+                    self._said_broken = False
                     last_id = event.id or last_id
                     yield event
                     if is_end(event):
                         return
                 raise ConnectionError("the stream ended before the envelope did")
             except (OSError, http.client.HTTPException) as error:
-                if time.monotonic() - alive > RECONNECT_MAX_S:
+                now = time.monotonic()
+                if opened and now - opened > RECONNECT_MAX_S:
+                    # a stream that held, though without events: this is another break
+                    broken, self._said_broken = 0.0, False
+                broken = broken or now
+                left_s = broken + RECONNECT_MAX_S - now
+                if left_s <= 0:
                     raise self._unreachable(error) from error
+                self._broken(error, left_s)
                 time.sleep(0.5)
 
-    def _stream(self, path: str, last_id: str) -> Iterator[ServerEvent]:
+    def _broken(self, error: BaseException, left_s: float) -> None:
+        if not self._said_broken:
+            self._said_broken = True
+            self._say(
+                f"the connection to the mesh broke ({_reason(error)}); "
+                f"trying again for {left_s:.0f} s"
+            )
+
+    def _stream(
+        self, path: str, last_id: str, on_open: Callable[[], None]
+    ) -> Iterator[ServerEvent]:
         connection = self._connection(STREAM_SILENCE_MAX_S)
         try:
             headers = {"Accept": "text/event-stream"}
@@ -215,6 +244,7 @@ class MeshClient:
                 raise ConnectionError(_problem_text(_read(response)))
             if response.status != http.client.OK:
                 self._checked(_read(response))
+            on_open()
             yield from parse_stream(response)
         finally:
             connection.close()
@@ -248,9 +278,8 @@ class MeshClient:
         return kind(self._netloc, timeout=timeout_s)
 
     def _unreachable(self, error: Exception) -> MeshUnreachable:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return MeshUnreachable(
-            f"no mesh answers at {self.url} ({reason}); start one with `asya up`, "
+            f"no mesh answers at {self.url} ({_reason(error)}); start one with `asya up`, "
             "or name one with --url or the variable ASYA_URL"
         )
 
@@ -297,6 +326,10 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         return Answer(response.status, json.loads(body))
     except ValueError:
         return Answer(response.status, body.decode("utf-8", "replace").strip())
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _seconds(retry_after: str | None) -> float:

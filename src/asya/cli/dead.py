@@ -12,8 +12,8 @@ from urllib.parse import quote, urlencode
 import typer
 
 from asya.cli.client import RECONNECT_MAX_S, MeshClient
-from asya.cli.display import make_display
-from asya.cli.outcome import Url, connect, describe_end, follow_to_exit
+from asya.cli.display import NullDisplay, make_display
+from asya.cli.outcome import Url, connect, describe_end, follow, follow_to_exit, say_kept
 from asya.cli.set_values import read_assignment
 from asya.errors import MeshUnreachable, UsageError
 
@@ -251,10 +251,12 @@ def _watch(client: MeshClient, ids: Sequence[str]) -> None:
         follow_to_exit(client, ids[0], make_display(progress=None), compact=False)
         return
     failed = 0
-    for each in ids:
-        for _ in client.events(each):
-            pass
-        envelope = client.get(f"/v1/envelopes/{quote(each, safe='')}")
+    for place, each in enumerate(ids):
+        try:
+            envelope = follow(client, each, NullDisplay())
+        except MeshUnreachable:
+            say_kept(ids[place:], sys.stderr)
+            raise
         if envelope["status"] != "succeeded":
             failed += 1
             print(f"{each}: {describe_end(envelope)}", file=sys.stderr)

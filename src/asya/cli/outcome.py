@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 from urllib.parse import quote, urlencode
@@ -15,7 +16,7 @@ from asya.cli.client import Answer, MeshClient, Refused, find_mesh
 from asya.cli.display import Display
 from asya.cli.terms import Terms
 from asya.codes import Code
-from asya.errors import UsageError, nearest
+from asya.errors import MeshUnreachable, UsageError, nearest
 
 Url = Annotated[
     str | None,
@@ -131,17 +132,27 @@ def follow_to_exit(
 ) -> None:
     """Follow an envelope, print its result, and end with the exit code that tells how it ended.
 
-    An interrupt leaves the envelope running.
+    An interrupt leaves the envelope running, and so does a mesh that stops.
     """
     try:
         envelope = follow(client, envelope_id, display)
     except KeyboardInterrupt:
         sys.stderr.write(f"the envelope {envelope_id} goes on; asya watch {envelope_id}\n")
         raise
+    except MeshUnreachable:
+        say_kept([envelope_id], sys.stderr)
+        raise
     if envelope["status"] != "succeeded":
         fail(envelope, sys.stderr)
     json.dump(envelope.get("result"), sys.stdout, ensure_ascii=False, indent=None if compact else 2)
     sys.stdout.write("\n")
+
+
+def say_kept(ids: Sequence[str], out: TextIO) -> None:
+    """Say of envelopes whose mesh is gone how to hear of them again."""
+    out.writelines(
+        f"the envelope {each} goes on with the next `asya up`: asya watch {each}\n" for each in ids
+    )
 
 
 def fail(envelope: dict[str, Any], out: TextIO) -> NoReturn:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from asya.cli.app import EXIT_FAILED, EXIT_USAGE, run
+from asya.cli import client
+from asya.cli.app import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, run
 from asya.cli.batch import AHEAD, Lines, call_lines, open_lines
 from asya.cli.client import Answer
 from asya.errors import UsageError
@@ -25,6 +26,24 @@ def mesh(gateway, reply, monkeypatch):
     monkeypatch.setenv("ASYA_URL", gateway.url)
     gateway.on("GET /v1/flows", reply(body=b'{"flows": [{"name": "double"}]}'))
     return gateway
+
+
+def test_a_mesh_that_stops_leaves_the_ids_of_what_is_under_way(
+    mesh, reply, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(client, "RECONNECT_MAX_S", 0.0)
+    file = tmp_path / "many.jsonl"
+    file.write_text("1\n2\n")
+    mesh.on("POST /v1/flows/double?wait=30s", reply(200, ended(1)), reply(202, b'{"id": "e2"}'))
+    mesh.on("GET /v1/envelopes/e2/events", reply(503))
+
+    assert run(["call", "double", "-f", str(file), "--concurrency", "1"]) == EXIT_UNREACHABLE
+
+    told = capfd.readouterr()
+    assert told.out == '{"n": 1}\n'
+    (kept,) = [line for line in told.err.splitlines() if "goes on" in line]
+    sent = mesh.seen("POST /v1/flows/double")[1].path
+    assert kept.rpartition(" ")[2] in sent
 
 
 def test_results_come_in_the_order_of_the_lines(mesh, reply, tmp_path, capfd):

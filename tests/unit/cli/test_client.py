@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from asya.cli import client as module
+from asya.cli.app import EXIT_UNREACHABLE, run
 from asya.cli.client import MeshClient, Refused, ServerEvent, find_mesh, parse_stream
 from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError
@@ -138,9 +139,12 @@ def test_a_broken_stream_goes_on_after_the_last_event(gateway, reply):
     last = b'id: 2\nevent: status\ndata: {"status": "succeeded"}\n\n'
     gateway.on("GET /v1/envelopes/e1/events", reply(body=first), reply(body=last))
 
-    seen = [event.id for event in MeshClient(gateway.url).events("e1")]
+    said: list[str] = []
+    seen = [event.id for event in MeshClient(gateway.url, said.append).events("e1")]
 
     assert seen == ["1", "2"]
+    reason = "the stream ended before the envelope did"
+    assert said == [f"the connection to the mesh broke ({reason}); trying again for 30 s"]
     asked = gateway.seen("GET /v1/envelopes/e1/events")
     assert [request.headers.get("Last-Event-ID") for request in asked] == [None, "1"]
 
@@ -148,7 +152,9 @@ def test_a_broken_stream_goes_on_after_the_last_event(gateway, reply):
 def test_a_gateway_that_has_no_stream_left_is_asked_again(gateway, reply):
     last = b'id: 1\nevent: status\ndata: {"status": "succeeded"}\n\n'
     gateway.on("GET /v1/envelopes/e1/events", reply(429), reply(503), reply(body=last))
-    assert [event.id for event in MeshClient(gateway.url).events("e1")] == ["1"]
+    said: list[str] = []
+    assert [event.id for event in MeshClient(gateway.url, said.append).events("e1")] == ["1"]
+    assert len(said) == 1, "once per outage"
 
 
 def test_a_stream_that_stays_broken_ends_as_not_reachable(gateway, reply, monkeypatch):
@@ -156,3 +162,22 @@ def test_a_stream_that_stays_broken_ends_as_not_reachable(gateway, reply, monkey
     gateway.on("GET /v1/envelopes/e1/events", reply(body=b""))
     with pytest.raises(MeshUnreachable):
         list(MeshClient(gateway.url).events("e1"))
+
+
+def test_a_stream_that_held_for_long_without_events_is_tried_again(gateway, reply, monkeypatch):
+    """Given a silent stream that breaks after an hour, when it is taken up, then it goes on."""
+    last = b'id: 1\nevent: status\ndata: {"status": "succeeded"}\n\n'
+    gateway.on("GET /v1/envelopes/e1/events", reply(body=b""), reply(body=b""), reply(body=last))
+    hours = iter(range(0, 1_000_000, 3600))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(hours)))
+    assert [event.id for event in MeshClient(gateway.url).events("e1")] == ["1"]
+
+
+def test_watching_a_mesh_that_stops_says_so_and_how_to_go_on(gateway, reply, monkeypatch, capsys):
+    monkeypatch.setattr(module, "RECONNECT_MAX_S", 0.2)
+    gateway.on("GET /v1/envelopes/e1/events", reply(503))
+    assert run(["watch", "e1", "--url", gateway.url]) == EXIT_UNREACHABLE
+    first, second, last, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("asya: the connection to the mesh broke")
+    assert second == "the envelope e1 goes on with the next `asya up`: asya watch e1"
+    assert "no mesh answers" in last
