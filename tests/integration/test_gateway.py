@@ -299,6 +299,16 @@ async def test_the_same_id_again_is_the_same_task(gateway):
     assert len(gateway.mesh.headers) == 2
 
 
+async def test_a_number_that_python_has_not_is_a_payload_but_fits_no_schema(gateway):
+    body = b'{"route":["echo"],"payload":{"v":1e400}}'
+    headers = {"Content-Type": "application/json"}
+    answer = await gateway.client.post("/v1/envelopes", content=body, headers=headers)
+    assert answer.status_code == 202
+    body = b'{"query":"x","top":1e400}'
+    answer = await gateway.client.post("/v1/flows/echo", content=body, headers=headers)
+    assert problem(answer, 422, "invalid-payload")["errors"][0]["path"] == "$.top"
+
+
 async def test_a_payload_that_does_not_fit_names_the_paths(gateway):
     answer = await gateway.client.post("/v1/flows/echo", json={"top": "many"})
     found = problem(answer, 422, "invalid-payload")
@@ -351,7 +361,6 @@ async def test_an_unknown_name_comes_with_the_nearest(gateway):
         b"1 2",
         b"[" * 5000,
         b"\xef\xbb\xbf1",
-        b"1e999",
     ],
 )
 async def test_what_is_not_json_is_refused(gateway, body):
