@@ -64,8 +64,11 @@ _decode = msgspec.json.Decoder(Entry).decode
 def written(form: Form, about: About, lines: bytes) -> bytes:
     r"""Whole lines for a log, from texts that are divided by newlines.
 
-    The text form keeps bytes as they are; JSON shows what is no UTF-8 as escapes (`\xff`).
+    The text form keeps bytes as they are; JSON shows what is no UTF-8 as escapes (`\xff`), and has
+    a record of the mesh's own log, which has a level, in one object.
     """
+    if form == "json" and about.level:
+        return _json(about, lines)
     if form == "json":
         return b"".join(_json(about, line) for line in lines.split(b"\n"))
     envelope = f" {_shown(about.envelope)}" if about.envelope else ""

@@ -24,10 +24,9 @@ def test_text_has_time_pid_and_what_is_known():
 
 
 def test_json_is_one_object_per_line():
-    lines = written("json", WHOLE, b"a\n\xff|{}").splitlines()
-    whole = {
-        "time": TIME, "pid": 4711, "actor": "echo", "level": "WARNING", "envelope_id": "e-1",
-    }  # fmt: skip
+    about = About(TIME, 4711, "echo", envelope="e-1")
+    lines = written("json", about, b"a\n\xff|{}").splitlines()
+    whole = {"time": TIME, "pid": 4711, "actor": "echo", "envelope_id": "e-1"}
     assert [json.loads(line) for line in lines] == [
         whole | {"text": "a"},
         whole | {"text": "\\xff|{}"},
@@ -78,6 +77,16 @@ def test_a_record_says_what_it_is_about(tmp_path: Path):
         ("WARNING", "echo", "e-1", "not now"),
         ("WARNING", "echo", "e-1", "yet"),
     ]
+
+
+def test_a_record_is_one_object_of_json(tmp_path: Path):
+    log = RotatingLog(tmp_path / "x-mesh.log", 10_000, form="json")
+    LogHandler(log).emit(logging.LogRecord("asya.x", logging.ERROR, "p", 1, "a\n  b", (), None))
+    log.close()
+    (line,) = tail(log.path, 9)
+    found = parse(line, own=True)
+    assert found is not None
+    assert (found.level, found.text) == ("ERROR", "a\n  b")
 
 
 def test_a_record_of_a_library_has_its_name(tmp_path: Path):
