@@ -76,7 +76,8 @@ class Recorder:
         self._provider: TracerProvider = TracerProvider(
             resource=Resource.create(about), shutdown_on_exit=False
         )
-        self._processor = BatchSpanProcessor(OTLPSpanExporter())
+        self._exporter = OTLPSpanExporter()
+        self._processor = BatchSpanProcessor(self._exporter)
 
     def sample(self, trace_id: str) -> bool:
         """Whether a trace that begins here is recorded, as `OTEL_TRACES_SAMPLER` says."""
@@ -105,6 +106,9 @@ class Recorder:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await closed.wait()
+        if not closed.is_set():
+            # it is between two tries: there will be no other
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the SDK's own gap
 
     def _readable(self, span: Span) -> ReadableSpan:
         from opentelemetry.sdk.trace import Event, ReadableSpan
