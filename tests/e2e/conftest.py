@@ -165,7 +165,7 @@ class Mesh:
                 status, answer = self.ask("POST", "/v1/envelopes", body)
                 if status in {200, 202}:
                     return
-                assert status in {429, 503}, (status, answer)
+                assert status in {429, 503, 507}, (status, answer)
             assert time.monotonic() < give_up, self.said()
             time.sleep(0.05)
 
