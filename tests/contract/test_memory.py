@@ -17,9 +17,9 @@ class MemoryHarness(Harness):
         self.broker = MemoryBroker()
         self.clock = VirtualClock()
 
-    async def connect(self) -> Transport:
+    async def connect(self, *, lease_s: float | None = None) -> Transport:
         transport = MemoryTransport(
-            "kit", clock=self.clock, lease_s=self.lease_s, broker=self.broker
+            "kit", clock=self.clock, lease_s=lease_s or self.lease_s, broker=self.broker
         )
         await transport.connect()
         return transport

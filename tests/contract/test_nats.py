@@ -21,9 +21,9 @@ class NatsHarness(Harness):
         self.server = server
         self.transports: list[NatsTransport] = []
 
-    async def connect(self) -> Transport:
+    async def connect(self, *, lease_s: float | None = None) -> Transport:
         transport = NatsTransport(
-            self.server.url, "kit", lease_s=self.lease_s, publish_timeout_s=1.0
+            self.server.url, "kit", lease_s=lease_s or self.lease_s, publish_timeout_s=1.0
         )
         await transport.connect()
         self.transports.append(transport)

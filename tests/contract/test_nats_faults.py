@@ -17,7 +17,7 @@ import pytest
 
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
 from asya.local.broker import NatsServer
-from asya.testing.transport_contract import Mailbox, publish_soon, quiet
+from asya.testing.transport_contract import QUIET_S, Mailbox, publish_soon
 from asya.transports.nats import NatsTransport
 from asya.transports.nats_pull import PullConsumer
 
@@ -51,6 +51,11 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         for record in caplog.records
         if record.name == "asya.transports.nats" and record.levelno >= logging.WARNING
     ]
+
+
+async def quiet() -> None:
+    """Give what is wrongly on its way the time to come."""
+    await asyncio.sleep(QUIET_S)
 
 
 async def kill(server: NatsServer) -> None:

@@ -8,9 +8,12 @@ per broker; a name is a queue's full name, `asya-{namespace}-{actor}`. Every tra
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+
+from asya.codes import Code
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,19 @@ class Capabilities:
         persistent: Messages survive a restart of the broker.
         deduplicates: A second publish with the same `dedup_id` inside `dedup_window_s` is dropped.
         dedup_window_s: How long an id is remembered, in seconds.
-        delay_max_s: The longest delay the broker keeps by itself, in seconds; None is no limit.
+        delay_max_s: The longest delay the broker keeps by itself, in seconds; None is no limit,
+            and 0 means that it keeps none. Longer ones are kept by `asya.transports.later`.
         delay_resolution_s: How coarse a delay is, in seconds.
         message_max_bytes: The largest message.
         lease_s: How long a delivery is ours without `extend`, in seconds; None means for as long
             as the connection lives.
+        counts_ready: `depth` tells all messages that are free to be taken; without it, those that
+            this process knows of.
         counts_in_flight: `depth` tells messages that are being worked on.
         counts_delayed: `depth` tells messages that wait for their time.
+        depth_age_s: How old what `depth` tells may be, in seconds.
+        ordered: With one consumer and nothing given back, messages come in the order in which
+            they were published.
         priorities: Levels of the header `priority` that are served one before the other; with 1
             the header travels and has no effect.
     """
@@ -41,8 +50,11 @@ class Capabilities:
     delay_resolution_s: float
     message_max_bytes: int
     lease_s: float | None
+    counts_ready: bool = True
     counts_in_flight: bool = True
     counts_delayed: bool = True
+    depth_age_s: float = 0.0
+    ordered: bool = True
     priorities: int = 1
 
 
@@ -53,6 +65,40 @@ class Depth:
     ready: int
     in_flight: int
     delayed: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be at a broker.
+
+    Attributes:
+        text: What differs, where, and the remedy; one line.
+        fatal: Nothing can run until it is mended; otherwise it is worth knowing.
+        queue: The queue it is about, or None for the broker itself.
+        code: What kind of thing it is, for the page that explains it.
+    """
+
+    text: str
+    fatal: bool = False
+    queue: str | None = None
+    code: Code = Code.TRANSPORT
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A broker as it was found.
+
+    Attributes:
+        broker: Its product, version and address, without credentials.
+        queues: The namespace's queues.
+        findings: What is not as it should be.
+        skew_s: How far the broker's clock is before ours, where it tells its time.
+    """
+
+    broker: str
+    queues: frozenset[str] = frozenset()
+    findings: tuple[Finding, ...] = ()
+    skew_s: float | None = None
 
 
 class Delivery(ABC):
@@ -130,6 +176,41 @@ class Transport(ABC):
     """
 
     capabilities: Capabilities
+
+    def capabilities_of(self, queue: str) -> Capabilities:
+        """Of the broker that this queue is at; they differ where transports are mixed."""
+        return self.capabilities
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the broker cannot be reached now, one line for people; None when it can."""
+        return None
+
+    @abstractmethod
+    def trigger(self, queue: str, target: int) -> dict[str, Any]:
+        """The KEDA trigger that scales the consumers of a queue; needs no connection.
+
+        Args:
+            queue: The queue's full name.
+            target: Messages, waiting or in flight, per replica.
+
+        Returns:
+            `{"type": …, "metadata": {…}}` as in a ScaledObject's `triggers`; all metadata are
+            texts. Credentials are not part of it: they belong into a TriggerAuthentication.
+        """
+
+    @abstractmethod
+    async def inspect(self, queues: Sequence[str]) -> Inspection:
+        """Look at the broker without changing anything there; needs no `connect` before.
+
+        Args:
+            queues: Those that should be there; what differs from how `ensure` would make them
+                is a finding. One that is missing is none: `ensure` makes it.
+
+        Raises:
+            TransportUnavailable: Nobody answers.
+            TransportError: The broker refuses.
+        """
 
     @abstractmethod
     async def connect(self) -> None:

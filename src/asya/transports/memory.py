@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from asya.clock import Clock, SystemClock, seconds_until
-from asya.errors import MessageTooLarge, QueueMissing, TransportUnavailable
-from asya.transports.base import Capabilities, Consumer, Delivery, Depth, Receipt, Transport
+from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
+from asya.transports.base import (
+    Capabilities,
+    Consumer,
+    Delivery,
+    Depth,
+    Inspection,
+    Receipt,
+    Transport,
+)
 
 DEDUP_WINDOW_S = 120.0
 MESSAGE_MAX_BYTES = 8 * 1024 * 1024
@@ -332,6 +341,15 @@ class MemoryTransport(Transport):
         self._namespace = namespace
         self._clock = clock or SystemClock()
         self._consumers: list[MemoryConsumer] = []
+
+    def trigger(self, queue: str, target: int) -> dict[str, Any]:
+        """There is none: nothing outside of the process sees these queues."""
+        raise TransportError("the memory transport has no queue that KEDA could see")
+
+    async def inspect(self, queues: Sequence[str]) -> Inspection:
+        """Its queues; nothing differs."""
+        self.broker.check()
+        return Inspection("memory", frozenset(self.broker.names(self._namespace)))
 
     async def connect(self) -> None:
         """Connect to the broker."""

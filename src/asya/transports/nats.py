@@ -18,17 +18,27 @@ import contextlib
 import hashlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from asya.clock import Clock, SystemClock, to_rfc3339
 from asya.codes import Code
 from asya.errors import MessageTooLarge, QueueMissing, TransportError
-from asya.transports.base import Capabilities, Consumer, Delivery, Depth, Receipt, Transport
+from asya.transports.base import (
+    Capabilities,
+    Consumer,
+    Delivery,
+    Depth,
+    Finding,
+    Inspection,
+    Receipt,
+    Transport,
+)
 from asya.transports.nats_link import Link
 from asya.transports.nats_pull import PullConsumer
 
@@ -44,6 +54,7 @@ MISSING_S = 0.5
 """How long a queue that was not there is believed to be missing, in seconds."""
 ORPHAN_WAIT_S = 0.4
 """How long a consumer's lease is made so short that all of its deliveries run out."""
+MONITORING_PORT = 8222
 
 _API = "$JS.API."
 _TOKEN = re.compile(r"[^\s.*>]+")
@@ -75,6 +86,7 @@ class NatsTransport(Transport):
         connect_timeout_s: float = 5.0,
         publish_timeout_s: float = 5.0,
         replicas: int = 1,
+        monitoring: str = "",
         clock: Clock | None = None,
     ) -> None:
         """Prepare.
@@ -86,14 +98,20 @@ class NatsTransport(Transport):
             connect_timeout_s: For `connect`, in seconds. Later connections are tried for ever.
             publish_timeout_s: For every answer of the broker, in seconds.
             replicas: Copies of the stream in a cluster; only used when it is made.
+            monitoring: `host:port` of the servers' monitoring, for KEDA; without it the port 8222
+                of the first server.
             clock: Wall time, compared with `not_before`.
         """
         if _TOKEN.fullmatch(namespace) is None:
             raise TransportError(f"{namespace!r} is no name for a namespace in NATS")
         self.capabilities = replace(type(self).capabilities, lease_s=lease_s)
+        self._namespace = namespace
         self._stream = f"asya-{namespace}"
         self._lease_s = lease_s
         self._replicas = replicas
+        self._url = url
+        first = urlsplit(url.split(",", 1)[0].strip())
+        self._monitoring = monitoring or f"{first.hostname}:{MONITORING_PORT}"
         self._clock = clock or SystemClock()
         self._consumers: list[PullConsumer] = []
         self._seen: dict[str, tuple[bool, float]] = {}
@@ -106,6 +124,42 @@ class NatsTransport(Transport):
         self._link.on_up = self._on_up
         self._link.on_down = self._on_down
         self._link.on_tick = self._on_tick
+
+    def trigger(self, queue: str, target: int) -> dict[str, Any]:
+        """Counts what is ready and in flight, not what is delayed, which wakes it when due."""
+        return {
+            "type": "nats-jetstream",
+            "metadata": {
+                "natsServerMonitoringEndpoint": self._monitoring,
+                "account": "$G",
+                "stream": self._stream,
+                "consumer": queue,
+                "lagThreshold": str(target),
+                "activationLagThreshold": "0",
+                "useHttps": "false",
+            },
+        }
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the broker cannot be reached now."""
+        return None if self._link.up else f"no connection to NATS at {self._link.where}"
+
+    async def inspect(self, queues: Sequence[str]) -> Inspection:
+        """Look at the namespace's stream; see `Transport.inspect`."""
+        from asya.transports.nats_survey import survey
+
+        found = await survey(self._url, self._namespace, self._link.timeout_s)
+        findings = []
+        if found.has_stream and not found.is_ours:
+            text = f"the stream {self._stream} is somebody else's; take another namespace"
+            findings.append(Finding(text, fatal=True))
+        elif found.has_stream and not found.can_delay:
+            text = f"the stream {self._stream} cannot delay messages; NATS 2.12 is needed"
+            findings.append(Finding(text, fatal=True, code=Code.BROKER_OUTDATED))
+        return Inspection(
+            f"NATS {found.version} at {found.where}", found.queues, tuple(findings), found.skew_s
+        )
 
     async def connect(self) -> None:
         """Connect, and make the namespace's stream if it is not there."""
