@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from asya import envelope, error_pages, manifest, settings
+from asya import addresses, envelope, error_pages, manifest, settings
 
 FOLDER: Final = Path(__file__).resolve().parent
 MADE: Final = "<!-- Made by docs/generate.py; change the model, not this page. -->\n"
@@ -44,7 +44,7 @@ of all files are shown at once.
 - **Warnings** are not errors: a route to an actor, or a schedule of a flow, that is not among the
   manifests (it may run elsewhere), `delivery: express` and `group` (this version takes the durable way and gives each
   actor its own replica), and `valueFrom`, which only Kubernetes can read.
-- `batching`, and transports other than `nats`, are refused by this version.
+- `batching` is refused by this version.
 
 On a laptop the handler is imported from the manifest's folder. An actor needs no manifest at all:
 `asya up handlers.py:embed` makes one from the function, with the function's name (`_` becomes
@@ -153,6 +153,20 @@ def envelope_page() -> str:
     )
 
 
+OPTIONS_BEGIN: Final = "<!-- address options: made by docs/generate.py -->\n"
+OPTIONS_END: Final = "<!-- end of address options -->\n"
+
+
+def transports_page() -> str:
+    """docs/reference/transports.md, which is written by hand but for one table."""
+    page = (FOLDER / "reference" / "transports.md").read_text("utf-8")
+    before, begin, rest = page.partition(OPTIONS_BEGIN)
+    _, end, after = rest.partition(OPTIONS_END)
+    assert begin, OPTIONS_BEGIN
+    assert end, OPTIONS_END
+    return before + begin + addresses.options_markdown() + end + after
+
+
 def metrics_page() -> str:
     """docs/reference/metrics.md."""
     from asya.local.gauges import DEPTH_S
@@ -220,6 +234,7 @@ def _schema(make: Callable[[], dict[str, Any]]) -> Callable[[], str]:
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "reference/manifest.md": lambda: MADE + manifest_page(),
     "reference/settings.md": lambda: MADE + settings_page(),
+    "reference/transports.md": transports_page,
     "reference/envelope.md": lambda: MADE + envelope_page(),
     "reference/metrics.md": lambda: MADE + metrics_page(),
     "reference/schema/AsyncActor.json": _schema(lambda: manifest.json_schema("AsyncActor")),

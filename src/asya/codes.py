@@ -38,6 +38,7 @@ class Code(StrEnum):
     SETTINGS = "ASYA-1201"
     SETTING_UNKNOWN = "ASYA-1202"
     SETTINGS_CONTRADICT = "ASYA-1203"
+    ADDRESS_MISSING = "ASYA-1204"
     # 13 the mesh on this machine
     MESH_RUNNING = "ASYA-1301"
     MESH_UNREACHABLE = "ASYA-1302"

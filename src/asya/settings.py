@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
+from asya.addresses import EXAMPLES, SCHEMES, TITLES, TRANSPORTS, Address, parse_address
 from asya.codes import Code
 from asya.document import Problem, documents, quoted, shown, unknown
 from asya.durations import DURATION_PATTERN, format_duration, parse_duration
@@ -29,7 +29,6 @@ from asya.errors import Complaint, ManifestError, SettingsError, nearest
 
 SETTINGS_FILE: Final = "asya.yaml"
 PREFIX: Final = "ASYA_"
-TRANSPORTS: Final = ("nats",)
 BLOB_SCHEMES: Final = ("s3", "gs")
 LOG_FORMATS: Final = ("text", "json")
 CAPTURES: Final = ("none", "errors", "sample", "all")
@@ -151,8 +150,7 @@ def _read_transport(value: Any) -> str:
     if text not in TRANSPORTS:
         close = nearest(text, TRANSPORTS)
         hint = f"; did you mean {close!r}?" if close else ""
-        have = ", ".join(TRANSPORTS)
-        raise ValueError(f"this version of Asya has {have}, got {quoted(text)}{hint}")
+        raise ValueError(f"expected one of {', '.join(TRANSPORTS)}, got {quoted(text)}{hint}")
     return text
 
 
@@ -197,22 +195,21 @@ def _read_masks(value: Any) -> tuple[str, ...]:
     return masks
 
 
-def _read_url(value: Any) -> str:
-    text = _read_text(value)
-    example = "expected the broker's address, such as nats://127.0.0.1:4222"
-    for part in text.split(","):
-        try:
-            url = urlsplit(part.strip())
-            host, _ = url.hostname, url.port
-        except ValueError as error:
-            raise ValueError(f"{example}: {error}") from error
-        if url.scheme not in {"nats", "tls"}:
-            # the text is not shown: it may hold a password
-            got = f"{url.scheme}://…" if "://" in part else "a text without nats://"
-            raise ValueError(f"{example} (this version of Asya has no other), got {got}")
-        if not host:
-            raise ValueError(f"{example}, got no host")
-    return text
+def _url(*transports: str) -> Kind:
+    """An address of one of these brokers. Its text is never shown: it may hold a password."""
+
+    def read(value: Any) -> str:
+        found = parse_address(_read_text(value))
+        if found.transport not in transports:
+            title, example = TITLES[transports[0]], EXAMPLES[transports[0]]
+            raise ValueError(
+                f"expected the address of {title}, such as {example}, "
+                f"got one of {TITLES[found.transport]}"
+            )
+        return found.url
+
+    schemes = "|".join(scheme for scheme, name in SCHEMES.items() if name in transports)
+    return Kind(read, str, {"type": "string", "pattern": f"^({schemes})://"})
 
 
 def _read_blob_store(value: Any) -> Path | str:
@@ -236,7 +233,8 @@ _NAME: Final = Kind(
 )
 _HOST: Final = Kind(_read_text, str, _TEXT)
 _TRANSPORT: Final = Kind(_read_transport, str, {"type": "string", "enum": list(TRANSPORTS)})
-_URL: Final = Kind(_read_url, str, _TEXT)
+_URL: Final = _url(*TRANSPORTS)
+_URLS: Final = {name: _url(name) for name in TRANSPORTS}
 _CAPTURE: Final = Kind(_read_capture, str, {"type": "string", "enum": list(CAPTURES)})
 _SHARE: Final = Kind(_read_share, float, {"type": "number", "minimum": 0, "maximum": 1})
 _MASKS: Final = Kind(
@@ -252,7 +250,21 @@ BLOBS_KEPT_MIN_S: Final = 14 * DAY_S
 
 
 def _setting(default: Any, kind: Kind, meaning: str, reason: str) -> Any:
-    return field(default=default, metadata={"kind": kind, "meaning": meaning, "reason": reason})
+    metadata = {"kind": kind, "meaning": meaning, "reason": reason}
+    shown = kind not in (_URL, *_URLS.values())  # addresses may hold passwords
+    return field(default=default, metadata=metadata, repr=shown)
+
+
+def _broker(transport: str) -> Any:
+    return _setting(
+        None,
+        _URLS[transport],
+        f"Address of {TITLES[transport]} for actors whose `spec.transport` is `{transport}`, such "
+        f"as `{EXAMPLES[transport]}`; `transportUrl` goes before it",
+        "`asya up` starts one of its own"
+        if transport == "nats"
+        else "Needed only where it is used",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,15 +280,22 @@ class Settings:
     transport: str = _setting(
         "nats",
         _TRANSPORT,
-        "Kind of the broker; as a flag, the scheme of the URL says it",
-        "The only one of this version",
+        "Broker of the actors that name none, and of `x-sink` and `x-sump`; one of "
+        + ", ".join(f"`{name}`" for name in TRANSPORTS)
+        + ". Where `transportUrl` is given, its scheme says it",
+        "The one that `asya up` starts itself",
     )
     transport_url: str | None = _setting(
         None,
         _URL,
-        "A broker that runs already; without it `asya up` starts one of its own",
+        "Address of that broker, which runs already; without it `asya up` starts a NATS server of "
+        "its own. As a flag also a broker's name alone, whose address another setting has",
         "Nothing to install or to start first",
     )
+    nats_url: str | None = _broker("nats")
+    rabbitmq_url: str | None = _broker("rabbitmq")
+    sqs_url: str | None = _broker("sqs")
+    pubsub_url: str | None = _broker("pubsub")
     data: Path = _setting(  # noqa: RUF009  a path is as immutable as the rest
         Path(".asya"),
         _PATH,
@@ -429,6 +448,14 @@ class Settings:
         """`blob_retention_s`, or what holds without it."""
         return self.blob_retention_s or max(2 * self.retention_s, BLOBS_KEPT_MIN_S)
 
+    def address_of(self, transport: str) -> Address | None:
+        """Where a broker is; None: there is no address, which for `nats` means the embedded one."""
+        main = parse_address(self.transport_url) if self.transport_url else None
+        if main is not None and main.transport == transport:
+            return main
+        own: str | None = getattr(self, f"{transport}_url")
+        return parse_address(own) if own else None
+
 
 class _Name(NamedTuple):
     """A setting's names outside of Python."""
@@ -480,9 +507,10 @@ def read(folder: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) -> 
         ManifestError: `asya.yaml` is no YAML, or has keys or values that cannot be used.
     """
     values, sources = _from_file(folder)
+    ranks = dict.fromkeys(values, 0)
     problems: list[str] = []
     given = [
-        (NAMES[_BY_VARIABLE[v]].variable, _BY_VARIABLE[v], environ[v])
+        (NAMES[_BY_VARIABLE[v]].variable, _BY_VARIABLE[v], environ[v], 1)
         for v in sorted(environ)
         if v in _BY_VARIABLE and environ[v]
     ]
@@ -492,13 +520,15 @@ def read(folder: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) -> 
             text = unknown("setting", attribute, list(NAMES))
             problems.append(Complaint(text, Code.SETTING_UNKNOWN))
         elif value is not None:
-            given.append((NAMES[attribute].flag, attribute, value))
-    for source, attribute, value in given:
+            named = attribute == "transport_url" and value in TRANSPORTS
+            given.append((NAMES[attribute].flag, "transport" if named else attribute, value, 2))
+    for source, attribute, value, rank in given:
         try:
             values[attribute] = _value(attribute, value)
-            sources[attribute] = source
+            sources[attribute], ranks[attribute] = source, rank
         except ValueError as error:
             problems.append(f"{source}: {error}")
+    problems += _default_broker(values, sources, ranks)
     if not problems:
         settings = Settings(**({"data": folder / Settings.data} | values))
         problems = [
@@ -510,6 +540,34 @@ def read(folder: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) -> 
     if problems:
         raise SettingsError(*problems)
     return settings
+
+
+def _default_broker(
+    values: dict[str, Any], sources: Mapping[str, str], ranks: Mapping[str, int]
+) -> Iterator[Complaint]:
+    """Let the scheme of the address say the broker, unless a higher source names another."""
+    named, url = values.get("transport"), values.get("transport_url")
+    if url is not None:
+        says = parse_address(url).transport
+        if named is None or ranks["transport_url"] > ranks["transport"]:
+            named = values["transport"] = says
+        if named != says and ranks["transport_url"] == ranks["transport"]:
+            text = f"{named} contradicts {NAMES['transport_url'].key}, an address of {TITLES[says]}"
+            yield Complaint(f"{sources['transport']}: {text}", Code.SETTINGS_CONTRADICT)
+            return
+    if named in {None, "nats"} or values.get(f"{named}_url"):
+        return
+    if url is None or parse_address(url).transport != named:
+        yield Complaint(f"{sources['transport']}: {no_address(named)}", Code.ADDRESS_MISSING)
+
+
+def no_address(transport: str) -> str:
+    """`rabbitmq has no address; …` with the remedy."""
+    names = NAMES[f"{transport}_url"]
+    return (
+        f"{transport} has no address; set {names.key} ({names.variable}, {names.flag}), such as "
+        f"{EXAMPLES[transport]}"
+    )
 
 
 def _value(attribute: str, value: Any) -> Any:
@@ -642,7 +700,12 @@ class Flag(NamedTuple):
     text: str
 
 
-_METAVARS: Final = {id(_PATH): "PATH", id(_FLAG): "", id(_URL): "URL", id(_NAME): "NAME"}
+_METAVARS: Final = {
+    id(_PATH): "PATH",
+    id(_FLAG): "",
+    id(_NAME): "NAME",
+    **{id(kind): "URL" for kind in (_URL, *_URLS.values())},
+}
 
 
 def flags() -> Iterator[Flag]:

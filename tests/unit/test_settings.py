@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from asya.addresses import TRANSPORTS
 from asya.errors import ManifestError, SettingsError, UsageError
 from asya.settings import (
     MIB,
@@ -100,7 +101,8 @@ def test_every_setting_has_a_variable_and_texts_are_read_by_type(folder):
         "BLOB_STORE": "s3://bucket/p", "BLOB_THRESHOLD": "1MiB", "BLOB_RETENTION": "1000h",
         "CAPTURE": "sample", "CAPTURE_MAX": "1KiB", "CAPTURE_SAMPLE": "0.5",
         "CAPTURE_MASK": ".user.password, .cards[:].number", "CAPTURE_COUNT": "5",
-        "CAPTURE_AGE": "1h",
+        "CAPTURE_AGE": "1h", "NATS_URL": "nats://h", "RABBITMQ_URL": "amqp://h",
+        "SQS_URL": "sqs://r", "PUBSUB_URL": "pubsub://p",
     }  # fmt: skip
     assert {f"ASYA_{name}" for name in texts} == {names.variable for names in NAMES.values()}
     settings = read(folder, {f"ASYA_{name}": text for name, text in texts.items()}, {})
@@ -171,7 +173,7 @@ def test_an_empty_variable_counts_as_not_set(folder):
         ("payloadMax: -5", "expected a size"),
         ("namespace: A_b", 'namespace: expected a name of a-z, 0-9 and "-"'),
         ("namespace: 5", "namespace: expected a text that is not empty, got 5"),
-        ("transport: rabbitmq", 'transport: this version of Asya has nats, got "rabbitmq"'),
+        ("transport: kafka", 'expected one of nats, rabbitmq, sqs, pubsub, got "kafka"'),
         ("transport: nat", "did you mean 'nats'?"),
         ("data: ''", 'data: expected a text that is not empty, got ""'),
         ("port: 1\nport: 2", "asya.yaml:2: port: the key stands twice, first in line 1"),
@@ -212,10 +214,36 @@ def test_an_empty_file_is_no_settings(folder, text):
         ),
         ({}, {"cooldown_s": "fast"}, "--cooldown: expected a duration"),
         ({}, {"prt": 1}, "unknown setting 'prt'; did you mean 'port'?"),
-        ({}, {"transport_url": "amqp://h"}, "--transport: expected the broker's address, such as"),
-        ({}, {"transport_url": "nats://"}, "--transport: expected the broker's address"),
-        ({}, {"transport_url": "nats://h:x"}, "--transport: expected the broker's address"),
-        ({}, {"transport_url": "localhost"}, "got a text without nats://"),
+        ({}, {"transport_url": "kafka://h"}, "--transport: expected a broker's address such as"),
+        ({}, {"transport_url": "nats://"}, "--transport: expected the address of NATS, such as"),
+        ({}, {"transport_url": "nats://h:x"}, "--transport: expected the address of NATS"),
+        ({}, {"transport_url": "localhost"}, "got a text without ://"),
+        (
+            {"ASYA_SQS_URL": "amqp://h"},
+            {},
+            "ASYA_SQS_URL: expected the address of Amazon SQS, such",
+        ),
+        ({"ASYA_SQS_URL": "sqs://r?leese=1s"}, {}, "did you mean 'lease'?"),
+        (
+            {},
+            {"rabbitmq_url": "amqp://h?heartbeat=1"},
+            "--rabbitmq-url: the address's option heart",
+        ),
+        (
+            {"ASYA_TRANSPORT": "sqs"},
+            {},
+            "ASYA_TRANSPORT: sqs has no address; set sqsUrl (ASYA_SQS_",
+        ),
+        (
+            {},
+            {"transport_url": "rabbitmq"},
+            "--transport: rabbitmq has no address; set rabbitmqUrl",
+        ),
+        (
+            {"ASYA_TRANSPORT": "sqs", "ASYA_TRANSPORT_URL": "amqp://h"},
+            {},
+            "ASYA_TRANSPORT: sqs contradicts transportUrl, an address of RabbitMQ",
+        ),
         ({}, {"data": "a\0b"}, "--data: expected a text"),
         ({}, {"host": "0.0.0.0"}, '--host: "0.0.0.0" can be reached by others'),
         ({"ASYA_HOST": "example.org"}, {}, 'ASYA_HOST: "example.org" can be reached by others'),
@@ -252,8 +280,54 @@ def test_all_wrong_variables_and_flags_come_at_once(folder):
 
 def test_passwords_are_not_shown(folder):
     with pytest.raises(SettingsError) as caught:
-        read(folder, {}, {"transport_url": "amqp://user:secret@host"})
+        read(folder, {}, {"transport_url": "kafka://user:secret@host"})
     assert "secret" not in str(caught.value)
+    settings = read(
+        folder, {}, {"transport_url": "amqp://u:secret@h", "nats_url": "nats://secret@h"}
+    )
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "given", "default", "where"),
+    [
+        ("", {}, {"transport_url": "amqp://u:p@h/v"}, "rabbitmq", "h:5672/v"),
+        ("transportUrl: sqs://r", {}, {}, "sqs", "r"),
+        ("transport: sqs\nsqsUrl: sqs://r", {}, {}, "sqs", "r"),
+        ("transport: sqs\ntransportUrl: sqs://r\nsqsUrl: sqs://s", {}, {}, "sqs", "r"),
+        # a higher source decides, whichever of the two it gives
+        (
+            "transport: sqs\nsqsUrl: sqs://r",
+            {"ASYA_TRANSPORT_URL": "nats://h:1"},
+            {},
+            "nats",
+            "h:1",
+        ),
+        ("transportUrl: nats://h:1\nsqsUrl: sqs://r", {"ASYA_TRANSPORT": "sqs"}, {}, "sqs", "r"),
+        ("sqsUrl: sqs://r", {}, {"transport_url": "sqs"}, "sqs", "r"),
+        ("transportUrl: sqs://r", {}, {"transport_url": "sqs"}, "sqs", "r"),
+        ("natsUrl: nats://h:1", {}, {}, "nats", "h:1"),
+    ],
+)
+def test_address_and_name_say_the_default_broker(folder, text, environ, given, default, where):
+    write(folder, text)
+    settings = read(folder, environ, given)
+    assert settings.transport == default
+    address = settings.address_of(default)
+    assert address is not None
+    assert address.where == where
+
+
+def test_each_broker_has_its_address(folder):
+    write(folder, "transportUrl: amqp://u:p@h\nsqsUrl: sqs://r\n")
+    settings = read(folder, {"ASYA_PUBSUB_URL": "pubsub://p"}, {})
+    places = {name: settings.address_of(name) for name in TRANSPORTS}
+    assert {name: place and place.where for name, place in places.items()} == {
+        "nats": None,
+        "rabbitmq": "h:5672",
+        "sqs": "r",
+        "pubsub": "p",
+    }
 
 
 @pytest.mark.parametrize("name", ["ASYA_URL", "ASYA_SOCKET", "ASYA_HANDLER", "ASYA_MY_OWN_THING"])

@@ -27,6 +27,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from asya import resiliency
+from asya.addresses import TRANSPORTS
 from asya.clock import from_rfc3339
 from asya.document import quoted, shown
 from asya.durations import DURATION_PATTERN, parse_duration
@@ -43,9 +44,6 @@ from asya.timetable import EVERY_MIN_S, Timetable, cron_line, time_zone
 API_VERSION: Final = "asya.sh/v1alpha1"
 GROUP: Final = "asya.sh/"
 SYSTEM_NAMES: Final = "x-"
-TRANSPORTS: Final = ("nats",)
-"""Transports of this version; more are to come."""
-TRANSPORTS_KNOWN: Final = ("nats", "rabbitmq", "sqs", "pubsub")
 ATTEMPTS_MAX: Final = 1000
 REPLICAS_MAX: Final = 10_000
 CONCURRENCY_MAX: Final = 1000
@@ -173,9 +171,7 @@ def _pattern(value: str) -> str:
 def _transport(value: str) -> str:
     if value in TRANSPORTS:
         return value
-    have = f"this version of Asya has: {', '.join(TRANSPORTS)}"
-    if value in TRANSPORTS_KNOWN:
-        raise _bad(f"the transport {quoted(value)} is not supported yet; {have}")
+    have = f"there are {', '.join(TRANSPORTS)}"
     close = nearest(value, TRANSPORTS)
     raise _bad(
         f"unknown transport {quoted(value)}; " + (f"did you mean {close!r}?" if close else have)
@@ -436,7 +432,9 @@ class ActorSpec(Part):
     )
     transport: Transport | None = Field(
         default=None,
-        description="The broker's kind; defaults to the mesh's. This version has `nats`",
+        description="The broker that has its queue: "
+        + ", ".join(f"`{name}`" for name in TRANSPORTS)
+        + "; defaults to the mesh's. Settings say where it is",
     )
     image: Text | None = Field(
         default=None,
