@@ -153,6 +153,14 @@ def envelope_page() -> str:
     )
 
 
+def transport_contract_page() -> str:
+    """docs/reference/transport-contract.md: the last whole run of the tests, and the classes of today."""
+    from asya.testing import contract_table
+
+    results = (FOLDER / "reference" / "transport-contract.json").read_text("utf-8")
+    return contract_table.markdown(json.loads(results))
+
+
 OPTIONS_BEGIN: Final = "<!-- address options: made by docs/generate.py -->\n"
 OPTIONS_END: Final = "<!-- end of address options -->\n"
 
@@ -235,6 +243,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "reference/manifest.md": lambda: MADE + manifest_page(),
     "reference/settings.md": lambda: MADE + settings_page(),
     "reference/transports.md": transports_page,
+    "reference/transport-contract.md": transport_contract_page,
     "reference/envelope.md": lambda: MADE + envelope_page(),
     "reference/metrics.md": lambda: MADE + metrics_page(),
     "reference/schema/AsyncActor.json": _schema(lambda: manifest.json_schema("AsyncActor")),

@@ -13,6 +13,8 @@ from asya.transports.memory import MemoryBroker, MemoryTransport
 
 
 class MemoryHarness(Harness):
+    transport_name = "memory"
+    broker_name = "none: it is in the process; on virtual time"
     slack_s = 0.1  # time is virtual: nothing makes it late
 
     def __init__(self) -> None:

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
+import re
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from asya.local.broker import NatsServer
+from asya.local.broker import NatsServer, find_binary
 from asya.testing.transport_contract import Harness, TransportContract
 from asya.transports.base import Transport
 from asya.transports.nats import NatsTransport
 
 
+@functools.cache
+def version() -> str:
+    """Of the server, to the minor number."""
+    done = subprocess.run(
+        [find_binary(None), "--version"], check=True, capture_output=True, text=True
+    )
+    found = re.search(r"v(\d+\.\d+)", done.stdout)
+    assert found is not None, done.stdout
+    return found[1]
+
+
 class NatsHarness(Harness):
+    transport_name = "nats"
+
     def __init__(self, server: NatsServer) -> None:
+        self.broker_name = f"nats-server {version()}, started for each test"
         self.server = server
         self.transports: list[NatsTransport] = []
 

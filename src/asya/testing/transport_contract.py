@@ -47,8 +47,13 @@ class Harness(ABC):
         slack_s: How late the broker may be with what it owes at a time, in seconds.
         quiet_s: How long nothing must come for nothing to be coming, in seconds.
         messages_max: The most that a test may have in a queue.
+        transport_name: As manifests have it, for the table in the docs.
+        broker_name: What the tests run against, with its version to the minor number, for the same
+            table; a stand-in says that it is one.
     """
 
+    transport_name = ""
+    broker_name = ""
     lease_s = 1.0
     long_lease_s = 5.0
     slack_s = SLACK_S
