@@ -17,11 +17,13 @@ import threading
 import time
 
 from asya.runtime import protocol
-from asya.runtime.protocol import pack, pack_text
+from asya.runtime.protocol import header_text, pack, pack_pieces, pack_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, NoReturn, Optional
+    from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
+
+    from asya.runtime.protocol import Frame, FrameParser, Part
 
 CONNECT_S = 30.0
 """How long a runtime tries to reach a sidecar that does not listen yet."""
@@ -78,25 +80,36 @@ class Channel:
             after_in_child=self._in_child,
         )
 
-    def recv(self) -> bytes:
-        """Some bytes; ends the process where there will be none."""
+    def receive(self, parser: FrameParser) -> List[Frame]:
+        """The frames that the next bytes complete; ends the process where none will come.
+
+        Raises:
+            BlockingIOError: Nothing has come, and the socket does not wait.
+            FrameError: The bytes are no frame.
+        """
+        room = parser.room()
+        count, data = 0, b""
         try:
-            data = self.sock.recv(_READ_SIZE)
+            if room is None:
+                data = self.sock.recv(_READ_SIZE)
+            else:
+                count = self.sock.recv_into(room)
         except BlockingIOError:
             raise
         except OSError:
             self.gone()
-        if not data:
+        if not data and not count:
             self.gone()
-        return data
+        return parser.feed(data) if room is None else parser.filled(count)
 
-    def send(self, data: bytes) -> None:
-        """Write all of `data`, and wait for the peer to take it; from any thread."""
+    def send(self, *pieces: Part) -> None:
+        """Write all of `pieces`, and wait for the peer to take them; from any thread."""
         if self.forked:
             leave_child(0)
         try:
             with self._lock:
-                self.sock.sendall(data)
+                for piece in pieces:
+                    self.sock.sendall(piece)
         except OSError:
             self.gone()
 
@@ -142,24 +155,28 @@ class WirePort:
     """Packs what calls emit, and hands it to `send` (a `driver.Port`).
 
     Args:
-        send: Takes the bytes of whole frames.
+        send: Takes the bytes of whole frames, in pieces where they are long.
     """
 
-    def __init__(self, channel: Channel, send: Callable[[bytes], None]) -> None:
+    def __init__(self, channel: Channel, send: Callable[..., None]) -> None:
         self._channel = channel
         self._send = send
 
     def frame(self, call_id: int, changes: Dict[str, Any], payload: bytes) -> None:
         """One emitted frame."""
-        self._send(_frame(call_id, changes, payload))
+        self._send(*_frame(call_id, changes, payload))
 
     def fly(self, call_id: int, event: bytes) -> None:
         """One FLY event."""
         self._send(pack({"k": protocol.FLY, "id": call_id}, (event,)))
 
     def result(self, call_id: int, changes: Dict[str, Any], payload: bytes) -> None:
-        """The one frame of a call, and its end, in one write."""
-        self._send(_frame(call_id, changes, payload) + _done(call_id, changes, 1))
+        """The one frame of a call, and its end, in one write where it is short."""
+        pieces, done = _frame(call_id, changes, payload), _done(call_id, changes, 1)
+        if len(pieces) == 1:
+            self._send(pieces[0] + done)
+        else:
+            self._send(*pieces, done)
 
     def done(self, call_id: int, changes: Dict[str, Any], frames: int) -> None:
         """The end of a call that went well."""
@@ -190,10 +207,11 @@ class WirePort:
         leave_child(code & 0xFF)
 
 
-def _frame(call_id: int, changes: Dict[str, Any], payload: bytes) -> bytes:
+def _frame(call_id: int, changes: Dict[str, Any], payload: bytes) -> Tuple[bytes, ...]:
     if changes:
-        return pack({"k": protocol.FRAME, "id": call_id, **changes}, (payload,))
-    return pack_text(b'{"k":"frame","id":%d,"parts":[%d]}' % (call_id, len(payload)), (payload,))
+        header = {"k": protocol.FRAME, "id": call_id, **changes, "parts": [len(payload)]}
+        return pack_pieces(header_text(header), payload)
+    return pack_pieces(b'{"k":"frame","id":%d,"parts":[%d]}' % (call_id, len(payload)), payload)
 
 
 def _done(call_id: int, changes: Dict[str, Any], frames: int) -> bytes:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, AsyncGenerator, Awaitable, Callable, Dict, Generator, Protocol
 
     from asya.runtime.loading import Handler
+    from asya.runtime.protocol import Part
 
     class Port(Protocol):
         """Where a call's output goes. `changes` are those of `Scope.changes`."""
@@ -73,7 +74,7 @@ class Call:
 
     __slots__ = ("_payload", "canceled", "frames", "id", "port", "scope")
 
-    def __init__(self, call_id: int, envelope: Dict[str, Any], payload: bytes, port: Port) -> None:
+    def __init__(self, call_id: int, envelope: Dict[str, Any], payload: Part, port: Port) -> None:
         self.id = call_id
         self.scope = Scope(envelope)
         self.frames = 0

@@ -11,15 +11,19 @@ import json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Sequence, Tuple, Union
+    from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
-    Frame = Tuple[Dict[str, Any], List[bytes]]
+    Part = Union[bytes, memoryview]
+    Frame = Tuple[Dict[str, Any], List[Part]]
 
 VERSION = 1
 """Of the protocol, as said in `hello`."""
 
 FRAME_MAX = 256 * 1024 * 1024
 """Bytes after the first length. A longer frame is refused by both ends."""
+
+LONG = 64 * 1024
+"""A frame or a part of more bytes is not copied where that can be helped."""
 
 LENGTH_SIZE = 4
 EXIT_NOT_LOADED = 3
@@ -55,8 +59,13 @@ def pack(header: Dict[str, Any], parts: Sequence[bytes] = ()) -> bytes:
     """
     if parts:
         header = dict(header, parts=[len(part) for part in parts])
+    return pack_text(header_text(header), parts)
+
+
+def header_text(header: Dict[str, Any]) -> bytes:
+    """A header as JSON."""
     # A lone surrogate can only stand in a text about an error; the peer must still be able to read.
-    return pack_text(_encode(header).encode("utf-8", "replace"), parts)
+    return _encode(header).encode("utf-8", "replace")
 
 
 def pack_text(header: bytes, parts: Sequence[bytes] = ()) -> bytes:
@@ -65,15 +74,31 @@ def pack_text(header: bytes, parts: Sequence[bytes] = ()) -> bytes:
     Raises:
         FrameError: The frame would be over `FRAME_MAX`.
     """
-    size = len(header)
-    length = LENGTH_SIZE + size + sum(map(len, parts))
+    return b"".join((_lengths(len(header), sum(map(len, parts))), header, *parts))
+
+
+def pack_pieces(header: bytes, part: bytes) -> Tuple[bytes, ...]:
+    """The same with one part, to be written piece by piece: joining a long one would copy it.
+
+    Raises:
+        FrameError: The frame would be over `FRAME_MAX`.
+    """
+    if len(part) > LONG:
+        return _lengths(len(header), len(part)) + header, part
+    return (pack_text(header, (part,)),)
+
+
+def _lengths(header: int, parts: int) -> bytes:
+    length = LENGTH_SIZE + header + parts
     if length > FRAME_MAX:
         raise FrameError(f"{length} bytes do not fit into a frame, which holds {FRAME_MAX}")
-    return b"".join((length.to_bytes(4, "big"), size.to_bytes(4, "big"), header, *parts))
+    return length.to_bytes(4, "big") + header.to_bytes(4, "big")
 
 
 def parse(body: Union[bytes, memoryview]) -> Frame:
     """Header and parts of a frame, from the bytes that follow its first length.
+
+    Of a view, parts over `LONG` are views, too.
 
     Raises:
         FrameError: The lengths do not add up, or the header is no JSON object.
@@ -87,11 +112,12 @@ def parse(body: Union[bytes, memoryview]) -> Frame:
         raise FrameError(f"the header of a frame is no JSON: {error}") from error
     if type(header) is not dict:
         raise FrameError("the header of a frame is no JSON object")
-    parts = []
+    parts: List[Part] = []
     for size in header.get("parts", ()):
         if type(size) is not int or size < 0:
             raise FrameError(f"{size!r} is no size of a part")
-        parts.append(bytes(body[start : start + size]))
+        part = body[start : start + size]
+        parts.append(part if size > LONG else bytes(part))
         start += size
     if start != len(body):
         raise FrameError(f"parts that end at byte {start} in a frame of {len(body)}")
@@ -101,12 +127,35 @@ def parse(body: Union[bytes, memoryview]) -> Frame:
 class FrameParser:
     """Cuts a stream of bytes into frames.
 
-    Holds at most one incomplete frame; memory is bounded by `FRAME_MAX` and the size of a read.
+    Holds at most one incomplete frame; memory is bounded by `FRAME_MAX` and the size of a read. The
+    rest of a frame over `LONG` can be read right into its place: see `room`.
     """
 
     def __init__(self) -> None:
         self._pending = bytearray()
         self._missing = 0
+        self._long: Optional[memoryview] = None
+        self._filled = 0
+
+    def room(self) -> Optional[memoryview]:
+        """Where the rest of a long frame belongs: fill some of it and call `filled`.
+
+        None where no long frame is under way: read anew, and call `feed`.
+        """
+        return None if self._long is None else self._long[self._filled :]
+
+    def filled(self, count: int) -> List[Frame]:
+        """The long frame, once the `count` bytes that were put into `room` complete it.
+
+        Raises:
+            FrameError: See `parse`.
+        """
+        assert self._long is not None
+        self._filled += count
+        if self._filled < len(self._long):
+            return []
+        whole, self._long = self._long, None
+        return [parse(whole[LENGTH_SIZE:])]
 
     def feed(self, data: Union[bytes, bytearray]) -> List[Frame]:
         """The frames that `data` completes, in their order.
@@ -114,12 +163,18 @@ class FrameParser:
         Raises:
             FrameError: See `parse`; the stream cannot be read on after it.
         """
+        room = self.room()
+        if room is not None:
+            count = min(len(room), len(data))
+            room[:count] = data[:count]
+            done = self.filled(count)
+            return done + self.feed(data[count:]) if count < len(data) else done
         if self._pending:
             self._pending += data
             if len(self._pending) < self._missing:
                 return []
             data, self._pending = self._pending, bytearray()
-        frames = []
+        frames: List[Frame] = []
         at = 0
         size = len(data)
         while size - at >= LENGTH_SIZE:
@@ -128,12 +183,20 @@ class FrameParser:
                 raise FrameError(f"a frame of {length} bytes; allowed are 4 to {FRAME_MAX}")
             end = at + LENGTH_SIZE + length
             if end > size:
+                if length > LONG:
+                    self._begin_long(end - at, data[at:])
+                    return frames
                 self._missing = end - at
                 break
-            # a view, so that a payload of megabytes is copied once
+            # a view, so that a payload of megabytes is not copied
             frames.append(parse(memoryview(data)[at + LENGTH_SIZE : end]))
             at = end
         else:
             self._missing = LENGTH_SIZE
         self._pending += data[at:]
         return frames
+
+    def _begin_long(self, size: int, begin: Union[bytes, bytearray]) -> None:
+        self._long = memoryview(bytearray(size))
+        self._long[: len(begin)] = begin
+        self._filled = len(begin)

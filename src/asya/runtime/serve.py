@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import asyncio
     from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
-    from asya.runtime.protocol import Frame
+    from asya.runtime.protocol import Frame, Part
 
 BACKLOG_MAX = 1024
 """Calls that wait in an asynchronous replica; at this number it stops to read."""
@@ -310,7 +310,7 @@ class ThreadServer:
                 elif kind == protocol.BYE:
                     self._ended = True
                     return None
-            self._inbox.extend(self._parser.feed(self._channel.recv()))
+            self._inbox.extend(self._channel.receive(self._parser))
         return None
 
 
@@ -372,7 +372,7 @@ class LoopServer:
 
     def _readable(self) -> None:
         try:
-            frames = self._parser.feed(self._channel.recv())
+            frames = self._channel.receive(self._parser)
             self._take(frames)
         except BlockingIOError:
             return
@@ -440,20 +440,19 @@ class LoopWriter:
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self._channel = channel
         self._loop = loop
-        self._waiting = bytearray()
+        self._waiting: Deque[memoryview] = deque()
         self._drained: Optional[asyncio.Future[None]] = None
 
-    def send(self, data: bytes) -> None:
-        """Write `data`, or keep what cannot be written now."""
+    def send(self, *pieces: Part) -> None:
+        """Write `pieces`, or keep what cannot be written now."""
         if self._channel.forked:
             self._channel.gone()
-        if self._waiting:
-            self._waiting += data
-            return
-        sent = self._write(data)
-        if sent < len(data):
-            self._waiting += memoryview(data)[sent:]
-            self._loop.add_writer(self._channel.sock.fileno(), self._writable)
+        for piece in pieces:
+            sent = 0 if self._waiting else self._write(piece)
+            if sent < len(piece):
+                if not self._waiting:
+                    self._loop.add_writer(self._channel.sock.fileno(), self._writable)
+                self._waiting.append(memoryview(piece)[sent:])
 
     async def drained(self) -> None:
         """Wait until nothing waits."""
@@ -468,7 +467,7 @@ class LoopWriter:
         """Write the rest, blocking; the loop does not run any more."""
         if self._waiting:
             self._loop.remove_writer(self._channel.sock.fileno())
-            self._channel.send(bytes(self._waiting))
+            self._channel.send(*self._waiting)
             self._waiting.clear()
 
     def _write(self, data: Any) -> int:
@@ -480,9 +479,10 @@ class LoopWriter:
             self._channel.gone()
 
     def _writable(self) -> None:
-        with memoryview(self._waiting) as view:
-            sent = self._write(view[: 1024 * 1024])
-        del self._waiting[:sent]
+        first = self._waiting.popleft()
+        sent = self._write(first)
+        if sent < len(first):
+            self._waiting.appendleft(first[sent:])
         if not self._waiting:
             self._loop.remove_writer(self._channel.sock.fileno())
             if self._drained is not None:

@@ -152,7 +152,7 @@ class LoopbackRuntime(asyncio.Transport):
                 return
             header, parts = protocol.parse(bytes(self._inbox[protocol.LENGTH_SIZE : end]))
             del self._inbox[:end]
-            self._on_frame(header, parts)
+            self._on_frame(header, list(map(bytes, parts)))
 
     def _on_frame(self, header: dict[str, Any], parts: list[bytes]) -> None:
         if header["k"] == protocol.CALL:

@@ -41,7 +41,8 @@ class Replica:
             data = self.sock.recv(1 << 18)
             if not data:
                 raise EOFError
-            self._inbox += self._parser.feed(data)
+            found = self._parser.feed(data)
+            self._inbox += [(header, list(map(bytes, parts))) for header, parts in found]
         return self._inbox.pop(0)
 
     def send(self, header: dict[str, Any], *parts: bytes) -> None:

@@ -27,6 +27,42 @@ def test_frames_survive_any_cut_of_the_stream(frames, step):
     assert found == sized
 
 
+@given(
+    st.lists(st.tuples(headers, st.lists(st.binary(max_size=60)))), st.integers(1, 50), st.data()
+)
+def test_long_frames_may_be_read_into_their_place(frames, step, data):
+    stream = b"".join(pack(header, parts) for header, parts in frames)
+    parser = FrameParser()
+
+    found, at = [], 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "LONG", 20)
+        while at < len(stream):
+            room = parser.room()
+            if room is None or data.draw(st.booleans()):
+                found += parser.feed(stream[at : at + step])
+                at += step
+            else:
+                count = min(len(room), step)
+                room[:count] = stream[at : at + count]
+                found += parser.filled(count)
+                at += count
+
+    assert [(header.get("parts", []), parts) for header, parts in found] == [
+        ([len(part) for part in parts], parts) for _, parts in frames
+    ]
+
+
+def test_a_long_part_is_written_as_it_is():
+    long, short = b"x" * (protocol.LONG + 1), b"x"
+
+    head, part = protocol.pack_pieces(b'{"parts":[65537]}', long)
+
+    assert part is long
+    assert parse((head + part)[4:]) == ({"parts": [65537]}, [long])
+    assert protocol.pack_pieces(b'{"parts":[1]}', short) == (pack_text(b'{"parts":[1]}', (short,)),)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_give_frames_or_a_frame_error(data):
     try:
