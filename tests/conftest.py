@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,5 +19,6 @@ def pytest_configure(config: pytest.Config) -> None:
         folder=ROOT / "tests" / "contract",
         results=reference / "transport-contract.json",
         page=reference / "transport-contract.md",
+        strict=os.environ.get("CI") == "true",
     )
     config.pluginmanager.register(table, "transport-contract-table")

@@ -15,7 +15,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import os
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -65,11 +64,23 @@ def transport_classes() -> dict[str, type[Transport]]:
 
 
 class ContractTable:
-    """The plugin; `results` is the file to write, and `page` the one that is made from it."""
+    """The plugin."""
 
-    def __init__(self, config: pytest.Config, folder: Path, results: Path, page: Path) -> None:
+    def __init__(
+        self, config: pytest.Config, folder: Path, *, results: Path, page: Path, strict: bool
+    ) -> None:
+        """Prepare.
+
+        Args:
+            config: The run's.
+            folder: Where the tests are.
+            results: The file to write.
+            page: The page to make from it.
+            strict: A broker that is not on the machine fails the run; otherwise nothing is written.
+        """
         self._results_path = results
         self._page_path = page
+        self._strict = strict
         self._is_worker = hasattr(config, "workerinput")
         self._is_whole = _asks_for_all(config, folder)
         self._seen: Results = {}
@@ -118,7 +129,7 @@ class ContractTable:
             for name, seen in sorted(self._seen.items())
             if not seen["transport"]
         ]
-        problems = [] if unavailable and not os.environ.get("CI") else missing(self._seen)
+        problems = [] if unavailable and not self._strict else missing(self._seen)
         if problems:
             self._lines = [f"transport contract: {problem}" for problem in problems]
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED

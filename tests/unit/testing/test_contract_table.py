@@ -32,7 +32,9 @@ if {alone}:
     table.transport_classes = lambda: {{"memory": MemoryTransport}}
 
 def pytest_configure(config):
-    made = table.ContractTable(config, HERE / "kit", HERE / "made.json", HERE / "made.md")
+    made = table.ContractTable(
+        config, HERE / "kit", results=HERE / "made.json", page=HERE / "made.md", strict=True
+    )
     config.pluginmanager.register(made)
 
 def pytest_asyncio_loop_factories(config, item):
