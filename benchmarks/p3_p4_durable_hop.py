@@ -17,13 +17,16 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import nats
 import uvloop
 from harness import PAYLOAD, percentile, report, row
+from nats.aio.msg import Msg
 from peer import ray
 
 from asya import envelope as env
 from asya.local.broker import NatsServer
 from asya.sidecar import Sidecar, SidecarConfig
+from asya.transports.base import Delivery
 from asya.transports.nats import NatsTransport
 
 HOPS = int(os.environ.get("HOPS", "12000"))
@@ -81,9 +84,9 @@ class Mesh:
 async def idle_hop(transport: NatsTransport) -> list[float]:
     arrived: asyncio.Queue[float] = asyncio.Queue()
 
-    def on_delivery(delivery: object) -> None:
+    def on_delivery(delivery: Delivery) -> None:
         arrived.put_nowait(time.perf_counter())
-        delivery.ack()  # type: ignore[attr-defined]
+        delivery.ack()
 
     consumer = await transport.consume("asya-default-b", on_delivery, window=1)
     took = []
@@ -129,7 +132,6 @@ async def loaded(folder: Path, url: str) -> tuple[float, float, float]:
 
 async def peer(url: str) -> float:
     """nats-py's own API: fetch 64, publish and wait for the ack of each, ack."""
-    import nats
     from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
 
     client = await nats.connect(url)
@@ -142,10 +144,10 @@ async def peer(url: str) -> float:
         await asyncio.gather(*(js.publish("PA.m", body()) for _ in range(500)))
     subscription = await js.pull_subscribe_bind("w", "PA")
 
-    async def hop(message: object) -> None:
-        envelope = env.decode(message.data)  # type: ignore[attr-defined]
+    async def hop(message: Msg) -> None:
+        envelope = env.decode(message.data)
         await js.publish("PB.m", env.encode(envelope))
-        await message.ack()  # type: ignore[attr-defined]
+        await message.ack()
 
     began, done = time.perf_counter(), 0
     while done < HOPS:

@@ -60,7 +60,7 @@ def deployment(**options: object):  # noqa: ANN201  Ray's own types are not inst
 
     @serve.deployment(ray_actor_options={"num_cpus": 0.05}, max_ongoing_requests=200, **options)
     class Echo:
-        async def __call__(self, request) -> str:  # noqa: ANN001
+        async def __call__(self, request) -> str:  # noqa: ANN001  Starlette's request, as above
             await asyncio.sleep(float(request.query_params.get("sleep", 0)))
             return str(os.getpid())
 
@@ -79,7 +79,7 @@ def application() -> None:
 
 
 @contextlib.contextmanager
-def started():  # noqa: ANN201
+def started():  # noqa: ANN201  a generator behind its decorator: two values in one type
     """The application in a process of its own; yields seconds to the first answer, and its tree."""
     before = set(psutil.pids())
     environ = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -141,7 +141,7 @@ def hop() -> dict[str, object]:
 
     @serve.deployment(ray_actor_options={"num_cpus": 0.05})
     class Caller:
-        def __init__(self, echo) -> None:  # noqa: ANN001
+        def __init__(self, echo) -> None:  # noqa: ANN001  a handle of Ray's, as above
             self.echo = echo
 
         async def measure(self) -> list[float]:

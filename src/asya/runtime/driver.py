@@ -58,7 +58,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"the payload holds {name}, which is no JSON number")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+"""A payload's text as the value that the handler is given."""
 
 
 class Call:
@@ -89,7 +90,7 @@ class Call:
             ValueError: The payload is no JSON, or does not fit the annotation.
         """
         try:
-            payload = _decode(str(self._payload, "utf-8"))
+            payload = decode(str(self._payload, "utf-8"))
         except RecursionError:
             raise ValueError("the payload nests too deep for this Python to read") from None
         return payload if handler.build is None else handler.build(payload)
