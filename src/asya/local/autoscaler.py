@@ -99,7 +99,7 @@ class Autoscaler:
 
     def wake(self, actor: ScaledActor) -> None:
         """Something changed at an actor: look at it soon. Called for every call that ends."""
-        if actor.replicas.starting_count:
+        if actor.replicas.hellos_awaited:
             for replica in actor.sidecar.snapshot().replicas:
                 actor.replicas.ready(replica.pid)
         at_s = actor.looked_s + POLL_S if actor.replicas.current else self._loop.time()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from asya.errors import AsyaError
 from asya.local.autoscaler import ScaledActor
 from asya.local.replay import Replay
-from asya.local.source_watch import SourceWatch
+from asya.local.source_watch import SourceWatch, drop_bytecode
 
 if TYPE_CHECKING:
     from asya.manifest import AsyncActor, Manifests
@@ -108,6 +108,7 @@ class Reloader:
         while True:
             changed = await self._watch.changes()
             try:
+                await asyncio.to_thread(drop_bytecode, changed)
                 refitted = set()
                 if any(not path.endswith(".py") for path in changed):
                     refitted = await self._read_manifests()

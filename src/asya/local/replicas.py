@@ -26,6 +26,7 @@ from asya.envelope import ErrorInfo
 from asya.local.leftovers import ChildRecord
 from asya.local.logs import RotatingLog
 from asya.local.process import Child, Launch, ReplicaProcess
+from asya.local.source_watch import drop_bytecode
 from asya.local.template import Template
 
 START_TIMEOUT_S: Final = 600.0
@@ -52,6 +53,7 @@ FRAME_WAIT_S: Final = 0.5
 first, so its word is waited for."""
 
 State = Literal["starting", "trying", "ready", "leaving"]
+FinishOff = Callable[[int], bool | None]
 
 
 class ReplicaSet:
@@ -117,7 +119,8 @@ class ReplicaSet:
         self._stopping = False
         self._generation = 0
         self._old: set[int] = set()
-        self._finish_off: Callable[[int], None] = lambda pid: None
+        self._overtaken: set[int] = set()
+        self._finish_off: FinishOff = lambda pid: False
 
     # -- what runs --------------------------------------------------------------------------------
 
@@ -137,6 +140,11 @@ class ReplicaSet:
         """How many are not ready yet, those that have no pid yet included."""
         trying = sum(state == "trying" for state in self._states.values())
         return len(self.starting) + self._spawning + trying
+
+    @property
+    def hellos_awaited(self) -> bool:
+        """Whether `ready` wants to know of a replica that comes up."""
+        return bool(self._overtaken) or self.starting_count > 0
 
     @property
     def ready_count(self) -> int:
@@ -169,12 +177,13 @@ class ReplicaSet:
             self._in_background("starting")
         return max(0, count)
 
-    def renew(self, finish_off: Callable[[int], None]) -> None:
+    def renew(self, finish_off: FinishOff) -> None:
         """The code has changed: replace what runs.
 
         Args:
             finish_off: Called for each old replica once a new one is ready; it makes sure that the
-                old one gets no more calls and ends when those that it has are done.
+                old one gets no more calls and ends when those that it has are done. True where
+                there is such a replica; one that has not come up yet is asked for again then.
         """
         if self._stopping:
             return
@@ -186,7 +195,7 @@ class ReplicaSet:
         self._not_before_s = 0.0
         self._forget_unexplained()
         for pid in [pid for pid, state in self._states.items() if state in {"starting", "trying"}]:
-            self.stop_starting(pid)
+            self._overtake(pid)
         self._old = {pid for pid, state in self._states.items() if state == "ready"}
         if self._old:
             self._in_background("trying")
@@ -216,9 +225,20 @@ class ReplicaSet:
         elif self._stopping:
             process.signal(signal.SIGKILL)
         elif generation != self._generation:
-            self.stop_starting(pid)
+            self._overtake(pid)
         else:
             self._timers[pid] = self._loop.call_later(START_TIMEOUT_S, self._start_timed_out, pid)
+            self.on_change()  # it may have come up before its number was known here
+
+    def _overtake(self, pid: int) -> None:
+        """The code has changed while this one came up: it gets no calls."""
+        if self._finish_off(pid):
+            # It has come up already. No time is set for its end: it may have a call that is long.
+            self._states[pid] = "leaving"
+            self._cancel_timer(pid)
+        else:
+            self.stop_starting(pid)
+            self._overtaken.add(pid)
 
     async def _make(self, state: State) -> Child:
         forked: Child | None = None
@@ -238,6 +258,9 @@ class ReplicaSet:
 
     def ready(self, pid: int) -> None:
         """The replica has loaded its handler. Called as often as one likes."""
+        if pid in self._overtaken:
+            self._finish_off(pid)
+            return
         tried = self._states.get(pid) == "trying"
         if not tried and self._states.get(pid) != "starting":
             return
@@ -323,7 +346,8 @@ class ReplicaSet:
             await asyncio.sleep(WATCH_EVERY_S)
             now = await asyncio.to_thread(fingerprint, folder, ignore)
             if now != before:
-                before = now
+                changed, before = {path for path, *_ in now ^ before}, now
+                await asyncio.to_thread(drop_bytecode, changed)
                 self._failures = 0
                 self._not_before_s = 0.0
                 self.on_change()
@@ -372,6 +396,7 @@ class ReplicaSet:
         state = self._states.pop(pid)
         killed = pid in self._killed
         self._killed.discard(pid)
+        self._overtaken.discard(pid)
         self._cancel_timer(pid)
         self._record.remove(pid)
         if not process.closed.is_set():

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import os
 from collections.abc import Iterable
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Final
 
@@ -82,3 +84,18 @@ class SourceWatch:
             and path not in self._ignore
             and not (path / "pyvenv.cfg").exists()
         )
+
+
+def drop_bytecode(paths: Iterable[str]) -> None:
+    """Remove what Python has compiled of source files that have changed.
+
+    Python takes what it compiled for current where size and second of change are those of the
+    source: of two changes within a second, it would run the first from then on.
+    """
+    for path in paths:
+        if not path.endswith(".py"):
+            continue
+        with contextlib.suppress(OSError, NotImplementedError):
+            cache = Path(cache_from_source(path)).parent
+            for each in cache.glob(f"{glob.escape(Path(path).stem)}.*.pyc"):
+                each.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from asya.clock import Clock, to_rfc3339
 from asya.local.leftovers import ChildRecord
 from asya.local.logs import RotatingLog
 from asya.local.process import READ_ON_S, Child, Launch, ReplicaProcess
+from asya.local.source_watch import drop_bytecode
 
 ANSWER_S: Final = 2.0
 """How long a template may take to fork."""
@@ -227,6 +228,7 @@ class Template:
                 self._write(f"replicas are started without a template: {told['why']}")
                 self.end()
             case "stale":
+                drop_bytecode([told["file"]])
                 self.end()
                 self.want(launch)
             case "forked" if answer is None or answer.done():

@@ -267,8 +267,12 @@ class Sidecar:
                 return True
         return False
 
-    def finish_off(self, pid: int) -> None:
-        """Give a replica no more calls; it ends when those that it has are done."""
+    def finish_off(self, pid: int) -> bool:
+        """Give a replica no more calls; it ends when those that it has are done.
+
+        Returns:
+            Whether there was such a replica to give calls to.
+        """
         for replica in self._replicas:
             if replica.pid == pid and replica.open:
                 replica.terminating = True
@@ -276,6 +280,8 @@ class Sidecar:
                     replica.bye()
                 self._resize()
                 self._dispatch()
+                return True
+        return False
 
     def snapshot(self) -> SidecarSnapshot:
         """What it holds, does, and has done."""
@@ -342,9 +348,10 @@ class Sidecar:
         if self._cold_since_s is not None and (self._waiting or self._alone):
             self.on_cold_start(self.loop_time() - self._cold_since_s)
         self._cold_since_s = None
+        # first of all, so that neither an overtaken replica nor those that it replaces get a call
+        self.on_change()
         self._resize()
         self._dispatch()
-        self.on_change()
 
     def replica_failed(self, pid: int, error: ErrorInfo) -> None:
         """A runtime could not load its handler."""

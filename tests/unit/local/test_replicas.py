@@ -270,5 +270,6 @@ async def test_a_change_during_a_trial_tries_the_newest_alone(make: Make, said: 
         while first in replicas._states:
             await asyncio.sleep(0.01)
     replicas.ready(await tried(replicas))
-    assert finished == [old]
+    # the first may have come up meanwhile
+    assert finished == [first, old]
     assert not [line for line in said if "error" in line]

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import py_compile
 from pathlib import Path
 
 import pytest
 
 from asya.local import source_watch
-from asya.local.source_watch import SourceWatch
+from asya.local.source_watch import SourceWatch, drop_bytecode
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +41,15 @@ async def test_what_was_changed_made_or_removed_is_told(tmp_path: Path):
         assert await watch.changes() == {str(two)}
         three.write_text("")
         assert await watch.changes() == {str(three)}
+
+
+def test_what_was_compiled_of_changed_files_is_removed_and_nothing_else(tmp_path: Path):
+    one, other = tmp_path / "one.py", tmp_path / "one_more.py"
+    compiled = []
+    for path in (one, other):
+        path.write_text("x = 1")
+        made = [py_compile.compile(str(path), optimize=level) for level in (0, 2)]
+        compiled += [Path(str(each)) for each in made]
+    drop_bytecode([str(one), str(tmp_path / "never_compiled.py"), str(tmp_path / "one_more.yaml")])
+    assert [each.exists() for each in compiled] == [False, False, True, True]
+    assert one.exists()

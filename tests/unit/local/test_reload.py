@@ -1,0 +1,207 @@
+"""Code that changes while an actor of real parts runs: which replica gets the next call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from asya.local import replicas as replicas_module
+from asya.local import source_watch
+from asya.local.process import ReplicaProcess
+from asya.local.reload import Reloader
+from asya.local.replicas import State
+from asya.scaling import Bounds
+from asya.sidecar.window import pipeline
+from asya.testing.loopback import LoopbackCall, LoopbackRuntime
+
+ONE = Bounds(minimum=1, maximum=1)
+CODE = "async def work(payload):\n    return VERSION\n"
+
+
+@dataclass
+class Door:
+    """Holds a new replica back from the `ReplicaSet` until it is opened; the sidecar has it."""
+
+    cell: Any
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def close(self) -> None:
+        """Before the replica is asked for."""
+        make = self.cell.replicas._make
+
+        async def late(state: State) -> Any:
+            process = await make(state)
+            await self.opened.wait()
+            return process
+
+        self.cell.replicas._make = late
+
+
+@pytest.fixture
+async def door(cell: Any) -> AsyncIterator[Door]:
+    made = Door(cell)
+    yield made
+    made.opened.set()
+
+
+async def one_replica(cell: Any) -> int:
+    """The process of the one replica that the sidecar has; waited for."""
+    await cell.until(lambda: len(cell.sidecar.snapshot().replicas) == 1)
+    (replica,) = cell.sidecar.snapshot().replicas
+    return int(replica.pid)
+
+
+def write(path: Path, version: int) -> None:
+    """The same size each time, changed in the same second each time."""
+    written = path.with_suffix(".new")
+    written.write_text(CODE.replace("VERSION", str(version)))
+    changed_ns = 1_700_000_000 * 10**9 + version * 10**6
+    os.utime(written, ns=(changed_ns, changed_ns))
+    written.replace(path)
+
+
+async def test_the_second_change_within_a_second_is_loaded_too(
+    cell: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Python takes bytecode of the same second and size for current, which would be that of 1."""
+    monkeypatch.setattr(source_watch, "LOOK_S", 0.02)
+    path = cell.folder / "handlers.py"
+    write(path, 1)
+    await cell.start(ONE)
+    await one_replica(cell)
+    actor = SimpleNamespace(name="work", spec=None, folder=cell.folder)
+    reloader = Reloader(
+        {"work": cell.scaled},
+        cast("Any", SimpleNamespace(actors=[actor], flows=[], schedules=[])),
+        read=lambda: pytest.fail("no manifest has changed"),
+        refit=lambda actor: pytest.fail("no manifest has changed"),
+        replay=None,
+        ignore=frozenset(),
+        say=cell.said,
+    )
+    await reloader.start()
+    try:
+        for version in (2, 3):
+            write(path, version)
+            await cell.said.until("with the new code", 30)
+            cell.said.clear()
+            (id_,) = await cell.send(None)
+            end = await cell.ledger.end_of(id_)
+            assert bytes(end.result) == str(version).encode()
+    finally:
+        await reloader.stop()
+
+
+async def test_one_whose_hello_comes_before_its_number_is_known_is_ready(cell: Any, door: Door):
+    """A forked replica can be quicker than the answer of its template."""
+    await cell.start(Bounds(minimum=0, maximum=1))
+    door.close()
+    cell.replicas.start(1)
+    pid = await one_replica(cell)
+    assert cell.replicas.ready_count == 0
+    door.opened.set()
+    # nothing else happens in the sidecar that would make anybody look
+    await cell.said.until(f"replica {pid} up")
+    assert cell.replicas.ready_count == 1
+
+
+async def test_one_of_the_code_before_that_nobody_knew_of_yet_gets_no_more_calls(
+    cell: Any, door: Door, monkeypatch: pytest.MonkeyPatch
+):
+    """And what it works on is finished, however long that takes."""
+    monkeypatch.setattr(replicas_module, "END_WAIT_S", 0.05)
+    await cell.start(Bounds(minimum=0, maximum=1, cooldown_s=60))
+    door.close()
+    (running,) = await cell.send(2.0)
+    await cell.until(lambda: cell.sidecar.snapshot().in_flight == 1)
+    (old,) = (each.pid for each in cell.sidecar.snapshot().replicas)
+    cell.replicas.renew(cell.sidecar.finish_off)
+    door.opened.set()
+    await cell.until(lambda: old in cell.replicas._states)
+    assert [each.state for each in cell.sidecar.snapshot().replicas] == ["terminating"]
+    (after,) = await cell.send(0)
+    assert (await cell.ledger.end_of(running)).attempt == 1
+    await cell.ledger.end_of(after)
+    assert cell.sidecar.snapshot().lost == 0
+    await cell.until(lambda: old not in cell.replicas._states)
+
+
+async def test_one_that_was_overtaken_by_a_change_gets_no_call_when_it_comes_up_all_the_same(
+    cell: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """SIGTERM reaches it too late, or is lost while it loads."""
+    signal_it = ReplicaProcess.signal
+
+    def deaf(self: ReplicaProcess, number: signal.Signals) -> None:
+        if number != signal.SIGTERM:
+            signal_it(self, number)
+
+    monkeypatch.setattr(ReplicaProcess, "signal", deaf)
+    (cell.folder / "handlers.py").write_text("import time\ntime.sleep(60)\n")
+    called: list[int] = []
+
+    async def note(call: LoopbackCall) -> None:
+        called.append(call.number)
+        call.done()
+
+    await cell.start(Bounds(minimum=0, maximum=1, cooldown_s=60))
+    (id_,) = await cell.send(0)
+    await cell.until(lambda: cell.replicas.starting)
+    overtaken = cell.replicas.starting[0].pid
+    cell.replicas.renew(cell.sidecar.finish_off)
+    late = LoopbackRuntime(note, pid=overtaken).dial(cell.sidecar)
+    assert late.said_bye
+    await cell.until(lambda: overtaken not in [e.pid for e in cell.sidecar.snapshot().replicas])
+    assert called == []
+    # the one that is started instead has it
+    await cell.until(lambda: cell.replicas.starting)
+    LoopbackRuntime(note, pid=cell.replicas.starting[0].pid).dial(cell.sidecar)
+    await cell.ledger.end_of(id_)
+    assert called == [1]
+
+
+async def test_what_is_sent_after_the_change_is_told_is_not_sent_ahead_to_the_busy_old(cell: Any):
+    """Fast calls are sent ahead of the last one's answer; not to a replica of the code before."""
+    seen: list[tuple[str, int]] = []
+    release = asyncio.Event()
+
+    def speaks(name: str) -> Any:
+        async def handle(call: LoopbackCall) -> None:
+            seen.append((name, call.payload))
+            if call.payload == 9:
+                await release.wait()
+            call.done()
+
+        return handle
+
+    (cell.folder / "handlers.py").write_text("import time\ntime.sleep(60)\n")
+    await cell.start(ONE)
+    await cell.until(lambda: cell.replicas.starting)
+    LoopbackRuntime(speaks("old"), pid=cell.replicas.starting[0].pid).dial(cell.sidecar)
+    for each in await cell.send(1, 2, 3):
+        await cell.ledger.end_of(each)
+    assert pipeline(cell.sidecar.snapshot().handler_p50_s) > 0
+    long, ahead = await cell.send(9, 4)
+    await cell.until(lambda: cell.sidecar.snapshot().in_flight == 2)
+
+    cell.replicas.renew(cell.sidecar.finish_off)
+    await cell.until(lambda: "trying" in cell.replicas._states.values())
+    (new,) = (pid for pid, state in cell.replicas._states.items() if state == "trying")
+    LoopbackRuntime(speaks("new"), pid=new).dial(cell.sidecar)
+    await cell.said.until("with the new code")
+    for each in await cell.send(5, 6):
+        await cell.ledger.end_of(each)
+    release.set()
+    for each in (long, ahead):
+        await cell.ledger.end_of(each)
+    assert seen == [
+        ("old", 1), ("old", 2), ("old", 3), ("old", 9), ("new", 5), ("new", 6), ("old", 4),
+    ]  # fmt: skip
