@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-POINTS = ("before-publish", "after-publish", "before-ack", "after-store")
+POINTS = ("before-publish", "after-publish", "before-ack", "after-store", "before-unshelve")
 
 _armed: dict[str, Callable[[], None]] = {}
 

@@ -330,10 +330,14 @@ class MemoryTransport(Transport):
         lease_s: float = 10.0,
         broker: MemoryBroker | None = None,
         message_max_bytes: int = MESSAGE_MAX_BYTES,
+        delay_max_s: float | None = None,
     ) -> None:
         """Prepare; without a `broker` it gets one of its own, as the attribute `broker`."""
         self.capabilities = replace(
-            type(self).capabilities, lease_s=lease_s, message_max_bytes=message_max_bytes
+            type(self).capabilities,
+            lease_s=lease_s,
+            message_max_bytes=message_max_bytes,
+            delay_max_s=delay_max_s,
         )
         self.broker = broker if broker is not None else MemoryBroker()
         self.lease_s = lease_s
@@ -401,9 +405,12 @@ class MemoryTransport(Transport):
         if len(body) > self.capabilities.message_max_bytes:
             limit = self.capabilities.message_max_bytes
             raise MessageTooLarge(f"a message of {len(body)} bytes; the limit is {limit}")
+        delay_s = 0.0 if not_before is None else seconds_until(not_before, self._clock.now())
+        most_s = self.capabilities.delay_max_s
+        if most_s is not None and delay_s > most_s:
+            raise TransportError(f"a delay of {delay_s:g} s; this broker keeps {most_s:g} s")
         if dedup_id is not None and self.broker.seen_before(self._namespace, dedup_id):
             return Receipt(duplicate=True)
-        delay_s = 0.0 if not_before is None else seconds_until(not_before, self._clock.now())
         self.broker.put(found, bytes(body), delay_s)
         # A broker answers later, and others get their turn meanwhile.
         await asyncio.sleep(0)

@@ -17,6 +17,7 @@ from asya.events import DeadLetter, Finished
 from asya.gateway.store.keys import Claim, Verdict
 from asya.gateway.store.letters import LetterGroup, LetterQuery, LetterRow
 from asya.gateway.store.rules import EventRow, Note, StuckData, TaskRow
+from asya.transports.later import Shelf
 
 EVENTS_MAX: Final = 5_000
 """Events that `TaskStore.get` reads of one task, the newest."""
@@ -144,6 +145,11 @@ class TaskStore(ABC):
     database cannot do it (`StoreFull` when its disk is full): then nothing was changed, and the
     same call may be made again.
     """
+
+    @property
+    @abstractmethod
+    def shelf(self) -> Shelf:
+        """Where messages wait that their broker cannot keep so long; usable while it is open."""
 
     @abstractmethod
     async def open(self) -> None:

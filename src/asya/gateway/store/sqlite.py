@@ -37,6 +37,7 @@ from asya.gateway.store.base import (
 from asya.gateway.store.keys import Claim, HeldKey, judge
 from asya.gateway.store.letters import LetterGroup, LetterQuery, LetterRow
 from asya.gateway.store.rules import EventRow, Note, StuckData, TaskRow
+from asya.gateway.store.shelf import SqliteShelf
 from asya.gateway.store.worker import Worker
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -69,6 +70,12 @@ class SqliteStore(TaskStore):
         self._pages_max = pages_max
         self._writer = Worker("asya-store-writer", str(path), self._connect, writes=True)
         self._reader = Worker("asya-store-reader", str(path), self._connect_reader, writes=False)
+        self._shelf = SqliteShelf(self._writer, self._reader)
+
+    @property
+    def shelf(self) -> SqliteShelf:
+        """See `TaskStore.shelf`."""
+        return self._shelf
 
     async def open(self) -> None:
         """See `TaskStore.open`."""

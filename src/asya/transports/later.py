@@ -1,0 +1,369 @@
+"""Messages that wait longer than their broker can keep them: the one scheduler of ours.
+
+A delay within `Capabilities.delay_max_s` is the broker's. A longer one goes to a shelf, which is
+durable: the publish is confirmed once it is stored there. At its time the message is published,
+and taken off the shelf after the broker's confirm; a death in between publishes it once more, with
+the same `dedup_id`, and never loses it. While a broker is away its messages stay on the shelf.
+
+Wraps the transport of a whole mesh, so that there is one scheduler however many brokers there are.
+The shelf is the task store's; whatever keeps the promises of `Shelf` will do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from asya.clock import Clock, SystemClock, seconds_until
+from asya.crashpoints import crash
+from asya.errors import (
+    MessageTooLarge,
+    QueueMissing,
+    StoreError,
+    TransportError,
+    TransportUnavailable,
+)
+from asya.transports.base import (
+    Capabilities,
+    Consumer,
+    Delivery,
+    Depth,
+    Inspection,
+    Receipt,
+    Transport,
+)
+
+log = logging.getLogger(__name__)
+
+SLEEP_MAX_S: Final = 30.0
+"""The longest sleep: the machine's clock may be set, or the machine may have slept."""
+
+BATCH: Final = 32
+"""Messages that are read, published and taken off at a time; a body may have megabytes."""
+
+RETRY_FIRST_S: Final = 0.1
+RETRY_MOST_S: Final = 10.0
+"""How soon the messages of a queue are tried again that its broker did not take."""
+
+CLOSE_S: Final = 5.0
+"""How long the end of a batch under way is waited for."""
+
+KNOWN_S: Final = 60.0
+"""How long a queue that was seen is believed to exist."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A message on the shelf; `key` names it there."""
+
+    key: int
+    queue: str
+    body: bytes
+    dedup_id: str | None
+
+
+class Shelf(Protocol):
+    """Keeps messages until their time. Each method is durable when it returns.
+
+    All raise `StoreError` when it cannot be done; then nothing was changed.
+    """
+
+    async def put(self, queue: str, body: bytes, due_at: datetime, dedup_id: str | None) -> bool:
+        """Keep a message. False: one with this queue and `dedup_id` is there already."""
+        ...
+
+    async def due(
+        self, until: datetime, limit: int, without: Collection[str] = ()
+    ) -> Sequence[Parcel]:
+        """Those whose time has come, the longest due first; not of the queues `without`."""
+        ...
+
+    async def next_due(self, without: Collection[str] = ()) -> datetime | None:
+        """The earliest time of all; not of the queues `without`."""
+        ...
+
+    async def remove(self, keys: Sequence[int]) -> None:
+        """Forget these; unknown ones are none."""
+        ...
+
+    async def counts(self) -> dict[str, int]:
+        """How many there are, by queue; queues without any are left out."""
+        ...
+
+    async def count(self, queue: str) -> int:
+        """How many a queue has."""
+        ...
+
+    async def clear(self, queue: str) -> None:
+        """Forget all of a queue."""
+        ...
+
+
+@dataclass
+class _Held:
+    """A queue whose broker did not take a message: not before `until_s`, of the loop."""
+
+    delay_s: float
+    until_s: float
+    told: bool = False
+
+
+class LaterTransport(Transport):
+    """A transport without a limit of delays.
+
+    `start` it when the shelf can be used, and `stop` it before that ends; in between it sends what
+    falls due. Publishing a delay that the broker cannot keep needs the shelf as well.
+
+    Args:
+        inner: Connected and closed with this one.
+        shelf: Where messages wait.
+        clock: Wall time.
+        sends: Whether this one sends what is due: exactly one of those that share a shelf does.
+    """
+
+    def __init__(
+        self, inner: Transport, shelf: Shelf, *, clock: Clock | None = None, sends: bool = True
+    ) -> None:
+        self.inner = inner
+        self._shelf = shelf
+        self._clock = clock or SystemClock()
+        self._sends = sends
+        self._able: dict[Capabilities, Capabilities] = {}
+        self.capabilities = self._without_limit(inner.capabilities)
+        self._known: dict[str, float] = {}
+        self._used: set[str] = set()
+        self._held: dict[str, _Held] = {}
+        self._sent: set[int] = set()
+        self._turn = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+        self._wake_at: datetime | None = None
+
+    # -- what it adds -----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to send what falls due.
+
+        Raises:
+            StoreError: The shelf cannot be read.
+        """
+        self._used.update(await self._shelf.counts())
+        if self._sends:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="asya-later")
+
+    async def stop(self) -> None:
+        """Send no more; what is under way is finished. Idempotent."""
+        self._stopping = True
+        self._woken.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=CLOSE_S)
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def capabilities_of(self, queue: str) -> Capabilities:
+        """Those of the queue's broker, with any delay."""
+        return self._without_limit(self.inner.capabilities_of(queue))
+
+    async def publish(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        dedup_id: str | None = None,
+        not_before: datetime | None = None,
+    ) -> Receipt:
+        """Confirmed by the broker, or by the shelf where the broker cannot wait so long."""
+        if not_before is None or self._broker_keeps(queue, not_before):
+            return await self.inner.publish(queue, body, dedup_id=dedup_id, not_before=not_before)
+        limit = self.inner.capabilities_of(queue).message_max_bytes
+        if len(body) > limit:
+            raise MessageTooLarge(f"a message of {len(body)} bytes; the limit is {limit}")
+        await self._check_exists(queue)
+        try:
+            kept = await self._shelf.put(queue, bytes(body), not_before, dedup_id)
+        except StoreError as error:
+            raise TransportUnavailable(f"a delayed message cannot be stored: {error}") from error
+        self._used.add(queue)
+        if self._wake_at is None or not_before < self._wake_at:
+            self._woken.set()
+        return Receipt(duplicate=not kept)
+
+    async def delete(self, queue: str) -> None:
+        """Remove the queue and its messages, those on the shelf too."""
+        async with self._turn:  # none of them is being sent now
+            self._known.pop(queue, None)
+            self._held.pop(queue, None)
+            await self.inner.delete(queue)
+            try:
+                await self._shelf.clear(queue)
+            except StoreError as error:
+                raise TransportUnavailable(
+                    f"the delayed messages of {queue} cannot be removed: {error}"
+                ) from error
+
+    async def depth(self, queue: str) -> Depth:
+        """With those on the shelf."""
+        found = await self.inner.depth(queue)
+        if queue not in self._used and self.inner.capabilities_of(queue).delay_max_s is None:
+            return found
+        try:
+            waiting = await self._shelf.count(queue)
+        except StoreError as error:
+            raise TransportUnavailable(
+                f"the delayed messages of {queue} cannot be counted: {error}"
+            ) from error
+        return replace(found, delayed=found.delayed + waiting) if waiting else found
+
+    def _without_limit(self, broker: Capabilities) -> Capabilities:
+        able = self._able.get(broker)
+        if able is None:
+            limit_s = broker.delay_max_s
+            counts = broker.counts_delayed or limit_s == 0  # then all of them are on the shelf
+            able = replace(broker, delay_max_s=None, counts_delayed=counts)
+            self._able[broker] = able
+        return able
+
+    def _broker_keeps(self, queue: str, not_before: datetime) -> bool:
+        limit_s = self.inner.capabilities_of(queue).delay_max_s
+        return limit_s is None or seconds_until(not_before, self._clock.now()) <= limit_s
+
+    async def _check_exists(self, queue: str) -> None:
+        """Raise `QueueMissing` for a queue that nobody made; a broker that is away cannot tell."""
+        now_s = asyncio.get_running_loop().time()
+        if self._known.get(queue, 0.0) > now_s:
+            return
+        with contextlib.suppress(TransportUnavailable):
+            await self.inner.depth(queue)
+            self._known[queue] = now_s + KNOWN_S
+
+    # -- sending what is due ----------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            try:
+                async with self._turn:
+                    sleep_s = await self._send_due()
+            except StoreError as error:
+                log.warning("delayed messages cannot be looked at yet: %s", error)
+                sleep_s = RETRY_MOST_S
+            except Exception:
+                log.exception("the sending of delayed messages failed, and goes on")
+                sleep_s = RETRY_MOST_S
+            if sleep_s > 0 and not self._stopping:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(sleep_s):
+                        await self._woken.wait()
+
+    async def _send_due(self) -> float:
+        """Send one batch; gives how long nothing is to be done, in seconds."""
+        self._woken.clear()
+        now_s = asyncio.get_running_loop().time()
+        waits = {queue: held.until_s for queue, held in self._held.items() if held.until_s > now_s}
+        # Set before the shelf is asked: what is put meanwhile wakes us.
+        self._wake_at = None
+        parcels = await self._shelf.due(self._clock.now(), BATCH, waits)
+        if parcels:
+            by_queue: dict[str, list[Parcel]] = defaultdict(list)
+            for parcel in parcels:
+                by_queue[parcel.queue].append(parcel)
+            ends = await asyncio.gather(
+                *(self._send(*each) for each in by_queue.items()), return_exceptions=True
+            )
+            if failed := [end for end in ends if end is not None]:
+                raise failed[0]
+            return 0.0
+        next_at = await self._shelf.next_due(waits)
+        until_s = min(waits.values(), default=float("inf")) - now_s
+        if next_at is not None:
+            until_s = min(until_s, seconds_until(next_at, self._clock.now()))
+        if not self._woken.is_set():
+            self._wake_at = next_at
+        return min(SLEEP_MAX_S, max(0.001, until_s))
+
+    async def _send(self, queue: str, parcels: list[Parcel]) -> None:
+        """Publish messages of one queue in their order, and take off the shelf what was confirmed."""
+        tries = await asyncio.gather(
+            *(self._send_one(parcel) for parcel in parcels if parcel.key not in self._sent)
+        )
+        failed = next((error for error in tries if error is not None), None)
+        keys = [parcel.key for parcel in parcels if parcel.key in self._sent]
+        if keys:
+            crash("before-unshelve")
+            await self._shelf.remove(keys)
+            self._sent.difference_update(keys)
+        self._note(queue, failed)
+
+    async def _send_one(self, parcel: Parcel) -> TransportError | None:
+        try:
+            await self.inner.publish(parcel.queue, parcel.body, dedup_id=parcel.dedup_id)
+        except TransportError as error:
+            return error
+        # Where the shelf cannot take it off now, it is not published again for that.
+        self._sent.add(parcel.key)
+        return None
+
+    def _note(self, queue: str, failed: TransportError | None) -> None:
+        held = self._held.get(queue)
+        if failed is None:
+            if held is not None:
+                del self._held[queue]
+                if held.told:
+                    log.warning("%s: delayed messages are sent again", queue)
+            return
+        delay_s = RETRY_FIRST_S if held is None else min(held.delay_s * 2, RETRY_MOST_S)
+        told = held is not None and held.told
+        # A broker that is away was told by its own transport.
+        if not told and not isinstance(failed, TransportUnavailable):
+            log.warning("%s: delayed messages cannot be sent, and are kept: %s", queue, failed)
+            told = True
+        if isinstance(failed, QueueMissing):
+            self._known.pop(queue, None)
+        until_s = asyncio.get_running_loop().time() + delay_s
+        self._held[queue] = _Held(delay_s, until_s, told)
+
+    # -- the inner one's --------------------------------------------------------------------------
+
+    @property
+    def trouble(self) -> str | None:
+        """See `Transport.trouble`."""
+        return self.inner.trouble
+
+    def trigger(self, queue: str, target: int) -> dict[str, Any]:
+        """See `Transport.trigger`."""
+        return self.inner.trigger(queue, target)
+
+    async def inspect(self, queues: Sequence[str]) -> Inspection:
+        """See `Transport.inspect`."""
+        return await self.inner.inspect(queues)
+
+    async def connect(self) -> None:
+        """Connect the inner one; `start` comes when the shelf is there."""
+        await self.inner.connect()
+
+    async def close(self) -> None:
+        """Stop, and close the inner one."""
+        await self.stop()
+        await self.inner.close()
+
+    async def ensure(self, queue: str) -> None:
+        """See `Transport.ensure`."""
+        await self.inner.ensure(queue)
+
+    async def queues(self) -> list[str]:
+        """See `Transport.queues`."""
+        return await self.inner.queues()
+
+    async def consume(
+        self, queue: str, on_delivery: Callable[[Delivery], None], *, window: int = 1
+    ) -> Consumer:
+        """See `Transport.consume`."""
+        return await self.inner.consume(queue, on_delivery, window=window)

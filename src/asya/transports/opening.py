@@ -1,0 +1,71 @@
+"""The transport that belongs to an address; its file and its client library are loaded only here.
+
+Called by whoever runs a mesh, and by `asya doctor`. A library that is missing is told with the
+extra that brings it, which has the broker's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Final, NamedTuple
+
+from asya.addresses import TITLES, Address
+from asya.clock import Clock
+from asya.codes import Code
+from asya.errors import UsageError
+from asya.transports.base import Transport
+
+
+class _Row(NamedTuple):
+    """Where a transport is: the client's library, our module, and the class in it."""
+
+    library: str
+    module: str
+    name: str
+    lease: bool
+
+
+_ROWS: Final[Mapping[str, _Row]] = {
+    "nats": _Row("nats", "asya.transports.nats", "NatsTransport", lease=True),
+    "rabbitmq": _Row("pika", "asya.transports.rabbitmq", "RabbitTransport", lease=False),
+    "sqs": _Row("aiobotocore", "asya.transports.sqs", "SqsTransport", lease=True),
+    "pubsub": _Row("google.pubsub_v1", "asya.transports.pubsub", "PubSubTransport", lease=True),
+}
+
+
+def open_transport(
+    address: Address, namespace: str, *, lease_s: float, clock: Clock | None = None
+) -> Transport:
+    """A transport that is not connected yet.
+
+    Args:
+        address: Where the broker is.
+        namespace: The mesh's namespace.
+        lease_s: The lease of NATS, in seconds. RabbitMQ's is the connection, and those of SQS and
+            Pub/Sub, where each extension is a request, are options of their addresses.
+        clock: Wall time.
+
+    Raises:
+        UsageError: The broker's client library is not installed.
+    """
+    row = _ROWS[address.transport]
+    given: dict[str, Any] = {"clock": clock}
+    if row.lease:
+        given["lease_s"] = lease_s if address.transport == "nats" else address.seconds("lease")
+    place = address.url if address.transport == "nats" else address
+    try:
+        import_module(row.library)  # first: the module itself would load it when it connects
+        make = getattr(import_module(row.module), row.name)
+    except ModuleNotFoundError as error:
+        title = TITLES[address.transport]
+        if error.name == row.module:
+            raise UsageError(f"this version of Asya has no {title}") from error
+        raise UsageError(
+            f"{title} needs {error.name}, which is not installed; "
+            f"pip install 'asya[{address.transport}]' brings it, and in a checkout "
+            f"pip install '.[{address.transport}]'",
+            code=Code.EXTRA_MISSING,
+        ) from error
+    transport: Transport = make(place, namespace, **given)
+    return transport
