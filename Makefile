@@ -8,6 +8,8 @@ SHELL := bash
 BIN := .venv/bin
 RUN := $(BIN)/python
 ROWS ?= p transport
+SOAK ?= 30
+TRANSPORT ?= nats
 BENCHMARKS = $(sort $(foreach row,$(ROWS),$(wildcard benchmarks/$(row)*.py benchmarks/*_$(row)_*.py)))
 PY := src tests benchmarks docs examples
 
@@ -34,12 +36,17 @@ format: setup  ## put the code into the one format
 	$(BIN)/ruff check --fix-only --quiet $(PY)
 	$(BIN)/ruff format $(PY)
 
+soak: setup  ## kill processes at random for SOAK=30 seconds, on TRANSPORT=nats or rabbitmq
+	$(RUN) tests/soak/soak.py --seconds $(SOAK) --transport $(TRANSPORT) $(ARGS)
+
 bench: setup  ## measure; ROWS="p3 p8" picks rows
 	@for script in $(BENCHMARKS); do echo "== $$script" >&2; $(RUN) "$$script"; done
 
 bench-peers:  ## install the peers that `make bench` then measures in the same run
 	python3 -m venv benchmarks/peers/.venv
 	benchmarks/peers/.venv/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt
+	python3 -m venv benchmarks/peers/.venv-queues
+	benchmarks/peers/.venv-queues/bin/python -m pip install --quiet -r benchmarks/peers/requirements-queues.txt
 
 docs: setup  ## write the generated pages of docs/reference
 	$(RUN) docs/generate.py

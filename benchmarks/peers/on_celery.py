@@ -1,0 +1,41 @@
+"""A chain of three tasks on Celery. CONFIRM=1: publishes are confirmed."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery, chain
+from marks import begin, mark
+
+COMMAND = ["celery", "-A", "on_celery", "worker", "-c", "2", "-P", "prefork", "-l", "ERROR"]
+
+app = Celery("peers", broker=os.environ["AMQP_URL"])
+app.conf.update(
+    task_acks_late=True,
+    task_ignore_result=True,
+    task_serializer="json",
+    worker_prefetch_multiplier=64 if os.environ.get("CONFIRM") else 4,
+    broker_transport_options={"confirm_publish": bool(os.environ.get("CONFIRM"))},
+)
+
+
+@app.task
+def one(message):
+    begin()
+    return message | {"step": 1}
+
+
+@app.task
+def two(message):
+    return message | {"step": 2}
+
+
+@app.task
+def three(message):
+    mark(message["sent"])
+
+
+def send(messages):
+    """Start a chain with each."""
+    for message in messages:
+        chain(one.s(message), two.s(), three.s()).delay()
