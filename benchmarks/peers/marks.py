@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from pathlib import Path
 
 BEGIN = -1.0
 _MARK = struct.Struct("dd")
@@ -31,16 +32,15 @@ def begin() -> None:
 
 def count() -> int:
     """Marks so far."""
-    path = os.environ["MARKS"]
-    return os.path.getsize(path) // _MARK.size if os.path.exists(path) else 0
+    path = Path(os.environ["MARKS"])
+    return path.stat().st_size // _MARK.size if path.exists() else 0
 
 
 def read() -> list[tuple[float, float]]:
     """All marks: when, and when it was sent or `BEGIN`."""
-    with open(os.environ["MARKS"], "rb") as file:
-        return list(_MARK.iter_unpack(file.read()))
+    return list(_MARK.iter_unpack(Path(os.environ["MARKS"]).read_bytes()))
 
 
 def clear() -> None:
     """Forget them."""
-    open(os.environ["MARKS"], "wb").close()
+    Path(os.environ["MARKS"]).write_bytes(b"")

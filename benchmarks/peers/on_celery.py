@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from celery import Celery, chain
 from marks import begin, mark
 
+Message = dict[str, Any]
 COMMAND = ["celery", "-A", "on_celery", "worker", "-c", "2", "-P", "prefork", "-l", "ERROR"]
 
 app = Celery("peers", broker=os.environ["AMQP_URL"])
@@ -20,22 +22,22 @@ app.conf.update(
 
 
 @app.task
-def one(message):
+def one(message: Message) -> Message:
     begin()
     return message | {"step": 1}
 
 
 @app.task
-def two(message):
+def two(message: Message) -> Message:
     return message | {"step": 2}
 
 
 @app.task
-def three(message):
+def three(message: Message) -> None:
     mark(message["sent"])
 
 
-def send(messages):
+def send(messages: list[Message]) -> None:
     """Start a chain with each."""
     for message in messages:
         chain(one.s(message), two.s(), three.s()).delay()

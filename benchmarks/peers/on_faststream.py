@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from typing import Any
 
 from faststream import FastStream
 from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
@@ -43,7 +44,7 @@ async def three(message: dict) -> None:
 _loop = asyncio.new_event_loop()
 
 
-async def _publish(messages):
+async def _publish(messages: list[dict[str, Any]]) -> None:
     if not broker.running:
         await broker.connect()
     for queue in QUEUES.values():
@@ -53,6 +54,6 @@ async def _publish(messages):
         await asyncio.gather(*sends)
 
 
-def send(messages):
+def send(messages: list[dict[str, Any]]) -> None:
     """Send each to the first queue."""
     _loop.run_until_complete(_publish(messages))
