@@ -55,6 +55,24 @@ def needed(bounds: Bounds, *, ready: int, in_flight: int) -> int:
     return min(bounds.maximum, max(bounds.minimum, wanted))
 
 
+def needed_unseen(bounds: Bounds, *, busy: int, current: int, full: bool) -> int:
+    """The replicas that are asked for where nobody tells what waits.
+
+    One more than run, as long as all that run work and hold as much as they may: then there is
+    most likely more. Otherwise those that work. Growth waits for the last one to have started.
+
+    Args:
+        bounds: What the manifest asks for.
+        busy: Replicas that work on something now.
+        current: Replicas that run or start.
+        full: Whether as many messages are held as may be held.
+    """
+    if bounds.minimum == bounds.maximum:
+        return bounds.minimum
+    wanted = current + 1 if full and busy and busy >= current else busy
+    return min(bounds.maximum, max(bounds.minimum, wanted))
+
+
 def desired(need: int, *, peak: int, current: int) -> int:
     """The replicas that should run, of `current` that do.
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asya.scaling import Bounds, Candidate, Peak, desired, expendable, needed
+from asya.scaling import Bounds, Candidate, Peak, desired, expendable, needed, needed_unseen
 
 TOLERANCE = 0.1
 """The HPA changes nothing while the metric is within 10 % of its target."""
@@ -154,3 +154,24 @@ def test_scale_in_takes_starting_then_longest_idle_and_never_busy_ones():
     assert expendable(replicas, 10) == [6, 5, 3, 2]
     assert expendable(replicas, 0) == []
     assert expendable(replicas, -1) == []
+
+
+def test_where_nobody_tells_what_waits_one_more_starts_while_all_are_full():
+    bounds = Bounds(0, 10, queue_length=5)
+    assert needed_unseen(bounds, busy=2, current=2, full=True) == 3
+    assert needed_unseen(bounds, busy=10, current=10, full=True) == 10
+    # the last one is still starting, one is idle, or there is room: those that work are enough
+    assert needed_unseen(bounds, busy=2, current=3, full=True) == 2
+    assert needed_unseen(bounds, busy=2, current=2, full=False) == 2
+    # the first replica is started for what is held, not for what might wait
+    assert needed_unseen(bounds, busy=0, current=0, full=True) == 0
+    assert needed_unseen(Bounds(3, 3), busy=0, current=0, full=False) == 3
+
+
+@given(bounds_of(), st.integers(0, 40), st.integers(0, 40), st.booleans())
+def test_what_is_needed_unseen_stays_within_the_bounds(
+    bounds: Bounds, busy: int, current: int, full: bool
+):
+    need = needed_unseen(bounds, busy=min(busy, current), current=current, full=full)
+    assert bounds.minimum <= need <= bounds.maximum
+    assert need >= min(bounds.maximum, min(busy, current)) or bounds.minimum == bounds.maximum

@@ -57,7 +57,7 @@ class EndConsumer:
         """Make the queue and begin to consume."""
         await self._transport.ensure(self.queue)
         self._consumer = await self._transport.consume(self.queue, self._on_delivery, window=WINDOW)
-        lease_s = self._transport.capabilities.lease_s
+        lease_s = self._transport.capabilities_of(self.queue).lease_s
         if lease_s is not None:
             self._leases = asyncio.create_task(self._keep_leases(lease_s / 3))
 

@@ -17,9 +17,10 @@ from typing import Final, Literal, cast
 
 from asya.errors import TransportError
 from asya.local.replicas import ReplicaSet
-from asya.scaling import Bounds, Candidate, Peak, desired, expendable, needed
+from asya.scaling import Bounds, Candidate, Peak, desired, expendable, needed, needed_unseen
 from asya.sidecar import Sidecar, SidecarConfig
-from asya.transports.base import Transport
+from asya.sidecar.snapshot import SidecarSnapshot
+from asya.transports.base import Depth, Transport
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,12 @@ POLL_S: Final = 0.25
 
 IDLE_S: Final = 0.5
 """Time between two looks at the sidecar of an actor whose replicas have nothing to do."""
+
+DEPTH_EVERY_MOST_S: Final = 5.0
+"""The least often that a broker is asked whose answer may be old: asking may cost money."""
+
+AGE_UNSEEN_S: Final = 5.0
+"""What waits is unknown where the broker's answer may be older than this."""
 
 BROKER_GONE_S: Final = 1.0
 """Time to the next look when the broker did not answer."""
@@ -47,6 +54,8 @@ class ScaledActor:
         self.peak = Peak(bounds.cooldown_s)
         self.looked_s = float("-inf")
         self.due_s: float | None = None
+        self.depth: Depth | None = None
+        self.asked_s = float("-inf")
 
     def refit(self, config: SidecarConfig, bounds: Bounds) -> None:
         """Its manifest has changed: from now on these hold."""
@@ -151,10 +160,7 @@ class Autoscaler:
             # The first message: nothing to ask the broker before the first replica.
             replicas.start(1)
         if load:
-            depth = await self._transport.depth(actor.sidecar.config.queue)
-            # The broker may not have told its own count of what has just been handed out.
-            in_flight = max(depth.in_flight, load)
-            need = needed(bounds, ready=depth.ready, in_flight=in_flight)
+            need = await self._needed(actor, seen, load)
         else:
             need = needed(bounds, ready=0, in_flight=0)
         now_s = self._loop.time()
@@ -171,6 +177,25 @@ class Autoscaler:
         busy = load or target < replicas.current
         fall_s = actor.peak.next_fall_s or float("inf")
         return min(now_s + (POLL_S if busy else IDLE_S), max(now_s, fall_s))
+
+    async def _needed(self, actor: ScaledActor, seen: SidecarSnapshot, load: int) -> int:
+        """What an actor with work needs, as far as its broker tells what waits."""
+        queue = actor.sidecar.config.queue
+        told = self._transport.capabilities_of(queue)
+        now_s = self._loop.time()
+        depth = actor.depth
+        if depth is None or now_s - actor.asked_s >= min(told.depth_age_s, DEPTH_EVERY_MOST_S):
+            depth = actor.depth = await self._transport.depth(queue)
+            actor.asked_s = now_s
+        # The broker may not have told its own count of what has just been handed out.
+        in_flight = max(depth.in_flight, load)
+        need = needed(actor.bounds, ready=depth.ready, in_flight=in_flight)
+        if told.counts_ready and told.depth_age_s <= AGE_UNSEEN_S:
+            return need
+        busy = sum(1 for replica in seen.replicas if replica.state == "busy")
+        current = actor.replicas.current
+        unseen = needed_unseen(actor.bounds, busy=busy, current=current, full=seen.full)
+        return max(need, unseen)
 
     def _start(self, replicas: ReplicaSet, missing: int) -> None:
         starting = sum(each.replicas.starting_count for each in self._actors)

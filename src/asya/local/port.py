@@ -89,8 +89,9 @@ class LocalPort:
 
     async def _status(self, name: str) -> ActorStatus:
         actor = self._actors[name]
+        queue = queue_name(self._namespace, name)
         try:
-            depth = await self._transport.depth(queue_name(self._namespace, name))
+            depth = await self._transport.depth(queue)
         except TransportError:
             depth = UNKNOWN_DEPTH
         seen = actor.sidecar.snapshot()
@@ -100,7 +101,7 @@ class LocalPort:
         replicas += [ReplicaStatus(each.pid, each.state, each.since) for each in seen.replicas]
         return ActorStatus(
             name=name,
-            transport=self._transport.capabilities.name,
+            transport=self._transport.capabilities_of(queue).name,
             queue=depth,
             replicas=replicas,
             rate=seen.rate,

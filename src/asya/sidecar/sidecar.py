@@ -199,7 +199,7 @@ class Sidecar:
                 socket_path.unlink()
             self._server = await self._loop.create_unix_server(self.connect, str(socket_path))
             socket_path.chmod(0o600)
-        lease_s = self._transport.capabilities.lease_s
+        lease_s = self._transport.capabilities_of(self.config.queue).lease_s
         if lease_s is not None:
             self._leases = asyncio.create_task(self._keep_leases(lease_s / 3))
         self._consumer = await self._transport.consume(
@@ -296,10 +296,12 @@ class Sidecar:
             for replica in self._replicas
         ]
         counts = self._counts
+        waiting = len(self._waiting) + len(self._alone)
+        in_flight = sum(replica.in_flight for replica in replicas)
         return SidecarSnapshot(
             actor=self.config.actor,
-            waiting=len(self._waiting) + len(self._alone),
-            in_flight=sum(replica.in_flight for replica in replicas),
+            waiting=waiting,
+            in_flight=in_flight,
             replicas=replicas,
             rate=self._rate.per_second(now_s),
             last_error=self._last_error,
@@ -311,6 +313,7 @@ class Sidecar:
             lost=counts.lost,
             handler_p50_s=self._median.value_s,
             canceled=counts.canceled,
+            full=waiting + in_flight >= self._window(),
         )
 
     def about(self, envelope: Envelope) -> dict[str, str]:

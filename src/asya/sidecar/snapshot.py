@@ -29,6 +29,7 @@ class SidecarSnapshot:
         in_flight: Messages that replicas work on.
         rate: Envelopes done per second, over the last ten.
         canceled: Envelopes that ended here because somebody canceled them.
+        full: As many messages are held as may be: there may be more in the queue.
         handler_p50_s: Median time of the handler in seconds, None before the first.
     """
 
@@ -46,6 +47,7 @@ class SidecarSnapshot:
     lost: int
     handler_p50_s: float | None
     canceled: int = 0
+    full: bool = False
 
 
 class Rate:

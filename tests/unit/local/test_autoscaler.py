@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from asya.errors import TransportUnavailable
 from asya.local import autoscaler
 from asya.scaling import Bounds
+from asya.transports.base import Depth
 
 
 async def test_at_zero_nobody_is_asked(cell: Any):
@@ -85,6 +87,30 @@ async def test_a_broker_that_does_not_answer_changes_nothing(
         assert cell.replicas.current == 1
     await cell.send(0.5, 0.5, 0.5)
     await cell.until(lambda: cell.replicas.current == 2)
+
+
+async def test_where_the_broker_counts_nothing_it_grows_while_all_are_full_and_then_shrinks(
+    cell: Any, monkeypatch: pytest.MonkeyPatch
+):
+    async def nothing(queue: str) -> Depth:
+        return Depth(ready=0, in_flight=0, delayed=0)
+
+    cell.transport.capabilities = replace(cell.transport.capabilities, counts_ready=False)
+    monkeypatch.setattr(cell.transport, "depth", nothing)
+    await cell.start(Bounds(minimum=0, maximum=3, queue_length=100, cooldown_s=0.5))
+    ids = await cell.send(*[0.5] * 30)
+    await cell.until(lambda: len(cell.sidecar.snapshot().replicas) == 3, within_s=30)
+    for each in ids:
+        await cell.ledger.end_of(each)
+    await cell.until(lambda: not cell.replicas.alive, within_s=30)
+
+
+async def test_a_broker_whose_counts_are_old_is_asked_less_often(cell: Any):
+    cell.transport.capabilities = replace(cell.transport.capabilities, depth_age_s=60)
+    await cell.start(Bounds(minimum=0, maximum=1, queue_length=1, cooldown_s=10))
+    (first,) = await cell.send(4 * autoscaler.POLL_S)
+    await cell.ledger.end_of(first)
+    assert cell.transport.asked == 1
 
 
 async def test_not_more_start_at_a_time_than_there_are_processors(
