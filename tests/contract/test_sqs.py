@@ -1,0 +1,84 @@
+"""The SQS transport keeps the contract, on moto's server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from asya.addresses import parse_address
+from asya.testing.moto import CREDENTIALS, MotoServer
+from asya.testing.transport_contract import Harness, TransportContract
+from asya.transports.base import Transport
+from asya.transports.sqs import SqsTransport
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[MotoServer]:
+    if (why := MotoServer.missing()) is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    with MotoServer() as server:
+        yield server
+
+
+class SqsHarness(Harness):
+    """moto forgets when it ends, so an outage is a server that stands still.
+
+    Unlike SQS it never ends a receive whose client or queue is gone; short polls bound that.
+    """
+
+    transport_name = "sqs"
+    broker_name = f"moto {MotoServer.version()}, which stands in for Amazon SQS"
+    forgets = "moto keeps messages in memory; Amazon SQS keeps them"
+    lease_s = 2.0
+    long_lease_s = 8.0
+    quiet_s = 0.3
+    messages_max = 60
+
+    def __init__(self, server: MotoServer) -> None:
+        self.server = server
+        self.transports: list[SqsTransport] = []
+
+    async def connect(self, *, lease_s: float | None = None) -> Transport:
+        transport = SqsTransport(
+            parse_address(self.server.address),
+            "kit",
+            lease_s=lease_s or self.lease_s,
+            publish_timeout_s=2.0,
+            poll_s=2.0,
+        )
+        await transport.connect()
+        self.transports.append(transport)
+        return transport
+
+    async def crash(self, transport: Transport) -> None:
+        assert isinstance(transport, SqsTransport)
+        transport.abort()
+
+    async def break_broker(self) -> None:
+        self.server.pause()
+
+    async def mend_broker(self) -> None:
+        self.server.resume()
+
+
+class TestSqs(TransportContract):
+    @pytest.fixture
+    async def harness(
+        self, server: MotoServer, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[SqsHarness]:
+        for name, value in CREDENTIALS.items():
+            monkeypatch.setenv(name, value)
+        server.reset()
+        harness = SqsHarness(server)
+        try:
+            yield harness
+        finally:
+            server.resume()
+            for transport in harness.transports:
+                transport.abort()
+            await asyncio.gather(*(transport.close() for transport in harness.transports))
