@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from typing import Any, Protocol, TextIO
 
 from asya.cli.client import ServerEvent
@@ -30,16 +31,25 @@ class Display(Protocol):
         """Show one event."""
         ...
 
+    def note(self, text: str) -> None:
+        """Show what is no event, on lines of its own; may be called by another thread."""
+        ...
+
     def close(self) -> None:
         """Leave the cursor at the start of a line."""
         ...
 
 
 class NullDisplay:
-    """Shows nothing."""
+    """Shows no events."""
 
     def show(self, event: ServerEvent) -> None:
         """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show what is no event."""
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
     def close(self) -> None:
         """Do nothing."""
@@ -54,9 +64,20 @@ class TextDisplay:
         self._running: dict[tuple[str, int], str] = {}  # lines of attempts that go on, by hop
         self._passing = False  # the line on screen will be rewritten
         self._inside = False  # streamed text has not ended its line
+        self._writing = threading.Lock()
 
     def show(self, event: ServerEvent) -> None:
         """Show one event."""
+        with self._writing:
+            self._show(event)
+
+    def note(self, text: str) -> None:
+        """Show what is no event, on lines of its own."""
+        with self._writing:
+            self._line(text, "retrying")
+            self._out.flush()
+
+    def _show(self, event: ServerEvent) -> None:
         if event.name == "fly":
             self._fly(event.data)
         elif event.name == "progress":

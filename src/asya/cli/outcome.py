@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, Final, NoReturn, TextIO
 from urllib.parse import quote, urlencode
 
 import typer
@@ -15,8 +16,15 @@ import typer
 from asya.cli.client import Answer, MeshClient, Refused, find_mesh
 from asya.cli.display import Display
 from asya.cli.terms import Terms
+from asya.cli.waiting import telling
 from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError, nearest
+
+CHILDREN_MAX: Final = 500
+"""Children of a fan-out that are counted, the newest."""
+
+NO_LETTER: Final = frozenset({"PolicyRouted", "DeadlineExceeded"})
+"""Reasons of failures that leave no dead letter."""
 
 Url = Annotated[
     str | None,
@@ -135,15 +143,18 @@ def follow_to_exit(
     An interrupt leaves the envelope running, and so does a mesh that stops.
     """
     try:
-        envelope = follow(client, envelope_id, display)
+        with telling(client, envelope_id, display.note):
+            envelope = follow(client, envelope_id, display)
     except KeyboardInterrupt:
         sys.stderr.write(f"the envelope {envelope_id} goes on; asya watch {envelope_id}\n")
         raise
     except MeshUnreachable:
         say_kept([envelope_id], sys.stderr)
         raise
+    family = tell_of_children(client, envelope)
     if envelope["status"] != "succeeded":
-        fail(envelope, sys.stderr)
+        fail(envelope, sys.stderr, family)
+    sys.stderr.writelines(f"asya: {line}\n" for line in family)
     json.dump(envelope.get("result"), sys.stdout, ensure_ascii=False, indent=None if compact else 2)
     sys.stdout.write("\n")
 
@@ -155,25 +166,66 @@ def say_kept(ids: Sequence[str], out: TextIO) -> None:
     )
 
 
-def fail(envelope: dict[str, Any], out: TextIO) -> NoReturn:
-    """Say why an envelope did not succeed, and end with exit code 1."""
+def tell_of_children(client: MeshClient, envelope: Mapping[str, Any]) -> list[str]:
+    """A line on what became of a fan-out's children, where not all of them have succeeded."""
+    asked = urlencode({"root": envelope["id"], "limit": CHILDREN_MAX})
+    found = client.get(f"/v1/envelopes?{asked}")["envelopes"]
+    states = Counter(str(each["status"]) for each in found if each["id"] != envelope["id"])
+    total = states.total()
+    if states["succeeded"] == total:
+        return []
+    text = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    least = "at least " if len(found) == CHILDREN_MAX else ""
+    noun = "child" if total == 1 else "children"
+    return [
+        f"its fan-out made {least}{total} {noun}: {text}; asya trace {envelope['id']} --children"
+    ]
+
+
+def fail(envelope: dict[str, Any], out: TextIO, notes: Sequence[str] = ()) -> NoReturn:
+    """Say why an envelope did not succeed and what to do next, and end with exit code 1."""
     error = envelope.get("error") or {}
     head = f"error {error['code']}" if error.get("code") else "asya"
     lines = [f"{head}: the envelope {envelope['id']} {describe_end(envelope)}"]
     traceback = error.get("traceback")
     if traceback:
         lines.append(traceback.rstrip())
+    lines += (f"  {note}" for note in notes)
+    lines += next_steps(envelope)
     out.write("\n".join(lines) + "\n")
     raise typer.Exit(1)
+
+
+def next_steps(envelope: Mapping[str, Any]) -> list[str]:
+    """The commands that tell more of an envelope that failed."""
+    if envelope["status"] != "failed":
+        return []
+    reason = (envelope.get("error") or {}).get("reason")
+    if reason in NO_LETTER:
+        return [f"  asya why {envelope['id']}"]
+    return [f"  asya dead show {envelope['id']}"]
 
 
 def describe_end(envelope: dict[str, Any]) -> str:
     """`failed at embedder: ValueError: no text (PolicyExhausted)`."""
     error = envelope.get("error") or {}
-    hops = envelope.get("hops")
-    # By now the route says x-sink; the last hop is where it happened.
-    text = f"{envelope['status']} at {hops[-1]['actor']}" if hops else str(envelope["status"])
+    text = str(envelope["status"])
+    place = _place(envelope)
+    if place is not None:
+        text += f" at {place}"
     said = ": ".join(part for part in (error.get("type"), error.get("message")) if part)
     if said:
         text += f": {said}"
     return f"{text} ({error['reason']})" if error.get("reason") else text
+
+
+def _place(envelope: Mapping[str, Any]) -> str | None:
+    """The actor where it ended; for one that failed that is where the error came from.
+
+    After it the actors of `onExhausted` may have had the envelope, and succeeded.
+    """
+    hops = envelope.get("hops") or []
+    ended = [hop["actor"] for hop in hops if hop["state"] == envelope["status"]]
+    if ended:
+        return str(ended[-1])
+    return str(hops[-1]["actor"]) if hops else None
