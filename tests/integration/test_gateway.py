@@ -661,6 +661,29 @@ async def test_unknown_paths_and_methods_are_problems(gateway):
     problem(answer, 400, "bad-request")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "close"),
+    [
+        ("GET", "/v1/envelopes?actr=echo", "actor"),
+        ("GET", "/v1/dead?fingerprnt=x", "fingerprint"),
+        ("GET", "/v1/actors?x=1", None),
+        ("POST", "/v1/flows/plain?wait=9&timout=1s", "timeout"),
+        ("DELETE", "/v1/envelopes/t?froce=1", None),
+    ],
+)
+async def test_an_unknown_parameter_is_refused_with_the_nearest(gateway, method, path, close):
+    answer = await gateway.client.request(method, path, json=1 if method == "POST" else None)
+    found = problem(answer, 422, "invalid")
+    assert found.get("nearest") == close
+    assert found["errors"][0]["path"].startswith("?")
+    assert ("did you mean" in found["detail"]) is (close is not None)
+
+
+async def test_probes_and_scrapers_may_ask_with_any_parameter(gateway):
+    for path in ("/healthz?verbose=1", "/readyz?x", "/metrics?name[]=up"):
+        assert (await gateway.client.get(path)).status_code == 200
+
+
 async def test_a_bug_is_a_problem_and_is_logged(gateway, monkeypatch, caplog):
     async def broken():
         raise ZeroDivisionError("secret")

@@ -16,14 +16,16 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.status import HTTP_404_NOT_FOUND
 
+from asya.errors import nearest
 from asya.gateway.endpoints import Endpoints
 from asya.gateway.guard import LoopbackGuard
 from asya.gateway.observed import ROUTE, Observed
-from asya.gateway.operations import OPERATIONS
+from asya.gateway.operations import OPERATIONS, Operation
 from asya.gateway.port import GatewaySettings, MeshPort
 from asya.gateway.problems import ProblemError
 from asya.gateway.respond import problem_response
 from asya.gateway.service import TaskService
+from asya.gateway.views import Fault
 from asya.settings import is_loopback
 from asya.telemetry.metrics import Metrics
 from asya.telemetry.spans import Spans
@@ -52,6 +54,7 @@ def make_app(
     by_path: dict[str, dict[str, Handler]] = {}
     for operation in OPERATIONS:
         handler: Handler = getattr(endpoints, operation.name)
+        handler = _strict(handler, operation) if operation.strict else handler
         by_path.setdefault(operation.path, {})[operation.method] = handler
     app = Starlette(
         routes=[
@@ -69,6 +72,32 @@ def make_app(
     router: Router = app.router
     router.redirect_slashes = False
     return app
+
+
+def _strict(handler: Handler, operation: Operation) -> Handler:
+    """The handler, for requests whose query has known parameters only."""
+    known = {each.name for each in operation.parameters if each.place == "query"}
+
+    async def checked(request: Request) -> Response:
+        faults = [
+            Fault(f"?{name}", _unknown_parameter(name, known))
+            for name in request.query_params
+            if name not in known
+        ]
+        if faults:
+            text = "; ".join(f"{fault.path}: {fault.message}" for fault in faults)
+            close = nearest(faults[0].path[1:], known)
+            raise ProblemError("invalid", text, errors=faults, nearest=close)
+        return await handler(request)
+
+    return checked
+
+
+def _unknown_parameter(name: str, known: set[str]) -> str:
+    close = nearest(name, known)
+    if close:
+        return f"is no parameter here; did you mean {close}?"
+    return f"is no parameter here; there are {', '.join(sorted(known)) or 'none'}"
 
 
 def _dispatch(path: str, handlers: dict[str, Handler], service: TaskService) -> Handler:

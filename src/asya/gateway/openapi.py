@@ -90,7 +90,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _problems(operation: Operation) -> dict[str, Any]:
     names: dict[int, list[str]] = {}
-    for name in (*operation.problems, *COMMON_PROBLEMS):
+    strict = ("invalid",) if operation.strict else ()
+    for name in (*operation.problems, *strict, *COMMON_PROBLEMS):
         names.setdefault(KINDS[name][0], []).append(name)
     schema = {"$ref": _REF.format(name="Problem")}
     made: dict[str, Any] = {}

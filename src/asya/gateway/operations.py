@@ -51,6 +51,14 @@ class Operation:
     body: Any = None
     media: str = "application/json"
 
+    @property
+    def strict(self) -> bool:
+        """Whether a parameter that is not listed is refused (`invalid`).
+
+        What probes and scrapers ask for stands outside `/v1/`, and may come with any.
+        """
+        return self.path.startswith("/v1/")
+
 
 _ID = Parameter("id", "path", "The envelope's id")
 _LETTER_FILTER = (
