@@ -11,6 +11,7 @@ import pytest
 
 DRIVERS = {
     "nats": ("src/asya/transports/nats",),
+    "aiobotocore": ("src/asya/transports/sqs_link.py",),
     "uvicorn": ("src/asya/gateway/server.py",),
     "sqlite3": ("src/asya/gateway/store/",),
     "starlette": ("src/asya/gateway/",),

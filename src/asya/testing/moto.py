@@ -79,12 +79,10 @@ class MotoServer:
             return
         self.port = self.port or _free_port()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in `stop`
-        environment = {**os.environ, "MOTO_ENABLE_ISO_REGIONS": "false"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, "-H", HOST, "-p", str(self.port)],
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env=environment,
             start_new_session=True,
         )
         deadline = time.monotonic() + READY_S
@@ -111,7 +109,8 @@ class MotoServer:
 
     def post(self, path: str, body: bytes = b"") -> bytes:
         """Ask moto itself for something, such as `/moto-api/reset-auth`."""
-        request = urllib.request.Request(self.endpoint + path, data=body, method="POST")  # noqa: S310 -- our own address
+        headers = {"Content-Type": "text/plain"}
+        request = urllib.request.Request(self.endpoint + path, body, headers, method="POST")  # noqa: S310 -- our own address
         with urllib.request.urlopen(request, timeout=READY_S) as answer:  # noqa: S310 -- the same
             content: bytes = answer.read()
         return content
