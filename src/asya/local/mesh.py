@@ -25,7 +25,7 @@ from asya.blobs.claims import no_claims
 from asya.clock import Clock, SystemClock, to_rfc3339
 from asya.codes import Code
 from asya.crew import EndConsumer, Sink, Sump
-from asya.envelope import END_ACTORS, SINK, SUMP, queue_name
+from asya.envelope import SINK, SUMP
 from asya.errors import TransportError, UsageError
 from asya.gateway.port import FlowSpec, Idempotency
 from asya.gateway.server import HttpServer, bind
@@ -33,8 +33,6 @@ from asya.local import announcement
 from asya.local.announcement import Announcement
 from asya.local.autoscaler import Autoscaler, ScaledActor
 from asya.local.blobs import open_claims
-from asya.local.broker import NatsServer
-from asya.local.broker_watch import BrokerWatch
 from asya.local.capturing import capture_of, capturing
 from asya.local.launch import launch_of
 from asya.local.leftovers import ChildRecord, end_leftovers
@@ -48,14 +46,16 @@ from asya.local.process import Launch
 from asya.local.replicas import ReplicaSet
 from asya.local.schedules import schedule_specs
 from asya.local.template import Template
+from asya.local.transports import LocalTransports, check_addresses, transport_of
 from asya.scaling import Bounds
 from asya.sidecar import Cancels, Sidecar, SidecarConfig
 from asya.sidecar.sidecar import EndActor
-from asya.transports.nats import NatsTransport
+from asya.transports.base import Transport
 
 if TYPE_CHECKING:
     from asya.gateway.schedules import ScheduleSpec
     from asya.gateway.service import TaskService
+    from asya.gateway.store.sqlite import SqliteStore
     from asya.local.reload import Reloading
     from asya.manifest import AsyncActor, Manifests
     from asya.settings import Settings
@@ -112,8 +112,9 @@ class LocalMesh:
         self._log = self._make_log(MESH_LOG, actor="")
         self._observation = Observation(settings, environ, self._log, self._clock)
         self._stack = contextlib.AsyncExitStack()
-        self._watch: BrokerWatch | None = None
-        self._server: NatsServer | None = None
+        self._transports = LocalTransports(
+            manifests.actors, settings, self.data, say=self.say, clock=self._clock
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._schedules: list[ScheduleSpec] = []
         self._stopping = False
@@ -156,6 +157,8 @@ class LocalMesh:
             raise
 
     async def _start(self) -> None:
+        from asya.gateway.store.sqlite import SqliteStore
+
         self._check()
         launches = self._launches()
         lock = FolderLock(self.data)
@@ -167,16 +170,20 @@ class LocalMesh:
         self._stack.callback(listening.close)
         await self._observation.start(self._stack, self.say)
         _make_private(_socket_folder(self.data))
-        transport, left = await asyncio.gather(
-            self._start_broker(), asyncio.to_thread(end_leftovers, self._children.read())
+        transports = self._transports
+        _, left = await asyncio.gather(
+            transports.start(self._stack),
+            asyncio.to_thread(end_leftovers, self._children.read()),
         )
         for child in left:
             self.say(f"{child.name}: ended replica {child.pid}, left behind by a killed mesh")
         self._children.clear()
         self._stack.callback(self._children.clear)
+        store = SqliteStore(self.data / "tasks.db", payloads_max=self._settings.capture_count)
+        transport = transports.with_shelf(store.shelf)
         await transport.connect()
         self._stack.push_async_callback(transport.close)
-        await self._ensure_queues(transport)
+        await transports.ensure_queues()
         port = LocalPort(
             self._settings.namespace,
             transport,
@@ -189,10 +196,12 @@ class LocalMesh:
             self._settings,
             self.data,
             self._manifests.actors,
-            transport.capabilities.message_max_bytes,
+            transports.message_max_bytes,
         )
         self._stack.push_async_callback(self._claims.store.close)
-        service = await self._start_service(port)
+        service = await self._start_service(store, port)
+        await transport.start()
+        self._stack.push_async_callback(transport.stop)
         web = self._make_web(service, port, listening)
         await self._start_actors(transport, service, launches)
         await self._start_reloading(service, port)
@@ -200,7 +209,7 @@ class LocalMesh:
         self.url = web.url
         self._announce()
         self._ready = True
-        self._in_background(self._look_for_strange_queues(transport))
+        self._in_background(transports.look_for_strange_queues(self._known_transports()))
 
     def _check(self) -> None:
         strange = [
@@ -212,6 +221,7 @@ class LocalMesh:
         ]
         if strange:
             raise UsageError("\n".join(strange), code=Code.NAMESPACE_FOREIGN)
+        check_addresses(self._manifests.actors, self._settings)
         capturing(self._settings)
         self._schedules = schedule_specs(self._manifests, self._settings.namespace)
 
@@ -234,34 +244,12 @@ class LocalMesh:
             return launch
         return replace(launch, environment={**launch.environment, "ASYA_FILES": "1"})
 
-    async def _start_broker(self) -> NatsTransport:
-        settings = self._settings
-        if settings.transport_url is not None:
-            return NatsTransport(
-                settings.transport_url, settings.namespace, lease_s=settings.lease_s
-            )
-        server = self._server = NatsServer(self.data / "nats", binary=settings.nats_server)
-        self._stack.push_async_callback(server.stop)
-        await server.start()
-        self._watch = BrokerWatch(server, self.data, self.say)
-        self._watch.start()
-        self._stack.push_async_callback(self._watch.stop)
-        return NatsTransport(server.url, settings.namespace, lease_s=settings.lease_s)
+    def _known_transports(self) -> dict[str, str]:
+        return {actor.name: transport_of(actor, self._settings) for actor in self._manifests.actors}
 
-    async def _ensure_queues(self, transport: NatsTransport) -> None:
-        names = [*(each.name for each in self._manifests.actors), SINK, SUMP]
-        queues = [queue_name(self._settings.namespace, name) for name in names]
-        await asyncio.gather(*(transport.ensure(queue) for queue in queues))
-        if self._server is not None:
-            # Nobody else uses this broker: what is held was held by a supervisor that was killed.
-            held = await asyncio.gather(*(transport.recover_orphans(queue) for queue in queues))
-            if sum(held):
-                self.say(f"{sum(held)} envelopes of the last run go on")
-
-    async def _start_service(self, port: LocalPort) -> TaskService:
+    async def _start_service(self, store: SqliteStore, port: LocalPort) -> TaskService:
         from asya.gateway.blob_care import BlobCare
         from asya.gateway.service import ServiceLimits, TaskService
-        from asya.gateway.store.sqlite import SqliteStore
 
         settings = self._settings
         limits = ServiceLimits(
@@ -269,7 +257,6 @@ class LocalMesh:
             queue_max=settings.queue_max,
             retention_s=settings.retention_s,
         )
-        store = SqliteStore(self.data / "tasks.db", payloads_max=settings.capture_count)
         service = TaskService(
             store,
             port,
@@ -306,17 +293,18 @@ class LocalMesh:
         return web
 
     async def _start_actors(
-        self, transport: NatsTransport, service: TaskService, launches: Mapping[str, Launch]
+        self, transport: Transport, service: TaskService, launches: Mapping[str, Launch]
     ) -> None:
         observation = self._observation
         observation.watch(transport, self.actors, service, self.problem)
         listener, ledger = observation.listener(service), observation.ledger(service)
         sump = Sump(ledger)
         ends: dict[str, EndActor] = {SINK: Sink(ledger, sump), SUMP: sump}
-        for name, end in ends.items():
-            consumer = EndConsumer(
-                name, self._settings.namespace, transport, end, sump, self._clock
-            )
+        consumed = [(name, transport, end) for name, end in ends.items()]
+        # A broker puts what it gives up on into the dead letters' queue of its own.
+        consumed += [(SUMP, other, sump) for other in self._transports.others.values()]
+        for name, where, end in consumed:
+            consumer = EndConsumer(name, self._settings.namespace, where, end, sump, self._clock)
             self._stack.push_async_callback(consumer.close, BYE_WAIT_S)
             await consumer.start()
         for actor in self._manifests.actors:
@@ -380,6 +368,13 @@ class LocalMesh:
             UsageError: It cannot; nothing has changed.
         """
         scaled = self.actors[actor.name]
+        asked = transport_of(actor, self._settings)
+        if asked != (runs := self._known_transports()[actor.name]):
+            raise UsageError(
+                f"{actor.source.file}:{actor.source.line}: actor {actor.name} runs on {runs}; start "
+                f"the mesh anew to have it on {asked}",
+                code=Code.FIELDS_CONTRADICT,
+            )
         socket_path = Path(scaled.replicas.launch.environment["ASYA_SOCKET"])
         scaled.replicas.launch = self._launch(actor, socket_path)
         scaled.refit(self._config(actor), self._bounds(actor))
@@ -428,26 +423,6 @@ class LocalMesh:
                 self.say(f"commands will not find this mesh by its folder: {error}")
             self._stack.callback(path.unlink, missing_ok=True)
 
-    async def _look_for_strange_queues(self, transport: NatsTransport) -> None:
-        """Name queues of actors that are gone, and remove those in which nothing waits."""
-        if self._server is None:
-            return
-        prefix = queue_name(self._settings.namespace, "")
-        known = {*self.actors, *END_ACTORS}
-        for queue in await transport.queues():
-            name = queue.removeprefix(prefix)
-            if name in known:
-                continue
-            depth = await transport.depth(queue)
-            waiting = depth.ready + depth.in_flight + depth.delayed
-            if waiting:
-                self.say(
-                    f"{name}: {waiting} envelopes wait for this actor, which is not part of this "
-                    "mesh; they go on when it is"
-                )
-            else:
-                await transport.delete(queue)
-
     # -- while it runs ----------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
@@ -480,7 +455,7 @@ class LocalMesh:
             return "the mesh is stopping"
         if not self._ready:
             return "the mesh is starting"
-        return self._watch.problem() if self._watch is not None else None
+        return self._transports.problem()
 
     def _in_background(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -173,17 +173,23 @@ class LaterTransport(Transport):
         """Those of the queue's broker, with any delay."""
         return self._without_limit(self.inner.capabilities_of(queue))
 
-    async def publish(
+    def publish(
         self,
         queue: str,
         body: bytes,
         *,
         dedup_id: str | None = None,
         not_before: datetime | None = None,
-    ) -> Receipt:
+    ) -> Coroutine[Any, Any, Receipt]:
         """Confirmed by the broker, or by the shelf where the broker cannot wait so long."""
         if not_before is None or self._broker_keeps(queue, not_before):
-            return await self.inner.publish(queue, body, dedup_id=dedup_id, not_before=not_before)
+            # Nothing of ours stands between: this is the way of every hop.
+            return self.inner.publish(queue, body, dedup_id=dedup_id, not_before=not_before)
+        return self._shelve(queue, body, dedup_id, not_before)
+
+    async def _shelve(
+        self, queue: str, body: bytes, dedup_id: str | None, not_before: datetime
+    ) -> Receipt:
         limit = self.inner.capabilities_of(queue).message_max_bytes
         if len(body) > limit:
             raise MessageTooLarge(f"a message of {len(body)} bytes; the limit is {limit}")

@@ -9,7 +9,7 @@ a mesh, and only where there is more than one broker; called as any transport.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -96,16 +96,16 @@ class MixedTransport(Transport):
         found = await asyncio.gather(*(each.queues() for each in self._all))
         return sorted({queue for names in found for queue in names})
 
-    async def publish(
+    def publish(
         self,
         queue: str,
         body: bytes,
         *,
         dedup_id: str | None = None,
         not_before: datetime | None = None,
-    ) -> Receipt:
+    ) -> Coroutine[Any, Any, Receipt]:
         """Confirmed by the queue's broker."""
-        return await self.of(queue).publish(queue, body, dedup_id=dedup_id, not_before=not_before)
+        return self.of(queue).publish(queue, body, dedup_id=dedup_id, not_before=not_before)
 
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, window: int = 1
