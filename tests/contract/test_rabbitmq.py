@@ -1,0 +1,63 @@
+"""The RabbitMQ transport keeps the contract, on a real server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from asya.addresses import parse_address
+from asya.testing.rabbitmq import RabbitServer, find_programs
+from asya.testing.transport_contract import Harness, TransportContract
+from asya.transports.base import Transport
+from asya.transports.rabbitmq import SETTLE_S, RabbitTransport
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    if find_programs() is None:
+        assert "CI" not in os.environ, "no rabbitmq-server; the contract must be tested in CI"
+        pytest.skip("there is no rabbitmq-server on this machine")
+    server = RabbitServer(tmp_path_factory.mktemp("rabbitmq"))
+    server.start()
+    yield server
+    server.close()
+
+
+class RabbitHarness(Harness):
+    def __init__(self, server: RabbitServer) -> None:
+        self.server = server
+        self.transports: list[RabbitTransport] = []
+
+    async def connect(self, *, lease_s: float | None = None) -> Transport:
+        # Queues settle in `break_broker` instead, since most tests break nothing.
+        transport = RabbitTransport(parse_address(self.server.url()), "kit", settle_s=0.0)
+        await transport.connect()
+        self.transports.append(transport)
+        return transport
+
+    async def crash(self, transport: Transport) -> None:
+        assert isinstance(transport, RabbitTransport)
+        transport.abort()
+
+    async def break_broker(self) -> None:
+        await asyncio.sleep(SETTLE_S)
+        await asyncio.to_thread(self.server.kill)
+
+    async def mend_broker(self) -> None:
+        await asyncio.to_thread(self.server.start)
+
+
+class TestRabbit(TransportContract):
+    @pytest.fixture
+    async def harness(self, server: RabbitServer) -> AsyncIterator[RabbitHarness]:
+        harness = RabbitHarness(server)
+        try:
+            yield harness
+        finally:
+            await asyncio.gather(*(transport.close() for transport in harness.transports))
+            last = await harness.connect()
+            await asyncio.gather(*(last.delete(queue) for queue in await last.queues()))
+            await last.close()
