@@ -1,4 +1,4 @@
-"""The broker: the program that `asya up` would start, or the server that a URL names."""
+"""The brokers: the program that `asya up` would start, and those that addresses name."""
 
 from __future__ import annotations
 
@@ -7,26 +7,37 @@ import re
 import subprocess
 from typing import TYPE_CHECKING, Final
 
+from asya.addresses import TITLES
 from asya.codes import Code
-from asya.envelope import SINK, SUMP, queue_name
+from asya.envelope import END_ACTORS, queue_name
+from asya.errors import AsyaError
 from asya.local.doctor.checks import Seen
 from asya.local.doctor.set_up import SetUp
+from asya.settings import no_address
 
 if TYPE_CHECKING:
-    from asya.transports.nats_survey import Survey
+    from asya.local.transports import Use
+    from asya.transports.base import Inspection
 
 SERVER_MIN: Final = (2, 12)
 ANSWER_S: Final = 1.5
+"""How long a program may take to say its version."""
+
+BROKERS_S: Final = 10.0
+"""How long the brokers may take, beside one another; far ones need several round trips."""
+
 SKEW_MAX_S: Final = 2.0
 """Further apart, clocks make delays and deadlines visibly wrong."""
 
 
 def look_at_program(setup: SetUp) -> Seen:
     """The nats-server program and its version."""
-    if setup.settings.transport_url is not None:
+    from asya.local.broker import find_binary
+    from asya.local.transports import EMBEDDED
+
+    if not any(use.transport == EMBEDDED and use.address is None for use in _uses(setup)):
         yield "skip", "not needed: the settings name a broker"
         return
-    from asya.local.broker import find_binary
 
     program = find_binary(setup.settings.nats_server)
     said = subprocess.run(
@@ -47,40 +58,69 @@ def look_at_program(setup: SetUp) -> Seen:
 
 
 def look_at_broker(setup: SetUp) -> Seen:
-    """The server that the settings name: reachable, and with the queues it should have."""
-    url = setup.settings.transport_url
-    if url is None:
-        yield "skip", "`asya up` starts one of its own"
-        return
-    from asya.transports.nats_survey import survey
-
-    found = asyncio.run(survey(url, setup.settings.namespace, ANSWER_S))
-    yield from _judge(found, setup)
+    """Every broker that an address names: reachable, and with the queues it should have."""
+    uses = _uses(setup)
+    for found in asyncio.run(_look_at_all(uses, setup)):
+        yield from found
 
 
-def _judge(found: Survey, setup: SetUp) -> Seen:
-    namespace = setup.settings.namespace
-    at = f"NATS {found.version} at {found.where}"
+def _uses(setup: SetUp) -> list[Use]:
+    from asya.local.transports import brokers_in_use
+
+    return brokers_in_use(setup.actors, setup.settings)
+
+
+async def _look_at_all(uses: list[Use], setup: SetUp) -> list[Seen]:
+    return await asyncio.gather(*(_look_at(use, setup) for use in uses))
+
+
+async def _look_at(use: Use, setup: SetUp) -> Seen:
+    """What is to be said of one broker; nothing of the others is lost by what is wrong here."""
+    from asya.local.transports import EMBEDDED
+    from asya.transports.opening import open_transport
+
+    settings = setup.settings
+    if use.address is None:
+        if use.transport == EMBEDDED:
+            return iter([("skip", "`asya up` starts one of its own")])
+        return iter([("fail", no_address(use.transport), Code.ADDRESS_MISSING)])
+    at = f"{TITLES[use.transport]} at {use.address.where}"
+    try:
+        transport = open_transport(use.address, settings.namespace, lease_s=settings.lease_s)
+        async with asyncio.timeout(BROKERS_S - 1):
+            found = await transport.inspect(use.queues)
+    except AsyaError as error:
+        return iter([("fail", str(one), one.code) for one in error.complaints()])
+    except TimeoutError:
+        text = f"{at} gave no answer within {BROKERS_S - 1:g} s"
+        return iter([("fail", text, Code.TRANSPORT_UNAVAILABLE)])
+    return _judge(found, use, setup)
+
+
+def _judge(found: Inspection, use: Use, setup: SetUp) -> Seen:
+    namespace, at = setup.settings.namespace, found.broker
     if found.skew_s is not None and abs(found.skew_s) > SKEW_MAX_S:
         text = f"{at}: its clock is {found.skew_s:+.1f} s from ours; synchronise both"
         yield "fail", text, Code.CLOCK_WRONG
-    if not found.has_stream:
+    for finding in found.findings:
+        yield "fail" if finding.fatal else "warn", f"{at}: {finding.text}", finding.code
+    if any(finding.fatal for finding in found.findings):
+        return
+    if not found.queues:
         yield "ok", f"{at}; nothing of the namespace {namespace} yet, `asya up` makes it"
         return
-    if not found.is_ours:
-        text = f"{at}: the stream asya-{namespace} is somebody else's; take another namespace"
-        yield "fail", text, Code.TRANSPORT
-        return
-    if not found.can_delay:
-        text = f"{at}: the stream asya-{namespace} cannot delay messages; NATS 2.12 is needed"
-        yield "fail", text, Code.BROKER_OUTDATED
-    wanted = {queue_name(namespace, name) for name in (SINK, SUMP)}
-    wanted |= {queue_name(namespace, actor.name) for actor in setup.actors}
-    missing, strange = sorted(wanted - found.queues), sorted(found.queues - wanted)
+    wanted = set(use.queues)
+    ends = {queue_name(namespace, name) for name in END_ACTORS}
+    elsewhere = {queue_name(namespace, actor.name) for actor in setup.actors} - wanted
+    missing, strange = sorted(wanted - found.queues), sorted(found.queues - wanted - ends)
     if missing:
         text = f"{at}: {', '.join(missing)} missing; `asya up` makes them"
         yield "warn", text, Code.QUEUE_MISSING
-    if strange and setup.actors:
-        yield "warn", f"{at}: {', '.join(strange)} belong to no actor here"
+    for names, what in (
+        (set(strange) - elsewhere, "belong to no actor here"),
+        (set(strange) & elsewhere, "belong to actors that are on another broker now"),
+    ):
+        if names and setup.actors:
+            yield "warn", f"{at}: {', '.join(sorted(names))} {what}"
     skew = "" if found.skew_s is None else f", clock {found.skew_s:+.2f} s"
     yield "ok", f"{at}: {len(found.queues)} queues{skew}"

@@ -24,7 +24,7 @@ CHECKS: Final = (
     Check("leftovers", folder.look_at_leftovers),
     Check("ports", folder.look_at_ports),
     Check("nats-server", brokers.look_at_program),
-    Check("broker", brokers.look_at_broker),
+    Check("broker", brokers.look_at_broker, brokers.BROKERS_S),
     Check("manifests", project.look_at_manifests),
     Check("secrets", project.look_at_secrets),
 )
