@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, Self
 
 from asya.codes import Code
@@ -269,6 +270,16 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to `name`, or None when none is close (`NEAREST_CUTOFF`)."""
     found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=NEAREST_CUTOFF)
     return found[0] if found else None
+
+
+def how_to_install(extra: str) -> str:
+    """The command that brings the libraries of an extra, from the checkout that runs here.
+
+    A name alone would not do: in the package index it is somebody else's.
+    """
+    checkout = Path(__file__).parents[2]
+    place = checkout if (checkout / "pyproject.toml").is_file() else "PATH_OF_THE_CHECKOUT"
+    return f"pip install '{place}[{extra}]'"
 
 
 def full_name(kind: type) -> str:

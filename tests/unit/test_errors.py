@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from asya.errors import nearest
+from asya.errors import how_to_install, nearest
 
 
 @pytest.mark.parametrize(
@@ -20,3 +22,11 @@ from asya.errors import nearest
 )
 def test_only_a_name_that_is_close_is_offered(name, known, close):
     assert nearest(name, known) == close
+
+
+def test_an_extra_is_installed_from_the_checkout_and_not_from_the_index(monkeypatch):
+    """The name in the package index is somebody else's."""
+    checkout = Path(__file__).parents[2]
+    assert how_to_install("otel") == f"pip install '{checkout}[otel]'"
+    monkeypatch.setattr("asya.errors.__file__", "/usr/lib/python3/site-packages/asya/errors.py")
+    assert how_to_install("otel") == "pip install 'PATH_OF_THE_CHECKOUT[otel]'"

@@ -505,13 +505,14 @@ def test_paths_that_hold_nothing_are_problems(project):
         EXAMPLE, **{"empty__x.txt": "", "asya.yaml": "", "h.py": "", "b__c.yaml": EXAMPLE}
     )
     with pytest.raises(ManifestError) as caught:
-        load(["empty", "b/d.yaml", "missing/x.yaml", "asya.yaml", "h.py"])
+        load(["empty", "b/d.yaml", "missing/x.yaml", "asya.yaml", "h.py", "h:foo"])
     assert caught.value.problems == [
         "empty: no AsyncActor, Flow or Schedule in it (looked into *.yaml and *.yml)",
         "b/d.yaml: no such file or folder; did you mean b/c.yaml?",
         "missing/x.yaml: no such file or folder",
         "asya.yaml: holds settings, not manifests; give its folder",
         "h.py: name a function in it: h.py:function",
+        "h:foo: no such file or folder; a function is named file.py:function: h.py:foo",
     ]
     assert folder.is_dir()
 

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from asya.blobs.base import CHUNK_BYTES, BlobRef, BlobStore, Swept, corrupt, digest_of, missing
 from asya.clock import Clock, SystemClock
 from asya.codes import Code
-from asya.errors import BlobUnavailable, UsageError
+from asya.errors import BlobUnavailable, UsageError, how_to_install
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -201,7 +201,8 @@ def object_blobs(url: str, retention_s: float) -> ObjectBlobs:
         from obstore.store import GCSStore, S3Store
     except ImportError as error:
         raise UsageError(
-            "a blob store in S3 or Google Cloud Storage needs obstore: install asya[blobs]"
+            "a blob store in S3 or Google Cloud Storage needs obstore: " + how_to_install("blobs"),
+            code=Code.EXTRA_MISSING,
         ) from error
     parts = urlsplit(url)
     options: dict[str, Any] = dict(parse_qsl(parts.query))

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from asya import __version__
 from asya.codes import Code
-from asya.errors import AsyaError, MeshUnreachable, UsageError, nearest
+from asya.errors import AsyaError, MeshUnreachable, UsageError, how_to_install, nearest
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -207,6 +207,6 @@ def _missing(error: ModuleNotFoundError) -> Exception:
     library = (error.name or "").partition(".")[0]
     for extra, libraries in EXTRAS.items():
         if library in libraries:
-            text = f"{library} is not installed; pip install 'asya[{extra}]' brings it"
+            text = f"{library} is not installed; {how_to_install(extra)} brings it"
             return UsageError(text, code=Code.EXTRA_MISSING)
     return error

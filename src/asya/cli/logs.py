@@ -46,9 +46,14 @@ def logs(
     if file is not None:
         # From here on: what is printed between the tail and the first look is not lost.
         file.seek(0, os.SEEK_END)
+    some = False
     for line in tail(path, lines, wanted):
+        some = True
         out.write(line + b"\n")
     out.flush()
+    if not some and lines:
+        of = "" if envelope is None else f" while it worked on {envelope}"
+        print(f"asya: {actor} has printed nothing{of}", file=sys.stderr)
     if follow:
         for data in wanted_of(followed(path, file, Path.cwd()), wanted):
             out.write(data)
@@ -98,10 +103,22 @@ def log_path(actor: str, folder: Path) -> Path:
         raise MeshUnreachable(f"no mesh runs in {folder}; start one with `asya up`")
     known |= set(found.actors) if found else set()
     if actor not in known:
+        known |= _named_here(folder)  # of a mesh that has stopped, one that never printed
+    if actor not in known:
         close = nearest(actor, known)
         hint = f"did you mean {close}?" if close else f"there are {', '.join(sorted(known))}"
         raise UsageError(f"there is no actor {actor!r} here; {hint}", code=Code.NAME_UNKNOWN)
     return place / f"{actor}.log"
+
+
+def _named_here(folder: Path) -> set[str]:
+    """Actors of the folder's manifests, as far as they can be read."""
+    from asya import manifest
+
+    try:
+        return {each.name for each in manifest.load([folder]).actors}
+    except UsageError:
+        return set()
 
 
 def followed(path: Path, file: BinaryIO | None, folder: Path) -> Iterator[bytes]:

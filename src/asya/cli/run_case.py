@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def run_case(
-    actor: Annotated[str, typer.Argument(metavar="ACTOR", help="An actor of this folder.")],
+    actor: Annotated[
+        str, typer.Argument(metavar="ACTOR", help="An actor of this folder, or file.py:function.")
+    ],
     case: Annotated[
         Path, typer.Argument(metavar="FILE", help="An envelope as JSON; `asya pull` makes it.")
     ],
@@ -51,8 +53,13 @@ def run_case(
 def _actor(name: str, folder: Path) -> AsyncActor:
     from asya import settings
     from asya.cli.up import load
+    from asya.manifest import actor_from_function
+    from asya.manifest.functions import is_target
 
-    manifests = load([], settings.read(folder, os.environ, {}).namespace)
+    namespace = settings.read(folder, os.environ, {}).namespace
+    if is_target(name):
+        return actor_from_function(name, namespace=namespace)
+    manifests = load([], namespace)
     actors = {each.name: each for each in manifests.actors}
     if name not in actors:
         close = nearest(name, actors)

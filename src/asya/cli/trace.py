@@ -129,8 +129,11 @@ def waterfall(
     lines = [f"{envelope['id']}  {state}, {short(took)}, {tries}"]
     if envelope.get("parent_id"):
         lines[0] += f", child of {envelope['parent_id']}"
-    if not hops:
+    if not hops and open_:
         return [*lines, "no hop has begun; `asya why` tells what it waits for"]
+    if not hops:
+        lines.append("it ended before a hop began; `asya why` tells more")
+        return lines + _failure(envelope)
     width = max(5, *(len(hop["actor"]) for hop in hops))
     lines.append(f" N  {'ACTOR':<{width}}  TRY   QUEUED  HANDLER  PUBLISH  REPLICA")
     for hop in hops:
@@ -144,9 +147,12 @@ def waterfall(
         )
         lines += _notes(hop)
         lines += _shown(hop, payloads)
-    if envelope["status"] == "failed" and envelope["error"]:
-        lines.append(f"failed: {_error(envelope['error'])}")
-    return lines
+    return lines + _failure(envelope)
+
+
+def _failure(envelope: Mapping[str, Any]) -> list[str]:
+    failed = envelope["status"] == "failed" and envelope["error"]
+    return [f"failed: {_error(envelope['error'])}"] if failed else []
 
 
 def _times(at: Segments, now: datetime) -> tuple[float | None, float | None, float | None]:

@@ -109,7 +109,8 @@ def _summary(result: dict[str, Any]) -> str:
         parts.append(_count(len(result["schedules"]), "schedule"))
     if result["warnings"]:
         parts.append(_count(len(result["warnings"]), "warning"))
-    return f"{', '.join(parts)}: valid"
+    checked = " (handlers are not imported here; `asya doctor` does that)"
+    return f"{', '.join(parts)}: valid{checked if result['actors'] else ''}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from asya.codes import Code
-from asya.errors import TransportUnavailable, UsageError
+from asya.errors import TransportUnavailable, UsageError, how_to_install
 
 HOST = "127.0.0.1"
 MAX_PAYLOAD = 8 * 1024 * 1024
@@ -325,7 +325,7 @@ def find_binary(given: str | Path | None = None) -> str:
     if found is None:
         raise UsageError(
             "there is no nats-server: neither on the PATH nor beside the Python interpreter "
-            f"({beside.parent}); install it with: pip install 'asya[local]'",
+            f"({beside.parent}); install it with: {how_to_install('local')}",
             code=Code.BROKER_MISSING,
         )
     return found

@@ -194,6 +194,10 @@ def _place(actor: AsyncActor) -> str:
 
 
 def _missing(path: Path) -> str:
+    module, colon, function = path.name.partition(":")
+    if colon:
+        target = path.with_name(f"{module.removesuffix('.py')}.py:{function or 'function'}")
+        return f"no such file or folder; a function is named file.py:function: {target}"
     if not path.parent.is_dir():
         return "no such file or folder"
     near = nearest(path.name, [other.name for other in path.parent.iterdir()])

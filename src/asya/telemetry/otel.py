@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from asya.codes import Code
-from asya.errors import UsageError
+from asya.errors import UsageError, how_to_install
 from asya.telemetry.spans import Span
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Recorder:
         except ImportError as error:
             raise UsageError(
                 f"the OpenTelemetry SDK is not installed ({error}), and the environment asks for "
-                "spans; install asya[otel], or set OTEL_TRACES_EXPORTER=none",
+                f"spans; {how_to_install('otel')}, or set OTEL_TRACES_EXPORTER=none",
                 code=Code.EXTRA_MISSING,
             ) from error
         named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get(

@@ -58,7 +58,10 @@ def test_an_actor_that_printed_nothing_has_an_empty_log(
     folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ):
     logs("silent", follow=False, lines=2)
-    assert capfdbinary.readouterr().out == b""
+    assert capfdbinary.readouterr() == (b"", b"asya: silent has printed nothing\n")
+    logs("embedder", follow=False, lines=2, envelope="e9")
+    said = b"asya: embedder has printed nothing while it worked on e9\n"
+    assert capfdbinary.readouterr() == (b"", said)
 
 
 def test_an_unknown_actor_gets_the_nearest_name(folder: Path):
@@ -77,6 +80,19 @@ def test_the_log_of_a_mesh_that_has_stopped_can_be_read(tmp_path: Path):
     (tmp_path / ".asya" / "logs").mkdir(parents=True)
     (tmp_path / ".asya" / "logs" / "a.log").touch()
     assert log_path("a", tmp_path) == tmp_path / ".asya" / "logs" / "a.log"
+
+
+def test_an_actor_of_a_mesh_that_has_stopped_may_never_have_printed(tmp_path: Path):
+    """Given a stopped mesh, when an actor of its manifests has no log, then it is known anyway."""
+    (tmp_path / ".asya" / "logs").mkdir(parents=True)
+    (tmp_path / ".asya" / "logs" / "a.log").touch()
+    (tmp_path / "b.yaml").write_text(
+        "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: b}\n"
+        "spec: {handler: m.f}\n"
+    )
+    assert log_path("b", tmp_path) == tmp_path / ".asya" / "logs" / "b.log"
+    with pytest.raises(UsageError, match="there are a, b"):
+        log_path("zzz", tmp_path)
 
 
 def test_following_goes_over_rotations_to_the_end_of_the_mesh(

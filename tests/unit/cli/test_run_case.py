@@ -53,7 +53,7 @@ def run(folder, *arguments, **more):
         capture_output="stdin" not in more,
         text=True,
         check=False,
-        timeout=20,
+        timeout=60,
         **more,
     )
 
@@ -92,6 +92,15 @@ def test_what_cannot_be_run(folder, actor, file, code, text):
     done = run(folder, actor, file)
     assert done.returncode == code
     assert text in done.stderr
+
+
+def test_an_actor_without_a_manifest_is_named_as_for_asya_up(folder):
+    (folder / "plain.py").write_text("def half(order):\n    return order['currency'][:1]\n")
+    done = run(folder, "plain.py:half", "case.json")
+    assert (done.returncode, done.stdout, done.stderr) == (0, '"E"\n', "")
+    done = run(folder, "plain.py:hlf", "case.json")
+    assert done.returncode == 2
+    assert "did you mean 'half'?" in done.stderr
 
 
 def test_a_missing_secret_is_named(folder):

@@ -70,6 +70,15 @@ def test_one_without_a_hop_says_so():
     assert waterfall(envelope(status="pending"), NOW)[1].startswith("no hop has begun")
 
 
+def test_one_that_failed_before_a_hop_began_says_why():
+    error = {"type": "asya.errors.DeadlineExceeded", "message": "too late", "reason": None}
+    found = envelope(status="failed", error=error)
+    assert waterfall(found, NOW)[1:] == [
+        "it ended before a hop began; `asya why` tells more",
+        "failed: asya.errors.DeadlineExceeded: too late",
+    ]
+
+
 def test_a_failure_is_the_last_line():
     failed = envelope(
         hop(0, "a", 0, 1, 2, None, state="failed"),

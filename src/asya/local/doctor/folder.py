@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from asya.codes import Code
-from asya.errors import UsageError
+from asya.errors import UsageError, how_to_install
 from asya.local import announcement
 from asya.local.announcement import Announcement
 from asya.local.doctor.checks import Seen
@@ -93,7 +93,7 @@ def look_at_blobs(setup: SetUp) -> Seen:
             text = f"{where} cannot be written to; make it writable, or take another (--blob-store)"
             yield "fail", text, Code.BLOB
     elif importlib.util.find_spec("obstore") is None:
-        text = f"obstore missing, which {where} needs; pip install 'asya[blobs]'"
+        text = f"obstore missing, which {where} needs; {how_to_install('blobs')}"
         yield "fail", text, Code.EXTRA_MISSING
     else:
         yield "skip", f"{where} is asked when the mesh starts"

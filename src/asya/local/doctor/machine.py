@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from asya.codes import Code
+from asya.errors import how_to_install
 from asya.local.doctor.checks import Seen
 from asya.local.doctor.set_up import SetUp
 
@@ -53,7 +54,7 @@ def look_at_extras(setup: SetUp) -> Seen:
     }
     for extra, names in missing.items():
         if names:
-            text = f"{', '.join(names)} missing; pip install 'asya[{extra}]'"
+            text = f"{', '.join(names)} missing; {how_to_install(extra)}"
             yield "fail", text, Code.EXTRA_MISSING
     slower = [name for name in QUICKER if importlib.util.find_spec(name) is None]
     if slower:
