@@ -22,8 +22,12 @@ AHEAD_MAX: Final = 128
 PIPELINE_S: Final = 0.002
 """A handler whose median is under this gets calls sent before the last one is answered."""
 
-PIPELINE: Final = 8
-"""Calls sent in advance to one replica."""
+PIPELINE_BUSY_S: Final = 0.016
+"""How long the calls that are sent in advance should keep a replica busy."""
+
+PIPELINE_MAX: Final = 32
+"""The most calls that are sent in advance to one replica: each turn of sidecar and replica costs both
+a switch of the processor, which 8 calls do not pay for where it is shared."""
 
 
 def window(replicas: int, concurrency: int, median_s: float | None) -> int:
@@ -46,7 +50,9 @@ def ahead(concurrency: int, median_s: float | None) -> int:
 
 def pipeline(median_s: float | None) -> int:
     """Calls sent to one replica beyond what it works on."""
-    return PIPELINE if median_s is not None and median_s < PIPELINE_S else 0
+    if median_s is None or median_s >= PIPELINE_S:
+        return 0
+    return min(PIPELINE_MAX, math.ceil(PIPELINE_BUSY_S / max(median_s, 1e-6)))
 
 
 class Median:
