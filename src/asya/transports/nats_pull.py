@@ -25,6 +25,10 @@ from asya.transports.nats_link import Link
 log = logging.getLogger("asya.transports.nats")
 
 EXPIRES_S = 30.0
+"""The most that a request may stand."""
+EXPIRES_LEASES = 2.0
+"""In leases. When the network goes silent the server still delivers to the requests that stand, and
+again when each lease ends: deliveries that nobody saw, which count like deaths of a handler."""
 HEARTBEAT_S = 5.0
 SILENCE_S = 2 * HEARTBEAT_S + 1.0
 """A request that is not answered by a message or a heartbeat for so long is lost."""
@@ -113,6 +117,9 @@ class PullConsumer(Consumer):
         self.lease_s = lease_s - min(0.5, lease_s / 10)
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
+        expires_s = min(EXPIRES_S, lease_s * EXPIRES_LEASES)
+        # The server refuses a heartbeat of more than half of the time.
+        self._wait = (expires_s * 1e9, min(HEARTBEAT_S, expires_s / 4) * 1e9)
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{queue}"
         self._on_delivery = on_delivery
         self._repair = repair
@@ -236,7 +243,7 @@ class PullConsumer(Consumer):
             self._zero_at = self._heard_at = self.now()
         self._outstanding += batch
         ask = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}'
-        payload = ask % (batch, EXPIRES_S * 1e9, HEARTBEAT_S * 1e9)
+        payload = ask % (batch, *self._wait)
         # Not worth sending late: after an outage the inbox is another one.
         self.link.send(self._next, payload, reply=self._inbox, void_at=self.now() + EXPIRES_S)
 
