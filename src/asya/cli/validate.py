@@ -61,17 +61,17 @@ def examine(paths: Sequence[str | Path]) -> dict[str, Any]:
             rest.append(path)
             if Path(path).is_dir():
                 folders.append(Path(path))
-    namespace = settings.Settings.namespace
+    given = settings.Settings()
     for folder in dict.fromkeys(folders):
         try:
             # variables count too: this is what `asya up` would read here
-            namespace = settings.read(folder, settings.environment(), {}).namespace
+            given = settings.read(folder, settings.environment(), {})
         except UsageError as error:
             problems += error.complaints()
     loaded = manifest.Manifests()
     try:
         if rest:
-            loaded = manifest.load(rest, namespace=namespace)
+            loaded = manifest.load(rest, namespace=given.namespace)
     except UsageError as error:
         problems += error.complaints()
     found = list(dict.fromkeys(problems))
@@ -82,9 +82,19 @@ def examine(paths: Sequence[str | Path]) -> dict[str, Any]:
         "schedules": [schedule.name for schedule in loaded.schedules],
         "problems": found,
         "codes": [problem.code for problem in found],
-        "warnings": loaded.warnings,
+        "warnings": [*loaded.warnings, *_without_address(loaded, given)],
         "notes": loaded.notes,
     }
+
+
+def _without_address(loaded: manifest.Manifests, given: settings.Settings) -> list[str]:
+    """Actors whose broker has no address: a warning, since a flag may still give it."""
+    # not asked for at all: what it needs to know of the mesh takes time to load
+    if not any(actor.spec.transport for actor in loaded.actors):
+        return []
+    from asya.local.transports import without_address
+
+    return list(without_address(loaded.actors, given))
 
 
 def _print_json(result: dict[str, Any]) -> None:

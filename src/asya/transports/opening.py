@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from asya.addresses import TITLES, Address
 from asya.clock import Clock
 from asya.codes import Code
-from asya.errors import UsageError
+from asya.errors import UsageError, how_to_install
 from asya.transports.base import Transport
 
 
@@ -63,8 +63,7 @@ def open_transport(
             raise UsageError(f"this version of Asya has no {title}") from error
         raise UsageError(
             f"{title} needs {error.name}, which is not installed; "
-            f"pip install 'asya[{address.transport}]' brings it, and in a checkout "
-            f"pip install '.[{address.transport}]'",
+            f"{how_to_install(address.transport)} brings it",
             code=Code.EXTRA_MISSING,
         ) from error
     transport: Transport = make(place, namespace, **given)

@@ -50,6 +50,19 @@ def test_warnings_and_notes_are_shown_and_do_not_count(folder, capsys):
     assert lines[2] == f"1 actor, 0 flows, 1 warning: valid{NOT_IMPORTED}"
 
 
+def test_a_broker_without_an_address_is_a_warning(folder, capsys, monkeypatch):
+    (folder / "a.yaml").write_text(ACTOR.replace("embed}", "embed, transport: rabbitmq}"))
+    monkeypatch.delenv("ASYA_RABBITMQ_URL", raising=False)
+    assert run(["validate", "."]) == 0
+    (warning, _) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(
+        "warning: a.yaml:1: actor embedder: rabbitmq has no address; set rabb"
+    )
+    monkeypatch.setenv("ASYA_RABBITMQ_URL", "amqp://h")
+    assert run(["validate", "."]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_json_is_one_object_on_stdout(folder, capsys):
     assert run(["validate", "--json", "."]) == 0
     out, err = capsys.readouterr()
