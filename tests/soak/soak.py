@@ -1,14 +1,14 @@
 """The soak: envelopes of every kind while processes die at random; then the counts must add up.
 
-    python tests/soak/soak.py --seconds 30 [--seed N] [--envelopes 2000]
+    python tests/soak/soak.py --seconds 30 [--seed N] [--envelopes 2000] [--transport rabbitmq]
 
-A mesh runs under `asya up`. Senders keep sending (with ids of their own, again and again until
+A mesh runs under `asya up`, on the NATS that it brings along or on a private RabbitMQ. Senders keep sending (with ids of their own, again and again until
 they are accepted), while a killer ends replicas, the broker and the mesh itself with SIGKILL. At
 the end every accepted envelope must stand in exactly one terminal state, the right one for its
 kind, with the right result; every child of a fan-out too; and a mesh that is started once more must
 hold no message, and no more memory or file handles than it began with. Prints the seed first: the
 same seed sends the same envelopes and picks the same kinds of victims (their moments depend on the
-machine).
+machine). Each kind of victim is picked at least once before the rest is left to the dice.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from asya.testing.rabbitmq import RabbitServer
 
 HANDLERS = """
 import asyncio
@@ -95,6 +97,9 @@ WEIGHTS = {
 """How many of a hundred envelopes are of which kind."""
 
 SENDERS = 6
+VICTIMS = {"replica": 6, "broker": 2, "mesh": 1}
+"""How often each is picked."""
+
 KILL_EVERY_S = (1.5, 5.0)
 SETTLE_S = 180.0
 POISON = "PoisonMessage"
@@ -139,11 +144,50 @@ def make(kind: str, dice: random.Random, number: int) -> Sent:
             return Sent(id_, kind, [kind], n)
 
 
+class Embedded:
+    """The NATS server that the mesh brings along, and starts again by itself."""
+
+    url = ""
+
+    def start(self) -> None:
+        """The mesh does."""
+
+    def close(self) -> None:
+        """The mesh does."""
+
+    def kill(self, mesh: psutil.Process) -> None:
+        """Kill -9."""
+        brokers = [child for child in mesh.children() if "nats-server" in child.name()]
+        brokers[0].send_signal(signal.SIGKILL)
+
+
+class Rabbit:
+    """A RabbitMQ of our own, which nobody but us starts again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = RabbitServer(folder, say=talk)
+        self.url = self.server.url(query="heartbeat=5s")
+        self.start, self.close = self.server.start, self.server.close
+
+    def kill(self, mesh: psutil.Process) -> None:
+        """Kill -9; gone for as long as it takes to start, about ten seconds."""
+        self.server.kill()
+        self.server.start()
+
+
+def broker_of(transport: str, folder: Path) -> Embedded | Rabbit:
+    """The broker that a run is about."""
+    return Rabbit(folder) if transport == "rabbitmq" else Embedded()
+
+
 class Soak:
     """One run."""
 
-    def __init__(self, folder: Path, seed: int, seconds: float, envelopes: int) -> None:
+    def __init__(
+        self, folder: Path, broker: Embedded | Rabbit, seed: int, seconds: float, envelopes: int
+    ) -> None:
         self.folder = folder
+        self.broker = broker
         self.seconds = seconds
         self.envelopes = envelopes
         self.dice = random.Random(seed)
@@ -151,7 +195,6 @@ class Soak:
         self.sent: list[Sent] = []
         self.kills: Counter[str] = Counter()
         self.over = threading.Event()
-        self.restarting = threading.Lock()
         self.port = 0
         self.before: set[str] = set()
         self.mesh: subprocess.Popen[bytes]
@@ -174,10 +217,14 @@ class Soak:
             (self.folder / f"{name}.yaml").write_text(json.dumps(manifest))
 
     def up(self) -> None:
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("ASYA_")}
+        if self.broker.url:
+            environ["ASYA_TRANSPORT_URL"] = self.broker.url
         with (self.folder / "mesh.stderr").open("ab") as stderr:
             self.mesh = subprocess.Popen(
                 [sys.executable, "-m", "asya", "up", "--port", str(self.port), "--cooldown", "2s"],
                 cwd=self.folder,
+                env=environ,
                 stderr=stderr,
                 stdin=subprocess.DEVNULL,
             )
@@ -252,8 +299,10 @@ class Soak:
                     talk(f"{done} accepted, killed so far: {dict(self.kills)}")
 
     def kill_at_random(self) -> None:
-        while not self.over.wait(self.killer_dice.uniform(*KILL_EVERY_S)):
-            victim = self.killer_dice.choices(["replica", "broker", "mesh"], [6, 2, 1])[0]
+        first = self.killer_dice.sample(list(VICTIMS), k=len(VICTIMS))
+        while not self.over.wait(self.killer_dice.uniform(*KILL_EVERY_S)) or first:
+            by_dice = self.killer_dice.choices(list(VICTIMS), list(VICTIMS.values()))[0]
+            victim = first.pop() if first else by_dice
             with contextlib.suppress(psutil.NoSuchProcess, OSError, ValueError, IndexError):
                 self.kill(victim)
                 self.kills[victim] += 1
@@ -264,12 +313,12 @@ class Soak:
             self.mesh.wait()
             self.up()
             return
-        children = psutil.Process(self.mesh.pid).children()
-        broker = [child for child in children if "nats-server" in child.name()]
-        others = [child for child in children if child not in broker]
-        self.killer_dice.choice(broker if victim == "broker" else others).send_signal(
-            signal.SIGKILL
-        )
+        own = psutil.Process(self.mesh.pid)
+        if victim == "broker":
+            self.broker.kill(own)
+            return
+        replicas = [child for child in own.children() if "nats-server" not in child.name()]
+        self.killer_dice.choice(replicas).send_signal(signal.SIGKILL)
 
     # -- the reckoning ----------------------------------------------------------------------------
 
@@ -404,6 +453,7 @@ class Soak:
 
     def run(self) -> None:
         self.prepare()
+        self.broker.start()
         self.up()
         self.warm_up()
         self.quiet()
@@ -432,8 +482,17 @@ class Soak:
             raise SystemExit(f"memory went from {before[1]:.0f} to {after[1]:.0f} MiB")
 
     def close(self) -> None:
-        """Stop the mesh, whatever state it is in."""
+        """Stop everything, whatever state it is in."""
         self.over.set()
+        try:
+            self.stop()
+        finally:
+            self.broker.close()
+
+    def stop(self) -> None:
+        """Stop the mesh; what does not end is killed."""
+        if not hasattr(self, "mesh"):
+            return
         tree = []
         with contextlib.suppress(psutil.NoSuchProcess):
             own = psutil.Process(self.mesh.pid)
@@ -456,16 +515,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--envelopes", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
+    parser.add_argument("--transport", choices=("nats", "rabbitmq"), default="nats")
     options = parser.parse_args()
-    talk(f"seed {options.seed}")
+    talk(f"seed {options.seed}, on {options.transport}")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        soak = Soak(Path(name), options.seed, options.seconds, options.envelopes)
+        folder = Path(name) / "project"
+        folder.mkdir()
+        broker = broker_of(options.transport, Path(name) / "broker")
+        soak = Soak(folder, broker, options.seed, options.seconds, options.envelopes)
         try:
             soak.run()
         finally:
             soak.close()
     result = {
+        "transport": options.transport,
         "seed": options.seed,
         "envelopes": len(soak.sent),
         "kills": dict(soak.kills),

@@ -1,4 +1,4 @@
-"""Half a minute of random deaths; `make soak` runs longer ones."""
+"""Half a minute of random deaths on each broker that persists; `make soak` runs longer ones."""
 
 import json
 import os
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from asya.testing.rabbitmq import find_programs
+
 SCRIPT = Path(__file__).parent / "soak.py"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_nothing_is_lost_while_processes_die_at_random():
+def soak(*arguments):
     environ = {k: v for k, v in os.environ.items() if not k.startswith("ASYA_")}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--seconds", "30"],
+        [sys.executable, str(SCRIPT), *arguments],
         env=environ,
         capture_output=True,
         text=True,
@@ -24,6 +24,23 @@ def test_nothing_is_lost_while_processes_die_at_random():
         check=False,
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    result = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_while_processes_die_at_random():
+    result = soak("--seconds", "30")
     assert result["envelopes"] == 2000
+    assert {"broker", "mesh"} <= set(result["kills"])
     assert sum(result["kills"].values()) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_on_rabbitmq():
+    if find_programs() is None and os.environ.get("CI") != "true":
+        pytest.skip("there is no rabbitmq-server; apt-get install rabbitmq-server")
+    result = soak("--seconds", "15", "--envelopes", "800", "--transport", "rabbitmq")
+    assert result["envelopes"] == 800
+    assert {"broker", "mesh"} <= set(result["kills"])
