@@ -164,6 +164,7 @@ class Replica(asyncio.Protocol):
     since: datetime | None = None
     _calls: dict[int, _Call] = field(default_factory=dict)
     _last_call: int = 0
+    _unwritten: list[bytes] = field(default_factory=list)
     _buffer: bytearray = field(default_factory=bytearray)
     _transport: asyncio.Transport | None = None
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -214,10 +215,11 @@ class Replica(asyncio.Protocol):
         header = _CallHeader("call", number, "handle", about, [size])
         if size > APART_BYTES:
             head = _encode(header)
-            self._transport.write(_HEAD.pack(4 + len(head) + size, len(head)) + head)
+            self._write(_HEAD.pack(4 + len(head) + size, len(head)) + head)
+            self._write_out()
             self._transport.write(memoryview(envelope.payload))
         else:
-            self._transport.write(pack(header, envelope.payload))
+            self._write(pack(header, envelope.payload))
         self._promote()
         return number
 
@@ -262,8 +264,19 @@ class Replica(asyncio.Protocol):
         await self._gone.wait()
 
     def _send(self, header: dict[str, Any]) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(pack(header))
+        self._write(pack(header))
+        self._write_out()
+
+    def _write(self, frame: bytes) -> None:
+        """Write what one turn of the loop gives in one go: each write wakes the runtime."""
+        if not self._unwritten:
+            asyncio.get_running_loop().call_soon(self._write_out)
+        self._unwritten.append(frame)
+
+    def _write_out(self) -> None:
+        frames, self._unwritten = self._unwritten, []
+        if frames and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(frames))
 
     def _promote(self) -> None:
         """The oldest `concurrency` calls are those it works on: it takes them in order."""
