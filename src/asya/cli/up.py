@@ -201,8 +201,10 @@ def _banner(mesh: LocalMesh, manifests: Manifests, took_s: float) -> None:
         ("flows", _some(list(mesh.flows)) or "none; send to actors by name: asya call ACTOR JSON"),
         ("data", str(mesh.data)),
     ]
+    if mesh.brokers:
+        rows.insert(0, ("brokers", "; ".join(mesh.brokers)))
     if manifests.schedules:
-        rows.insert(2, ("schedules", _some([each.name for each in manifests.schedules])))
+        rows.insert(-1, ("schedules", _some([each.name for each in manifests.schedules])))
     _write(f"{bold}asya mesh at {mesh.url}{plain}  (ready in {took_s:.2f} s, Ctrl-C stops)")
     for name, value in rows:
         _write(f"  {name:<9} {value}")

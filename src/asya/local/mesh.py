@@ -126,6 +126,11 @@ class LocalMesh:
         return self.data / "logs"
 
     @property
+    def brokers(self) -> list[str]:
+        """The brokers in use, for people; empty where there is only the one that is started here."""
+        return self._transports.shown()
+
+    @property
     def flows(self) -> dict[str, FlowSpec]:
         """The flows that clients may call."""
         return {

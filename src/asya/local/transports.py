@@ -165,6 +165,16 @@ class LocalTransports:
         if sum(held):
             self._say(f"{sum(held)} envelopes of the last run go on")
 
+    def shown(self) -> list[str]:
+        """A few words for each broker; none where there is only the one that is started here."""
+        if all(use.address is None for use in self._uses):
+            return []
+        return [
+            f"{TITLES[use.transport]} "
+            + (f"at {use.address.where}" if use.address else "(started here)")
+            for use in self._uses
+        ]
+
     def problem(self) -> str | None:
         """Why a broker takes no messages now, or None."""
         if self._watch is not None and (problem := self._watch.problem()):

@@ -90,6 +90,13 @@ def test_an_actor_without_an_address_of_its_broker_is_refused(actors: Actors) ->
     check_addresses(found, Settings(sqs_url="sqs://r", pubsub_url="pubsub://p"))
 
 
+def test_people_are_told_the_brokers_where_there_are_others(actors: Actors) -> None:
+    found = actors(a="nats", b=None)
+    assert transports(found, Settings()).shown() == []
+    rabbit = Settings(transport="rabbitmq", transport_url=RABBIT)
+    assert transports(found, rabbit).shown() == ["RabbitMQ at r:1", "NATS (started here)"]
+
+
 async def test_with_one_broker_nothing_stands_between(
     actors: Actors, opened: dict[str, Away]
 ) -> None:
@@ -129,3 +136,28 @@ async def test_a_broker_that_is_away_is_a_problem_of_the_mesh(
     assert mine.problem() is None
     opened["sqs"].told = "no way to SQS at r"
     assert mine.problem() == "no way to SQS at r  [ASYA-4002]"
+
+
+async def test_queues_that_are_left_at_our_own_server_are_told_or_removed(
+    actors: Actors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    found = actors(stays=None, moved="sqs")
+    settings = Settings(sqs_url="sqs://r")
+    mine = LocalTransports(found, settings, Path("data"), say=said.append, clock=SystemClock())
+    server = MemoryTransport("default")
+    monkeypatch.setattr(mine, "_embedded", server)
+    await server.connect()
+    for name in ("stays", "moved", "gone", "empty", "x-sump"):
+        await server.ensure(f"asya-default-{name}")
+        if name != "empty":
+            await server.publish(f"asya-default-{name}", b"")
+
+    await mine.look_for_strange_queues({"stays": "nats", "moved": "sqs"})
+
+    assert said == [
+        "gone: 1 envelopes wait for this actor, which is not part of this mesh; they go on when it is",
+        "moved: 1 envelopes wait in its queue at the embedded NATS, and it is on Amazon SQS now; they "
+        "go on when it is back there",
+    ]
+    assert "asya-default-empty" not in await server.queues()
