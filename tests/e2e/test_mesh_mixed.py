@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from asya.addresses import parse_address
 from asya.testing.moto import CREDENTIALS, MotoServer
 from asya.testing.rabbitmq import RabbitServer, find_programs
+from asya.transports.opening import open_transport
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +111,30 @@ def test_envelopes_cross_brokers_with_their_retries(mesh: Any, rabbit: RabbitSer
     at = {name: mesh.status(name)["transport"] for name in ROUTE}
     assert at == {"first": "nats", "second": "rabbitmq", "third": "nats"}
     assert rabbit.password not in mesh.said()
+    assert mesh.stop() == 0
+
+
+async def put(url: str, namespace: str, queue: str, body: bytes) -> None:
+    transport = open_transport(parse_address(url), namespace, lease_s=10)
+    await transport.connect()
+    await transport.publish(queue, body)
+    await transport.close()
+
+
+def test_what_the_other_broker_gave_up_on_is_a_dead_letter(
+    mesh: Any, rabbit: RabbitServer, wait_until: Any
+) -> None:
+    project(mesh, None, "rabbitmq", None)
+    mesh.environ = {"ASYA_RABBITMQ_URL": rabbit.url(), "ASYA_NAMESPACE": "given-up"}
+    mesh.up()
+
+    asyncio.run(put(rabbit.url(), "given-up", "asya-given-up-x-sump", b"no envelope"))
+
+    def letters() -> Any:
+        return mesh.get("/v1/dead?group=none")[1]["letters"]
+
+    wait_until(letters, 30, mesh.said)
+    assert [each["reason"] for each in letters()] == ["ParseError"]
     assert mesh.stop() == 0
 
 

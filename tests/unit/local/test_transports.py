@@ -157,7 +157,9 @@ async def test_queues_that_are_left_at_our_own_server_are_told_or_removed(
 
     assert said == [
         "gone: 1 envelopes wait for this actor, which is not part of this mesh; they go on when it is",
-        "moved: 1 envelopes wait in its queue at the embedded NATS, and it is on Amazon SQS now; they "
-        "go on when it is back there",
+        (
+            "moved: 1 envelopes wait in its queue at the embedded NATS, and it is on Amazon SQS now; "
+            "they go on when it is back there"
+        ),
     ]
     assert "asya-default-empty" not in await server.queues()
