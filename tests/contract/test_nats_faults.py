@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,8 @@ from asya.transports.nats import NatsTransport
 from asya.transports.nats_pull import PullConsumer
 
 QUEUE = "asya-kit-first"
+LEASE_S = 30.0
+"""What comes well before its end has not come by its end."""
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ async def transport(server: NatsServer) -> AsyncIterator[NatsTransport]:
     await transport.close()
 
 
-async def connected(server: NatsServer, lease_s: float = 30.0) -> NatsTransport:
+async def connected(server: NatsServer, lease_s: float = LEASE_S) -> NatsTransport:
     transport = NatsTransport(server.url, "kit", lease_s=lease_s, publish_timeout_s=1.0)
     await transport.connect()
     return transport
@@ -81,7 +82,6 @@ async def test_orphans_of_many_queues_come_back_at_once(server: NatsServer) -> N
     # when the next one recovers them all, and one that was empty
     transport = await connected(server)
     await transport.ensure("asya-kit-empty")
-    begin = time.perf_counter()
     found = await asyncio.gather(
         *(transport.recover_orphans(q) for q in [*queues, "asya-kit-empty"])
     )
@@ -90,8 +90,7 @@ async def test_orphans_of_many_queues_come_back_at_once(server: NatsServer) -> N
     again = Mailbox()
     for queue in queues:
         await transport.consume(queue, again, window=3)
-    deliveries = await again.wait_for(75, timeout_s=3)
-    assert time.perf_counter() - begin < 4
+    deliveries = await again.wait_for(75, timeout_s=LEASE_S / 2)
     assert sorted(d.delivery_count for d in deliveries) == [1] * 25 + [2] * 50
     await asyncio.sleep(0.5)
     assert len(again.deliveries) == 75
@@ -182,10 +181,9 @@ async def test_a_frozen_server_is_an_outage(server: NatsServer, transport: NatsT
     assert server.pid is not None
     os.kill(server.pid, signal.SIGSTOP)
     try:
-        begin = time.perf_counter()
-        with pytest.raises(TransportUnavailable, match="did not answer within 1 s"):
-            await transport.publish(QUEUE, b"1", dedup_id="1")
-        assert time.perf_counter() - begin < 1.5
+        async with asyncio.timeout(20):
+            with pytest.raises(TransportUnavailable, match="did not answer within 1 s"):
+                await transport.publish(QUEUE, b"1", dedup_id="1")
     finally:
         os.kill(server.pid, signal.SIGCONT)
     await publish_soon(transport, b"1", "1")
@@ -201,11 +199,10 @@ async def test_closing_never_hangs(server: NatsServer) -> None:
         await transport.consume(QUEUE, Mailbox())
     assert server.pid is not None
     os.kill(server.pid, signal.SIGSTOP)
-    begin = time.perf_counter()
-    await frozen.close()
-    os.kill(server.pid, signal.SIGKILL)
-    await alone.close()
-    assert time.perf_counter() - begin < 10
+    async with asyncio.timeout(30):
+        await frozen.close()
+        os.kill(server.pid, signal.SIGKILL)
+        await alone.close()
 
 
 async def test_a_queue_deleted_under_its_consumer_is_made_again_and_told_once(
@@ -216,7 +213,7 @@ async def test_a_queue_deleted_under_its_consumer_is_made_again_and_told_once(
     await transport.consume(QUEUE, box, window=5)
     another = await connected(server)
     await another.delete(QUEUE)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while QUEUE not in await another.queues():
             await asyncio.sleep(0.02)
     await another.ensure(QUEUE)
@@ -267,7 +264,7 @@ async def test_lost_requests_are_noticed_by_the_silence(
     await transport._link.unsubscribe(consumer._subscription)
     await transport.publish(QUEUE, b"found")
     # then it asks again
-    await box.wait_for(1, timeout_s=5)
+    await box.wait_for(1)
 
 
 async def test_a_window_that_shrinks_under_load_blames_no_message(
@@ -307,7 +304,7 @@ async def test_a_surplus_without_a_place_goes_to_others(
     # then everything that it was not shown is with another soon, long before the lease ends
     another = await connected(server)
     await another.consume(QUEUE, other, window=50)
-    await other.wait_for(50 - len(stuck.deliveries), timeout_s=5)
+    await other.wait_for(50 - len(stuck.deliveries), timeout_s=LEASE_S / 2)
     await another.close()
 
 
@@ -357,8 +354,7 @@ async def test_names_that_would_be_patterns_are_refused(transport: NatsTransport
 
 async def test_nobody_at_the_address_is_told_without_the_password() -> None:
     transport = NatsTransport("nats://user:secret@127.0.0.1:1", "kit", connect_timeout_s=2)
-    begin = time.perf_counter()
-    with pytest.raises(TransportUnavailable, match=r"127\.0\.0\.1:1") as caught:
-        await transport.connect()
+    async with asyncio.timeout(20):
+        with pytest.raises(TransportUnavailable, match=r"127\.0\.0\.1:1") as caught:
+            await transport.connect()
     assert "secret" not in str(caught.value)
-    assert time.perf_counter() - begin < 3

@@ -119,7 +119,7 @@ def test_envelopes_for_later_come_in_their_time_over_deaths(mesh, wait_until):
     flow(mesh, "notes", {"route": ["note"], "timeout": "20s"})
     mesh.up()
     # given one with less time than it waits, one by a flow, and one that is canceled
-    later = mesh.send("note", {"name": "later"}, delay="3s", timeout="2500ms")
+    later = mesh.send("note", {"name": "later"}, delay="8s", timeout="7s")
     _, by_flow, _ = post(mesh, "/v1/flows/notes?not_before=3s", {"name": "flow"})
     never = mesh.send("note", {"name": "never"}, delay="3s")
     mesh.ask("DELETE", f"/v1/envelopes/{never}")

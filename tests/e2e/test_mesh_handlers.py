@@ -80,7 +80,7 @@ def project(shared_mesh: Any) -> Any:
         for name in NAMES:
             spec: dict[str, Any] = {"scaling": {"cooldownPeriod": 300, "maxReplicaCount": 1}}
             if name.startswith("never"):
-                spec["resiliency"] = {"actorTimeout": "1s"}
+                spec["resiliency"] = {"actorTimeout": "3s"}
             if name == "eat":
                 spec["resources"] = {"limits": {"memory": "200Mi"}}
             shared_mesh.actor(name.replace("_", "-"), f"handlers.{name}", **spec)
@@ -122,7 +122,7 @@ def test_what_one_forks_ends_with_its_replica(project: Any, wait_until: Any, is_
     forked = project.call("fork-and-leave")["result"]
     assert is_alive(forked)
     os.kill(project.pids("fork-and-leave")[0], 9)
-    wait_until(lambda: not is_alive(forked), 5, project.said)
+    wait_until(lambda: not is_alive(forked), 30, project.said)
 
 
 def test_one_that_forks_and_returns_twice_ends_once(project: Any):
@@ -154,13 +154,18 @@ def test_one_that_eats_memory_meets_its_limit(project: Any):
 
 @pytest.mark.parametrize("name", ["never", "never-async"])
 def test_one_that_never_returns_is_stopped(name: str, project: Any, wait_until: Any):
+    stuck: list[int] = []
+
+    def works() -> list[int]:
+        stuck[:] = project.pids(name, "busy")
+        return stuck
+
     running = project.send(name)
-    wait_until(lambda: project.pids(name, "busy"), 10, project.said)
-    stuck = project.pids(name)[0]
+    wait_until(works, 30, project.said)
     end = project.ended(running)
     assert end["status"] == "failed"
     assert end["error"]["type"] == "asya.errors.ActorTimeout"
-    wait_until(lambda: stuck not in project.pids(name, "busy"), 5, project.said)
+    wait_until(lambda: stuck[0] not in project.pids(name, "busy"), 30, project.said)
 
 
 def test_one_that_cannot_be_loaded_is_named_and_tried_again_when_its_file_changes(
@@ -168,7 +173,7 @@ def test_one_that_cannot_be_loaded_is_named_and_tried_again_when_its_file_change
 ):
     waiting = project.send("broken", 21)
     said = "broken: error ASYA-3104: the handler 'broken.handle' cannot be imported"
-    wait_until(lambda: said in project.said(), 10, project.said)
+    wait_until(lambda: said in project.said(), 30, project.said)
     assert project.call("echo", 1)["status"] == "succeeded"
     assert "nothing_of_that_name" in project.status("broken")["last_error"]
     assert "nothing_of_that_name" in project.log("broken")

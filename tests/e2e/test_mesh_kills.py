@@ -39,8 +39,9 @@ def work(payload):
 def pass_on(payload):
     return payload
 
-def slow(seconds):
-    time.sleep(seconds)
+def slow(gate):
+    while not os.path.exists(gate):
+        time.sleep(0.01)
     return os.getpid()
 
 def fan(count):
@@ -93,7 +94,7 @@ def test_the_supervisor_is_killed_with_500_envelopes_under_way(
     project.up()
     ids = [f"e-{number}" for number in range(500)]
     sending = [project.sending(["pass-on", "work"], ids[n::2], {"sleep": 0.002}) for n in (0, 1)]
-    wait_until(lambda: project.states()["succeeded"] >= 50, 20, project.said)
+    wait_until(lambda: project.states()["succeeded"] >= 50, 30, project.said)
     before = project.pids("work") + project.pids("pass-on") + [project.broker_pid]
     project.kill()
     project.up()
@@ -113,7 +114,7 @@ def test_the_sidecars_process_is_killed_at(point: str, project: Any, wait_until:
     project.environ = {}
     ids = [f"e-{number}" for number in range(30)]
     sending = project.sending(["pass-on", "work"], ids, 1)
-    assert project.process.wait(20) == -signal.SIGKILL
+    assert project.process.wait(40) == -signal.SIGKILL
     project.up()
     sending.result(60)
     assert project.all_ended(30) == {"succeeded": 30}
@@ -134,12 +135,14 @@ def test_the_broker_is_killed_under_load(project: Any, wait_until: Any):
     assert project.said().count("broker back after") == 2
 
 
-def test_a_runtime_is_killed_in_its_handler(project: Any, wait_until: Any):
+def test_a_runtime_is_killed_in_its_handler(project: Any, wait_until: Any, tmp_path: Path):
     project.up()
-    running = project.send("slow", 1)
-    wait_until(lambda: project.pids("slow", "busy"), 10, project.said)
+    gate = tmp_path / "gate"
+    running = project.send("slow", str(gate))
+    wait_until(lambda: project.pids("slow", "busy"), 30, project.said)
     killed = project.pids("slow", "busy")[0]
     os.kill(killed, signal.SIGKILL)
+    gate.touch()
     end = project.ended(running)
     assert end["status"] == "succeeded"
     assert end["result"] != killed
@@ -176,7 +179,7 @@ def test_a_retry_waits_while_everything_is_ended_and_started_again(
 ):
     project.up()
     waiting = project.send("flaky", 1)
-    wait_until(lambda: project.status("flaky")["queue"]["delayed"] == 1, 10, project.said)
+    wait_until(lambda: project.status("flaky")["queue"]["delayed"] == 1, 30, project.said)
     if how == "kill":
         kill_everything(project)
     else:
@@ -189,11 +192,12 @@ def test_a_retry_waits_while_everything_is_ended_and_started_again(
 
 
 def test_what_a_killed_mesh_left_is_ended_at_the_next_start(
-    project: Any, wait_until: Any, is_alive: Any
+    project: Any, wait_until: Any, is_alive: Any, tmp_path: Path
 ):
     project.up()
-    running = project.send("slow", 2)
-    wait_until(lambda: project.pids("slow", "busy"), 10, project.said)
+    gate = tmp_path / "gate"
+    running = project.send("slow", str(gate))
+    wait_until(lambda: project.pids("slow", "busy"), 30, project.said)
     replica, broker = project.pids("slow")[0], project.broker_pid
     # a replica that cannot notice the end of its supervisor
     os.kill(replica, signal.SIGSTOP)
@@ -204,6 +208,7 @@ def test_what_a_killed_mesh_left_is_ended_at_the_next_start(
     assert not is_alive(replica)
     assert not is_alive(broker)
     assert f"slow: ended replica {replica}, left behind" in project.said()
+    gate.touch()
     assert project.ended(running)["status"] == "succeeded"
 
 

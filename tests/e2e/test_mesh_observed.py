@@ -80,7 +80,7 @@ class Receiver:
     def wait_for(self, count: int) -> dict[str, list[Any]]:
         """Spans by name, once there are so many."""
         with self.came:
-            assert self.came.wait_for(lambda: len(self.spans) >= count, 15), self.names()
+            assert self.came.wait_for(lambda: len(self.spans) >= count, 60), self.names()
         by_name: dict[str, list[Any]] = {}
         for span in self.spans:
             by_name.setdefault(span.name, []).append(span)
@@ -194,13 +194,13 @@ def scrape(url: str) -> dict[tuple[str, ...], float]:
 
 def test_metrics_and_logs_tell_what_was_done(mesh, wait_until):
     write(mesh)
-    mesh.up("--metrics-port", "0", "--log-format", "json")
+    mesh.up("--metrics-port", "0", "--log-format", "json", "--cooldown", "300s")
     own = mesh.said().partition("metrics at ")[2].split()[0]
     for payload in ("a", "b"):
         assert mesh.call("shout", payload)["result"] == payload.upper()
     flaky = mesh.call("flaky")["id"]
 
-    wait_until(lambda: scrape(own)["asya_actor_processed_total", "flaky", "succeeded"] == 1, 10)
+    wait_until(lambda: scrape(own)["asya_actor_processed_total", "flaky", "succeeded"] == 1, 30)
     for url in (own, f"{mesh.url}/metrics"):
         found = scrape(url)
         assert found["asya_actor_received_total", "shout"] == 2

@@ -63,7 +63,7 @@ def test_every_cause_is_told(running, wait_until, tmp_path):
 
     wait_until(lambda: told() == kinds, 20, lambda: f"{told()}")
     behind = mesh.send("hold", {"gate": str(gate)})
-    wait_until(lambda: why(mesh, behind)["kind"] == "queued", 10, lambda: f"{why(mesh, behind)}")
+    wait_until(lambda: why(mesh, behind)["kind"] == "queued", 30, lambda: f"{why(mesh, behind)}")
     assert "Queued behind about 1 other at hold" in why(mesh, behind)["cause"]
     assert why(mesh, ids["dies"])["cause"].endswith("ConnectionError: the other side is gone")
     assert "attempt 2 of 3 at fails" in why(mesh, ids["fails"])["cause"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Setup:
         await self.transport.ensure(queue_name("default", "b"))
         sump = Sump(self.ledger)
         self.sidecar = Sidecar(
-            SidecarConfig("fan", resiliency=Resiliency(actor_timeout_s=1.5)),
+            SidecarConfig("fan", resiliency=Resiliency(actor_timeout_s=60)),
             self.transport,
             listener=self.ledger,
             ends={SINK: Sink(self.ledger, sump), SUMP: sump},
@@ -83,7 +84,7 @@ class Setup:
 
     async def arrived(self, count: int) -> None:
         """Until so many messages stand in the queue of `b`."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while (await self.transport.depth(queue_name("default", "b"))).ready != count:
                 await asyncio.sleep(0.01)
 
@@ -115,21 +116,24 @@ async def test_fan_outs_past_the_bound_leave_the_replica_able_to_work(setup: Set
 async def test_one_that_is_held_back_when_its_time_is_over_is_seen_to_end(setup: Setup) -> None:
     """Given a flow that the broker does not take, when the handler overruns, then its end is
     noticed although nothing was read from it, and the next replica works."""
+    patient = setup.sidecar.config
+    setup.sidecar.config = replace(patient, resiliency=Resiliency(actor_timeout_s=1.5))
     bad = await setup.send(n=5000, size=2000, hang=True)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not setup.sidecar.snapshot().in_flight:
             await asyncio.sleep(0.01)
     setup.broker.available = False
     (first,) = setup.runtimes.values()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while first.poll() is None:
             await asyncio.sleep(0.01)
         while setup.sidecar.snapshot().replicas:
             await asyncio.sleep(0.01)
     setup.broker.available = True
-    end = await asyncio.wait_for(setup.ledger.end_of(bad), 20)
+    end = await asyncio.wait_for(setup.ledger.end_of(bad), 40)
     assert end.error is not None
     assert end.error.type == "asya.errors.ActorTimeout"
+    setup.sidecar.config = patient
     setup.dial()
     before = (await setup.transport.depth(queue_name("default", "b"))).ready
     await setup.send(n=3)

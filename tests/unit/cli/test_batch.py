@@ -138,7 +138,7 @@ def test_lines_are_read_only_as_they_are_needed(capfd):
     class Sender:
         def send(self, payload, envelope_id, *, wait_s=0):
             if payload == b"0":
-                first_may_end.wait(10)
+                first_may_end.wait(30)
             return Answer(200, json.loads(ended(int(payload))))
 
     def payloads() -> Iterator[bytes]:

@@ -21,7 +21,7 @@ def test_the_project_is_whole_and_its_own_tests_pass(tmp_path):
     }  # fmt: skip
     assert (folder / "README.md").read_text().startswith("# shop\n")
     tests = [sys.executable, "-I", "-m", "unittest", "discover"]
-    subprocess.run(tests, cwd=folder, check=True, capture_output=True, timeout=30)
+    subprocess.run(tests, cwd=folder, check=True, capture_output=True, timeout=60)
 
 
 def test_handlers_import_nothing_of_ours(tmp_path):

@@ -116,7 +116,7 @@ async def test_a_broker_that_does_not_answer_delays_a_retry(service, mesh, kill,
     await service.close()
     heir = make_service()
     await heir.start()
-    await asyncio.wait_for(mesh.arrived.wait(), 5)
+    await asyncio.wait_for(mesh.arrived.wait(), 30)
     while not mesh.published:
         await asyncio.sleep(0)
     assert [each.id for each in mesh.published] == [row.id]

@@ -149,7 +149,7 @@ async def test_a_crash_between_store_and_queue_is_made_good(make_service, mesh):
     mesh.arrived.clear()
     service = make_service()
     await service.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await mesh.arrived.wait()
     await service.close()
     assert [envelope.id for envelope in mesh.published] == ["mine"]
@@ -249,7 +249,7 @@ async def test_waiting_ends_with_the_end(service):
     while not service.waiting:
         await asyncio.sleep(0)
     await service.finish(end_of(row.id, result=Raw(b"42")))
-    detail = await asyncio.wait_for(waiting, 5)
+    detail = await asyncio.wait_for(waiting, 30)
     assert (detail.row.status, detail.result) == ("succeeded", b"42")
     assert service.waiting == 0
 
@@ -264,7 +264,7 @@ async def test_waiting_ends_when_its_time_is_over(service):
 async def test_too_many_waiters_are_answered_at_once(service, monkeypatch):
     monkeypatch.setattr(service_module, "WAITERS_MAX", 0)
     row = await service.admit(["a"], PAYLOAD)
-    detail = await asyncio.wait_for(service.wait(row.id, 600), 5)
+    detail = await asyncio.wait_for(service.wait(row.id, 600), 30)
     assert detail.row.status == "pending"
 
 
@@ -277,7 +277,7 @@ async def test_a_close_answers_those_who_wait_and_keeps_events(make_service):
         await asyncio.sleep(0)
     service.emit(hop_started(row.id))
     service.release()
-    detail = await asyncio.wait_for(waiting, 5)
+    detail = await asyncio.wait_for(waiting, 30)
     assert not detail.row.ended
     assert name_of(await refusal(service.admit(["a"], PAYLOAD))) == "unavailable"
     await service.close()

@@ -44,7 +44,7 @@ class Said(list[str]):
         self.append(text)
         self._changed.set()
 
-    async def until(self, part: str, within_s: float = 10) -> str:
+    async def until(self, part: str, within_s: float = 30) -> str:
         """The first line that contains `part`."""
         async with asyncio.timeout(within_s):
             while not (found := [line for line in self if part in line]):
@@ -123,7 +123,7 @@ class Cell:
             ids.append(made.id)
         return ids
 
-    async def until(self, true: Callable[[], Any], within_s: float = 10) -> None:
+    async def until(self, true: Callable[[], Any], within_s: float = 30) -> None:
         """Wait for what the sidecar's snapshot or the replicas show."""
         async with asyncio.timeout(within_s):
             while not true():

@@ -46,7 +46,7 @@ def test_what_lives_is_ended_with_what_it_forked(record: ChildRecord):
         ended = end_leftovers(ChildRecord(record.path).read())
 
         assert [each.name for each in ended] == ["embedder"]
-        assert child.wait(5) < 0
+        assert child.wait(30) < 0
         assert create_time(forked) is None
 
 
@@ -57,7 +57,7 @@ def test_what_a_dead_child_forked_is_ended_too(record: ChildRecord):
         record.add(child.pid, "embedder")
         assert child.stdin is not None
         child.stdin.close()
-        child.wait(5)
+        child.wait(30)
         assert create_time(forked) is not None
 
         end_leftovers(record.read())
@@ -72,7 +72,7 @@ def test_one_that_does_not_run_is_ended(record: ChildRecord):
         child.send_signal(signal.SIGSTOP)
         record.add(child.pid, "deaf")
         end_leftovers(record.read())
-        assert child.wait(5) == -signal.SIGKILL
+        assert child.wait(30) == -signal.SIGKILL
 
 
 def test_another_process_with_the_same_number_is_left_alone():

@@ -40,7 +40,7 @@ async def spawn(tmp_path: Path) -> AsyncIterator[Spawn]:
 
 
 async def printed(tmp_path: Path, text: str) -> str:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while text not in (said := (tmp_path / "log").read_text(errors="replace")):
             await asyncio.sleep(0.01)
     return said
@@ -48,7 +48,7 @@ async def printed(tmp_path: Path, text: str) -> str:
 
 async def gone(pid: int) -> None:
     """Wait until a process has ended; whether anybody reaps it is not our business."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while create_time(pid) is not None:
             await asyncio.sleep(0.01)
 
@@ -70,7 +70,7 @@ async def test_it_leads_a_group_that_ends_with_it(spawn: Spawn, tmp_path: Path):
     forked = int(said.split("| ")[1].split()[0])
     assert {os.getpgid(process.pid)} == {process.pid}
     process.signal(signal.SIGTERM)
-    await asyncio.wait_for(process.ended.wait(), 5)
+    await asyncio.wait_for(process.ended.wait(), 30)
     assert process.describe_end() == "was ended by SIGTERM"
     await gone(forked)
 
@@ -83,7 +83,7 @@ async def test_what_it_forked_ends_also_when_it_exits_by_itself(spawn: Spawn, tm
         "print(pid, 'end')\nos._exit(3)"
     )
     process = await spawn(code)
-    await asyncio.wait_for(process.ended.wait(), 5)
+    await asyncio.wait_for(process.ended.wait(), 30)
     assert process.describe_end() == "exited with code 3"
     said = await printed(tmp_path, "end")
     await gone(int(said.split("| ")[1].split()[0]))

@@ -38,7 +38,7 @@ def run(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=20,
+            timeout=60,
         )
 
     return command
@@ -97,5 +97,5 @@ def test_ctrl_c_ends_it(tmp_path):
 
         process.send_signal(signal.SIGINT)
 
-        assert process.wait(10) == 1
+        assert process.wait(30) == 1
         assert b"KeyboardInterrupt" in process.stderr.read()

@@ -9,6 +9,9 @@ import pytest
 
 from asya.runtime.channel import EXIT_ORPHANED
 
+LIMIT_S = 20.0
+"""Much less than handlers sleep here; nothing is proved by its being short."""
+
 
 def test_a_replica_says_hello_when_its_handler_is_loaded(start):
     replica = start("def handle(payload): return payload", concurrency=3, ASYA_TOKEN="secret")
@@ -64,10 +67,13 @@ def test_calls_that_were_sent_ahead_run_in_order(start, define):
 @pytest.mark.parametrize("define", ["def", "async def"])
 def test_at_most_concurrency_calls_run_at_a_time(start, define):
     pause = "time.sleep(0.02)" if define == "def" else "await asyncio.sleep(0.02)"
+    # three are waited for; a fourth would show itself in the pause after that
     replica = start(
-        "import asyncio, time\nrunning = 0\n"
-        f"{define} handle(payload):\n    global running\n    running += 1\n    seen = running\n"
-        f"    {pause}\n    running -= 1\n    return seen",
+        "import asyncio, time\nrunning = most = 0\n"
+        f"{define} handle(payload):\n    global running, most\n    running += 1\n"
+        "    most = max(most, running)\n"
+        f"    while most < 3:\n        {pause}\n"
+        f"    {pause}\n    running -= 1\n    return most",
         concurrency=3,
     )
 
@@ -239,7 +245,7 @@ def test_the_end_of_the_sidecar_ends_a_busy_replica_at_once(start, handle):
 
     replica.sock.close()
 
-    assert replica.process.wait(5) == EXIT_ORPHANED
+    assert replica.process.wait(LIMIT_S) == EXIT_ORPHANED
 
 
 @pytest.mark.parametrize("define", ["def", "async def"])
@@ -248,7 +254,7 @@ def test_the_end_of_the_sidecar_ends_an_idle_replica(start, define):
 
     replica.sock.close()
 
-    assert replica.process.wait(5) == EXIT_ORPHANED
+    assert replica.process.wait(LIMIT_S) == EXIT_ORPHANED
 
 
 @pytest.mark.parametrize("define", ["def", "async def"])
@@ -457,7 +463,7 @@ def test_bytes_that_are_no_frame_end_the_replica_with_a_message(start):
 
     replica.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
 
-    assert replica.process.wait(5) == EXIT_ORPHANED
+    assert replica.process.wait(LIMIT_S) == EXIT_ORPHANED
     assert "no frame" in replica.printed()
 
 
@@ -477,7 +483,7 @@ def test_a_handler_that_cannot_be_loaded_is_reported(start, source, text):
 
     assert header["k"] == "failed"
     assert text in header["error"]["message"]
-    assert replica.process.wait(5) == 3
+    assert replica.process.wait(LIMIT_S) == 3
     assert text in replica.printed()
 
 

@@ -27,9 +27,9 @@ class Supervisor:
         self.sidecar = socket.socket(socket.AF_UNIX)
         self.sidecar.bind(str(folder / "s"))
         self.sidecar.listen()
-        self.sidecar.settimeout(10)
+        self.sidecar.settimeout(30)
         self.socket, self._its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)
         self.process: subprocess.Popen[bytes]
 
     def start(self, code: str = CODE, *, age_s: float = 60) -> None:
@@ -74,7 +74,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     made.socket.close()
     made.sidecar.close()
     with made.process as process:
-        process.wait(10)
+        process.wait(30)
 
 
 def test_a_replica_is_forked_greets_and_its_end_is_told(supervisor: Supervisor):
@@ -93,7 +93,7 @@ def test_a_replica_is_forked_greets_and_its_end_is_told(supervisor: Supervisor):
     with os.fdopen(out) as printed:
         assert printed.read() == "at exit\n"
     supervisor.socket.close()
-    assert supervisor.process.wait(10) == 0
+    assert supervisor.process.wait(30) == 0
     assert supervisor.process.stdout is not None
     assert supervisor.process.stdout.read() == b""
     os.close(pidfd)
@@ -107,7 +107,7 @@ def test_code_that_changed_is_not_forked(supervisor: Supervisor):
     path.write_text(CODE + "\n")
     os.close(supervisor.fork(1))
     assert supervisor.told()[0] == {"k": "stale", "n": 1, "file": str(path)}
-    assert supervisor.process.wait(10) == 0
+    assert supervisor.process.wait(30) == 0
 
 
 def test_code_that_changes_while_it_is_imported_is_not_trusted(supervisor: Supervisor):
@@ -130,4 +130,4 @@ def test_what_cannot_be_shared_is_named(code: str, why: str, supervisor: Supervi
     told = supervisor.told()[0]
     assert told["k"] == "off"
     assert why in told["why"]
-    assert supervisor.process.wait(10) == 0
+    assert supervisor.process.wait(30) == 0

@@ -17,7 +17,7 @@ def test_findings_come_in_the_order_of_the_table(make):
     later = threading.Event()
 
     def slow(setup):
-        later.wait(5)
+        later.wait(30)
         yield "ok", "slow"
 
     def quick(setup):
