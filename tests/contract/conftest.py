@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from asya.testing.moto import CREDENTIALS, MotoServer
 from asya.testing.virtual_time import VirtualLoop
 
 VIRTUAL = {"test_memory.py"}
@@ -18,3 +20,25 @@ def pytest_asyncio_loop_factories(
     if item.path.name in VIRTUAL:
         return {"virtual": VirtualLoop}
     return {"real": asyncio.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def moto_process() -> Iterator[MotoServer]:
+    """One server per worker, since a start takes seconds."""
+    if (why := MotoServer.missing()) is not None:
+        assert "CI" not in os.environ, why
+        pytest.skip(why)
+    with MotoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def moto(moto_process: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[MotoServer]:
+    """An SQS that is empty, and credentials for it where the provider chain looks."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    moto_process.reset()
+    yield moto_process
+    moto_process.resume()
+    moto_process.post("/moto-api/reset-auth", b"inf")

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from asya.addresses import parse_address
-from asya.testing.moto import CREDENTIALS, MotoServer
+from asya.testing.moto import MotoServer
 from asya.testing.transport_contract import Harness, TransportContract
 from asya.transports.base import Transport
 from asya.transports.sqs import SqsTransport
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MotoServer]:
-    if (why := MotoServer.missing()) is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
-    with MotoServer() as server:
-        yield server
 
 
 class SqsHarness(Harness):
@@ -35,7 +24,7 @@ class SqsHarness(Harness):
     broker_name = f"moto {MotoServer.version()}, which stands in for Amazon SQS"
     forgets = "moto keeps messages in memory; Amazon SQS keeps them"
     lease_s = 2.0
-    long_lease_s = 8.0
+    long_lease_s = 6.0
     quiet_s = 0.3
     messages_max = 60
 
@@ -68,17 +57,12 @@ class SqsHarness(Harness):
 
 class TestSqs(TransportContract):
     @pytest.fixture
-    async def harness(
-        self, server: MotoServer, monkeypatch: pytest.MonkeyPatch
-    ) -> AsyncIterator[SqsHarness]:
-        for name, value in CREDENTIALS.items():
-            monkeypatch.setenv(name, value)
-        server.reset()
-        harness = SqsHarness(server)
+    async def harness(self, moto: MotoServer) -> AsyncIterator[SqsHarness]:
+        harness = SqsHarness(moto)
         try:
             yield harness
         finally:
-            server.resume()
+            moto.resume()
             for transport in harness.transports:
                 transport.abort()
             await asyncio.gather(*(transport.close() for transport in harness.transports))

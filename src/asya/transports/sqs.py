@@ -186,8 +186,8 @@ class SqsTransport(Transport):
             return
         try:
             await self._make(queue, await self._sump())
-        except Refused as error:
-            if "redrive" not in str(error).lower() and "dead letter" not in str(error).lower():
+        except (Refused, QueueMissing) as error:
+            if not isinstance(error, QueueMissing) and "Redrive" not in str(error):
                 raise
             self._sump_arn = ""  # somebody deleted it
             await self._make(queue, await self._sump())

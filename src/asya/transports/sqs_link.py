@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import functools
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,6 +31,8 @@ CONNECTIONS_MAX = 10_000
 ATTEMPTS_MAX = 3
 PROBE_FIRST_S = 0.2
 PROBE_MAX_S = 5.0
+RETIRE_S = 30.0
+"""How long a client is kept after another took its place: longer than a poll takes."""
 THROTTLED_S = 30.0
 """How long SQS must not have throttled for that to be over, in seconds."""
 TEXT_MAX = 300
@@ -75,6 +79,8 @@ _NO_CREDENTIALS = frozenset(
         "UnauthorizedSSOTokenError",
     }
 )
+_XML_CODE = re.compile(r"<Code>([\w.]+)</Code>")
+_XML_TEXT = re.compile(r"<Message>([^<]*)</Message>")
 _REASONS = {
     "ConnectTimeoutError": "no connection in time",
     "EndpointConnectionError": "nobody answers there",
@@ -119,6 +125,7 @@ class Link:
         self._client: Any = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._ended = asyncio.Event()
         self._probe_name = ""
         self._probe: asyncio.Task[None] | None = None
         self._trouble = ""
@@ -170,11 +177,14 @@ class Link:
 
     def drop(self) -> None:
         """Disconnect without waiting for it."""
+        if self._closed:
+            return
         self._closed = True
         if self._probe is not None:
             self._probe.cancel()
             self._closing.add(self._probe)
             self._probe = None
+        self._ended.set()
         client, self._client = self._client, None
         self._discard(client)
 
@@ -260,9 +270,8 @@ class Link:
     def _translated_answer(
         self, response: dict[str, Any], queue: str, began: float
     ) -> TransportError:
-        fault = response["Error"]
-        code = str(fault.get("Code", "")).rpartition(".")[2]
-        text = f"{code}: {_first_line(str(fault.get('Message', '')))}"
+        code, why = _fault(response["Error"])
+        text = f"{code}: {why}"
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code in _CREDENTIALS:
             self._failed(f"the credentials are refused: {text}", began)
@@ -351,7 +360,8 @@ class Link:
                 self._discard(made)
                 return
             client, self._client = self._client, made
-            self._discard(client)
+            # Polls that SQS took before still come back on it.
+            self._discard(client, retire=True)
 
     async def _make_client(self) -> Any:
         try:
@@ -370,7 +380,10 @@ class Link:
             parameter_validation=False,
         )
         try:
-            making = get_session().create_client(
+            session = get_session()
+            # What a service looks like takes 0.1 s to read; the credentials are each session's own.
+            session.register_component("data_loader", _loader())
+            making = session.create_client(
                 "sqs", region_name=self._region, endpoint_url=self._endpoint, config=config
             )
             return await making.__aenter__()
@@ -379,16 +392,37 @@ class Link:
                 f"no client for {self.where}: {type(error).__name__}: {_first_line(str(error))}"
             ) from error
 
-    def _discard(self, client: Any) -> None:
+    def _discard(self, client: Any, *, retire: bool = False) -> None:
         if client is not None:
-            task = asyncio.get_running_loop().create_task(_close(client))
+            task = asyncio.get_running_loop().create_task(self._close(client, retire=retire))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
+    async def _close(self, client: Any, *, retire: bool) -> None:
+        if retire:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETIRE_S):
+                    await self._ended.wait()
+        with contextlib.suppress(Exception):
+            await client.__aexit__(None, None, None)
 
-async def _close(client: Any) -> None:
-    with contextlib.suppress(Exception):
-        await client.__aexit__(None, None, None)
+
+@functools.cache
+def _loader() -> Any:
+    from aiobotocore.session import get_session
+
+    return get_session().get_component("data_loader")
+
+
+def _fault(error: dict[str, Any]) -> tuple[str, str]:
+    """The code and the text of an answer; some that sit before SQS answer in XML."""
+    code, text = str(error.get("Code", "")), str(error.get("Message", ""))
+    told = _XML_CODE.search(text)
+    if told is not None:
+        code = told[1]
+        why = _XML_TEXT.search(text)
+        text = why[1] if why is not None else ""
+    return code.rpartition(".")[2], _first_line(text)
 
 
 def _missing(queue: str, where: str) -> QueueMissing:
