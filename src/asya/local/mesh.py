@@ -345,6 +345,7 @@ class LocalMesh:
             concurrency=actor.spec.concurrency,
             payload_max_bytes=self._settings.payload_max_bytes,
             capture=capture_of(actor, self._settings),
+            neighbours=frozenset(each.name for each in self._manifests.actors),
         )
 
     async def _start_reloading(self, service: TaskService, port: LocalPort) -> None:

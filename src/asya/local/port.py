@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from asya.envelope import Envelope, encode, queue_name
-from asya.errors import TransportError
+from asya.errors import QueueMissing, TransportError, TransportUnavailable
 from asya.gateway.port import ActorStatus, FlowSpec, ReplicaStatus
 from asya.local.autoscaler import ScaledActor
 from asya.sidecar import Cancels
@@ -54,10 +54,18 @@ class LocalPort:
         self, envelope: Envelope, *, dedup_id: str, not_before: datetime | None = None
     ) -> None:
         """Put an envelope into the queue of its `route.curr`; confirmed when this returns."""
-        queue = queue_name(self._namespace, envelope.route.curr)
-        await self._transport.publish(
-            queue, encode(envelope), dedup_id=dedup_id, not_before=not_before
-        )
+        actor = envelope.route.curr
+        queue = queue_name(self._namespace, actor)
+        try:
+            await self._transport.publish(
+                queue, encode(envelope), dedup_id=dedup_id, not_before=not_before
+            )
+        except QueueMissing as error:
+            if actor not in self._actors:
+                raise
+            raise TransportUnavailable(
+                f"the queue of {actor} was deleted; its sidecar is making it again"
+            ) from error
 
     async def actors(self) -> list[str]:
         """The actors of this mesh. A queue that an earlier mesh left is no actor."""

@@ -91,6 +91,8 @@ class SidecarConfig:
         payload_max_bytes: The largest payload that a handler may emit.
         drain_s: Bound on handing back what waits, at the end, in seconds.
         capture: Which payloads go along with events.
+        neighbours: Actors whose queues stand: one that is missing was deleted, and its consumer
+            makes it again. What is sent to them waits for it.
     """
 
     actor: str
@@ -100,6 +102,7 @@ class SidecarConfig:
     payload_max_bytes: int = 4 * 1024 * 1024
     drain_s: float = 5.0
     capture: Capture = field(default_factory=Capture)
+    neighbours: frozenset[str] = frozenset()
 
     @property
     def queue(self) -> str:
@@ -619,8 +622,6 @@ class Sidecar:
             try:
                 await self._deliver(send)
                 return
-            except QueueMissing:
-                send = await self._reroute(send)
             except MessageTooLarge as error:
                 sent = send.envelope
                 if await self._check_in(sent, least_bytes=SMALL_BYTES):
@@ -628,6 +629,10 @@ class Sidecar:
                 kept = origin if origin.id == sent.id else sent
                 send = rules.fail(kept, "MessageTooLarge", error_info(error), self.now())
             except (TransportError, StoreError) as error:
+                target = send.envelope.route.curr
+                if isinstance(error, QueueMissing) and target not in self.config.neighbours:
+                    send = await self._reroute(send)
+                    continue
                 log.warning("cannot send on yet: %s", error, extra=self.about(send.envelope))
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_MOST_S)

@@ -39,6 +39,15 @@ async def test_an_envelope_goes_to_the_queue_it_names(port: MeshPort, cell: Any)
         await port.publish(envelope, dedup_id="f")
 
 
+async def test_the_queue_of_an_actor_that_runs_is_missing_for_a_while_only(
+    port: MeshPort, cell: Any
+):
+    envelope = new_envelope(["work"], raw_json(0), now=SystemClock().now(), id="e")
+    await cell.transport.delete("asya-default-work")
+    with pytest.raises(TransportUnavailable, match="making it again"):
+        await port.publish(envelope, dedup_id="e")
+
+
 async def test_it_tells_what_runs(port: MeshPort, cell: Any):
     assert await port.actors() == ["work"]
     assert port.flows() == FLOWS

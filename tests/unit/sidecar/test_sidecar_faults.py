@@ -252,6 +252,19 @@ class TestBadMessages:
 
         play(scene)
 
+    def test_a_neighbours_queue_that_is_missing_is_waited_for(self, play):
+        async def scene(bench):
+            bench.replica(echo)
+            await bench.transport.delete(queue_name("default", "b"))
+            one = await bench.send(bench.envelope("a", "b"))
+            await asyncio.sleep(5)
+            assert bench.ledger.ends == {}
+            await bench.transport.ensure(queue_name("default", "b"))
+            await asyncio.sleep(5)
+            assert [e.id for e in await bench.received("b")] == [one]
+
+        play(scene, neighbours=frozenset({"a", "b"}))
+
     def test_one_unknown_branch_leaves_the_others_alone(self, play):
         async def two(call):
             call.frame(1, next=["b"])
