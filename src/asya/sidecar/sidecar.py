@@ -617,7 +617,7 @@ class Sidecar:
         """
         if len(send.envelope.payload) > self._claims.threshold_bytes:
             await self._check_in(send.envelope)
-        delay_s = RETRY_FIRST_S
+        delay_s, told = RETRY_FIRST_S, ""
         while True:
             try:
                 await self._deliver(send)
@@ -633,7 +633,9 @@ class Sidecar:
                 if isinstance(error, QueueMissing) and target not in self.config.neighbours:
                     send = await self._reroute(send)
                     continue
-                log.warning("cannot send on yet: %s", error, extra=self.about(send.envelope))
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("cannot send on yet: %s", told, extra=self.about(send.envelope))
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_MOST_S)
 
