@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -73,6 +73,7 @@ class Insight:
         clock: The time of day.
         capturing: What is kept of payloads that sidecars hand over.
         on_marked: Is told the ids that have been marked.
+        on_open: Is told the id and the deadline of each open task that the watcher passes over.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class Insight:
         clock: Clock,
         capturing: Capturing | None = None,
         on_marked: Callable[[Iterable[str]], None] = lambda ids: None,
+        on_open: Callable[[str, str | None], None] = lambda _id, _at: None,
     ) -> None:
+        self._on_open = on_open
         self._on_marked = on_marked
         self._store = store
         self._mesh = mesh
@@ -158,7 +161,7 @@ class Insight:
                 return Facts(id, now, nearest=await self.nearest_id(id))
             return await self.facts(whole)
         row = detail.row
-        spot = spot_of(row, next(filter(_tells, reversed(detail.events)), None))
+        spot = spot_of(row, newest_that_tells(detail.events))
         failure = None if row.error is None else _decode_failure(row.error)
         actor_name = spot.actor if spot is not None else row.route.curr
         found = await self._store.clues(id, actor_name, row.updated_at)
@@ -212,6 +215,8 @@ class Insight:
         if page or self._after:
             self._busy.set()  # there is more, or there may be something by the next look
         self._after = page[-1].row.key if len(page) == PAGE else 0
+        for each in page:
+            self._on_open(each.row.id, each.row.deadline_at)
         now = self._clock.now()
         found = [mark for each in page if (mark := self._mark(each, now)) is not None]
         if not found:
@@ -278,8 +283,10 @@ def spot_of(row: TaskRow, event: EventRow | None) -> Spot | None:
     return Spot("queued", row.route.curr, at, hop.n, hop.attempt, error=error)
 
 
-def _tells(event: EventRow) -> bool:
-    return event.kind not in {"sent", "stuck"}
+def newest_that_tells(events: Sequence[EventRow]) -> EventRow | None:
+    """The newest event that tells where an envelope is."""
+    telling = (each for each in reversed(events) if each.kind not in {"sent", "stuck"})
+    return next(telling, None)
 
 
 def moment(text: str | None) -> datetime | None:

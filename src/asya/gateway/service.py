@@ -32,7 +32,7 @@ from asya.errors import (
     TransportError,
     TransportUnavailable,
 )
-from asya.events import DeadLetter, Event, Finished, Flown
+from asya.events import DeadLetter, Event, Finished, Flown, Forked, Ledger
 from asya.gateway.admission import (
     RETRY_AFTER_S,
     Gate,
@@ -42,6 +42,7 @@ from asya.gateway.admission import (
     check_route,
     digest,
 )
+from asya.gateway.deadlines import Deadlines
 from asya.gateway.insight import Capturing, Insight
 from asya.gateway.keys import AdmissionKey, refused_key
 from asya.gateway.letters import Letters
@@ -152,6 +153,8 @@ class TaskService:
         schedules: Fires them.
         insight: Why envelopes are where they are, and how long actors take.
         letters: The dead ones.
+        late_ends: Who is told of ends that are made at deadlines: the service, or who counts them
+            before it.
     """
 
     def __init__(
@@ -173,7 +176,9 @@ class TaskService:
         self._gate = Gate(mesh, self.limits.queue_max)
         self._watches = Watches()
         self._recorder = Recorder(store, self._recorded)
-        self.insight = Insight(store, mesh, clock, capturing, self._recorded)
+        self.late_ends: Ledger = self
+        self._deadlines = Deadlines(clock, self._up_to_date, self._end_late)
+        self.insight = Insight(store, mesh, clock, capturing, self._recorded, self._deadlines.add)
         self._admitting: dict[str, asyncio.Future[None]] = {}
         self._chores: list[asyncio.Task[None]] = []
         self._started = False
@@ -205,6 +210,7 @@ class TaskService:
             asyncio.create_task(self._publish_leftovers(), name="asya-outbox"),
             asyncio.create_task(self._sweep(), name="asya-sweep"),
             asyncio.create_task(self.insight.watch(), name="asya-watcher"),
+            asyncio.create_task(self._deadlines.run(), name="asya-deadlines"),
         ]
 
     def release(self) -> None:
@@ -342,6 +348,8 @@ class TaskService:
                     new=insertion.created,
                     keyed=claim is not None,
                 )
+        if not found.ended:
+            self._deadlines.add(found.id, found.deadline_at)
         return Admission(found, not insertion.created)
 
     async def _check_in(self, payload: Raw) -> Raw | None:
@@ -540,6 +548,7 @@ class TaskService:
             if canceled:
                 self._mesh.cancel({id, *canceled})
             for one in canceled:
+                self._deadlines.drop(one)
                 self._watches.ended(one)
             if len(canceled) < CANCEL_STEP - 1:
                 return
@@ -588,6 +597,8 @@ class TaskService:
         if isinstance(event, Flown):
             self._watches.fly(event)
         else:
+            if isinstance(event, Forked):
+                self._deadlines.add(event.id, event.deadline_at)
             note = note_of(event)
             note.seen = self.insight.take(event)
             self._recorder.add(note)
@@ -601,8 +612,17 @@ class TaskService:
             for note in notes:
                 self._recorder.add(note)
             raise
+        self._deadlines.drop(end.id)
         self._watches.ended(end.id)
         return first
+
+    async def _up_to_date(self, id: str) -> Detail | None:
+        """A task with all that was told of it up to now."""
+        await self._recorder.flush()
+        return await self._store.get(id)
+
+    async def _end_late(self, end: Finished) -> bool:
+        return await self.late_ends.finish(end)
 
     async def bury(self, letter: DeadLetter) -> None:
         """See `events.Ledger`."""

@@ -294,7 +294,7 @@ def _overdue(facts: Facts) -> Explanation | None:
     if facts.deadline is None or facts.deadline > facts.now:
         return None
     late = _span((facts.now - facts.deadline).total_seconds())
-    cause = f"Its deadline passed {late} ago: it ends as failed when its turn comes."
+    cause = f"Its deadline passed {late} ago: it is about to end as failed."
     return Explanation("deadline", cause, _evidence(facts), [_cancel(facts)])
 
 

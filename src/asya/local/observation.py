@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 class Tasks(Listener, Ledger, Protocol):
     """The task service, as it is told of hops and ends."""
 
+    late_ends: Ledger
+    """Who is told of the ends that the service makes at deadlines; the service itself at first."""
+
     @property
     def events_dropped(self) -> int:
         """Events that it did not store."""
@@ -106,7 +109,9 @@ class Observation:
 
     def ledger(self, tasks: Tasks) -> Ledger:
         """The task service; ends and dead letters are counted and written down."""
-        return self.metrics.ledger(self._events.ledger(tasks))
+        ledger = self.metrics.ledger(self._events.ledger(tasks))
+        tasks.late_ends = ledger
+        return ledger
 
     def add_actor(self, name: str, sidecar: Sidecar, log: RotatingLog) -> None:
         """Watch an actor, too; its log asks the sidecar whose a line is."""

@@ -107,3 +107,24 @@ def test_no_order_of_events_leads_backward(steps, known, root_canceled):
     if row is not None:
         assert row.seq == len(numbers)
         assert (row.progress == 100) == (row.status == "succeeded")
+
+
+def test_a_task_that_failed_stays_where_it_failed():
+    """Given a hop that failed, when the end comes by way of the sink, then the route shows it."""
+    row = rules.TaskRow(
+        id="e", root="e", route=Route(["a"], "b", ["c"]), created_at="", updated_at=""
+    )
+    hop = HopEnded("e", 1, "b", 1, "2", "failed", Route(["a"], "x-sink", ["c"]))
+    rules.advance(row, [rules.note_of(hop)], canceled=False)
+    at_end = Finished("e", "failed", "3", 1, "e", Route(["a"], "x-sump", ["c"]), "1")
+    done = rules.finished(row, at_end)
+    assert done is not None
+    assert done.row.route == Route(["a"], "b", ["c"])
+
+
+def test_a_task_whose_hops_are_not_known_shows_its_end():
+    row = rules.TaskRow(id="e", root="e", route=Route([], "a", ["b"]), created_at="", updated_at="")
+    at_end = Finished("e", "failed", "3", 1, "e", Route(["a"], "x-sink", ["c"]), "1")
+    done = rules.finished(row, at_end)
+    assert done is not None
+    assert done.row.route == Route(["a"], "x-sink", ["c"])

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from asya.envelope import TERMINAL_PHASES, ErrorInfo, Route
+from asya.envelope import END_ACTORS, TERMINAL_PHASES, ErrorInfo, Route
 from asya.events import Content, Finished, Forked, HopEnded, HopSent, HopStarted
 from asya.gateway.store.payloads import Seen
 
@@ -271,12 +271,19 @@ def _take_hop(row: TaskRow, note: Note, hop: HopData, events: list[EventRow]) ->
         if row.status == "pending":
             _set_status(row, "running", note.at, events)
         if (hop.n, hop.attempt) >= (row.n, row.attempt):
-            row.n, row.attempt, row.route = hop.n, hop.attempt, note.route
+            row.n, row.attempt, row.route = hop.n, hop.attempt, _shown(note.route, hop)
         row.progress = max(row.progress, hop.progress)
         row.updated_at = max(row.updated_at, note.at)
     row.seq += 1
     data = msgspec.structs.replace(hop, progress=row.progress)
     events.append(EventRow(row.seq, note.kind, _encode(data)))
+
+
+def _shown(route: Route, hop: HopData) -> Route:
+    """The route after a hop. One that failed stays where it failed: its way went no further."""
+    if hop.state == "failed" and route.curr in END_ACTORS:
+        return Route(route.prev, hop.actor, route.next)
+    return route
 
 
 def _set_status(row: TaskRow, status: str, at: str, events: list[EventRow]) -> None:
@@ -313,7 +320,10 @@ def finished(row: TaskRow | None, end: Finished) -> Advance | None:
         )
     elif row.ended:
         return None
-    row.route, row.n, row.attempt = end.route, max(row.n, end.n), end.attempt
+    failed_there = end.phase == "failed" and row.route.prev == end.route.prev
+    if not failed_there or row.route.curr in END_ACTORS:
+        row.route = end.route
+    row.n, row.attempt = max(row.n, end.n), end.attempt
     row.deadline_at = end.deadline_at or row.deadline_at
     if end.headers:
         row.headers = _encode(end.headers)
