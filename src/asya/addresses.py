@@ -82,6 +82,7 @@ class Option:
         meaning: For the table in the docs, one sentence without its full stop.
         low: The least that a duration (in seconds) or a number may be.
         high: The most.
+        choices: What a text may be, where it is one of a few.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Option:
     meaning: str
     low: float = 0
     high: float = 365 * 86_400.0
+    choices: tuple[str, ...] = ()
 
 
 OPTIONS: Final[Mapping[str, tuple[Option, ...]]] = MappingProxyType(
@@ -144,6 +146,14 @@ OPTIONS: Final[Mapping[str, tuple[Option, ...]]] = MappingProxyType(
                 "How long a message is a sidecar's without a sign of life; extended at a third",
                 10,
                 600,
+            ),
+            Option(
+                "keda",
+                "text",
+                "prometheus",
+                "The KEDA scaler of its queues: KEDA's own for Pub/Sub is deprecated, the one for "
+                "Prometheus asks Cloud Monitoring the same",
+                choices=("prometheus", "gcp-pubsub"),
             ),
         ),
     }
@@ -354,6 +364,11 @@ def _check(option: Option, value: str) -> None:
         elif option.kind == "url":
             if not re.match(r"https?://[^/?#]*[^/?#@:]", value):
                 raise ValueError("expected an address that begins with http:// or https://")
+        elif option.choices:
+            if value not in option.choices:
+                raise ValueError(
+                    f"expected {' or '.join(option.choices)}, got {quoted(value[:20])}"
+                )
         elif not value:
             raise ValueError("expected a text that is not empty")
     except ValueError as error:
@@ -387,6 +402,8 @@ def options_markdown() -> str:
                 bounds = f", {format_duration(option.low)} to {format_duration(option.high)}"
             elif option.kind == "number":
                 bounds = f", {option.low:g} to {option.high:g}"
+            if option.choices:
+                bounds = f", {' or '.join(f'`{choice}`' for choice in option.choices)}"
             lines.append(
                 f"| {TITLES[transport]} | `{option.name}` | {option.kind}{bounds} | {default} "
                 f"| {option.meaning} |"

@@ -23,6 +23,8 @@ DRIVERS = {
     "prometheus_client": ("src/asya/telemetry/exposition.py",),
     "opentelemetry": ("src/asya/telemetry/otel.py",),
     "yaml": ("src/asya/document.py",),
+    "google": ("src/asya/transports/pubsub_link.py",),
+    "grpc": ("src/asya/transports/pubsub_link.py",),
     "obstore": ("src/asya/blobs/object_store.py",),
 }
 """Third-party module → the only places that know it, as prefixes of paths."""
