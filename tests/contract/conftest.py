@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from asya.testing.moto import CREDENTIALS, MotoServer
+from asya.testing.rabbitmq import RabbitServer, find_programs
 from asya.testing.virtual_time import VirtualLoop
 
 VIRTUAL = {"test_memory.py"}
@@ -20,6 +21,18 @@ def pytest_asyncio_loop_factories(
     if item.path.name in VIRTUAL:
         return {"virtual": VirtualLoop}
     return {"real": asyncio.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """One server per worker, since a start takes ten seconds."""
+    if find_programs() is None:
+        assert "CI" not in os.environ, "no rabbitmq-server; CI must test on a real one"
+        pytest.skip("there is no rabbitmq-server on this machine: apt-get install rabbitmq-server")
+    server = RabbitServer(tmp_path_factory.mktemp("rabbitmq"), management=True)
+    server.start()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -116,6 +116,7 @@ class RabbitTransport(Transport):
         self._link.on_up = self._on_up
         self._link.on_down = self._on_down
         self._link.on_tick = self._on_tick
+        self._link.on_missing = self._on_missing
         self._registry = Registry(self._link, self._layout.registry)
 
     def trigger(self, queue: str, target: int) -> dict[str, Any]:
@@ -348,6 +349,16 @@ class RabbitTransport(Transport):
         self._admin = None
         for consumer in self._consumers:
             consumer.disconnected()
+
+    def _on_missing(self) -> None:
+        self._mending = asyncio.get_running_loop().create_task(self._mend_shared())
+
+    async def _mend_shared(self) -> None:
+        with contextlib.suppress(TransportError):
+            await self._declare_shared()
+            for queue, generations in list(self._registry.generations.items()):
+                for generation in generations:
+                    await self._declare(self._layout.bindings(queue, generation))
 
     def _on_tick(self) -> None:
         for consumer in self._consumers:

@@ -15,7 +15,8 @@ import contextlib
 import logging
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from asya.addresses import Address
@@ -29,6 +30,7 @@ TICK_S = 1.0
 CLOSE_S = 2.0
 LINGER_S = 0.05
 """Between the last ack and the good-bye: a channel that is closed forgets acks under way."""
+REOPEN_S = 0.05
 LATE_MAX_BYTES = 32 * 1024 * 1024
 """Of messages that were given up without an answer; beyond it nothing is written any more."""
 
@@ -127,6 +129,7 @@ class Link:
         on_up: Called when it stands again, never for the first time.
         on_down: Called when it is gone.
         on_tick: Called about once a second while it stands.
+        on_missing: Called when an exchange that was published to is not there.
         timeout_s: How long an answer is waited for, in seconds.
         where: The server's address, without credentials.
     """
@@ -142,12 +145,14 @@ class Link:
         self.on_up: Callable[[], None] = _nothing
         self.on_down: Callable[[], None] = _nothing
         self.on_tick: Callable[[], None] = _nothing
+        self.on_missing: Callable[[], None] = _nothing
         self.version = ""
         self._taking: Any = None
         self._putting: Any = None
         self._publisher: Channel | None = None
         self._closed = False
         self._blocked = ""
+        self._refused = ""
         self._trouble = f"not connected to RabbitMQ at {self.where} yet"
         self._tag = 0
         self._pending: dict[int, tuple[asyncio.Future[None], int]] = {}
@@ -156,19 +161,19 @@ class Link:
         self._sweeper: asyncio.TimerHandle | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._revival: asyncio.Task[None] | None = None
-        self._discards: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def up(self) -> bool:
         """Whether the connections stand, as far as is known."""
-        return self._publisher is not None
+        return self._taking is not None
 
     @property
     def trouble(self) -> str | None:
         """Why nothing can be sent now, for people."""
-        if self._publisher is None:
+        if self._taking is None:
             return self._trouble
-        return self._blocked or None
+        return self._blocked or self._refused or None
 
     async def open(self) -> None:
         """Connect.
@@ -197,7 +202,7 @@ class Link:
             self._revival.cancel()
             await asyncio.gather(self._revival, return_exceptions=True)
         self._fail_all(self._trouble)
-        await asyncio.gather(*(_discard(one) for one in connections), *self._discards)
+        await asyncio.gather(*(_discard(one) for one in connections), *self._tasks)
 
     def drop(self) -> None:
         """Cut the connections without a word, as a killed process would: for tests of crashes."""
@@ -229,15 +234,14 @@ class Link:
         """
         publisher = self._publisher
         if publisher is None or self._blocked:
-            raise TransportUnavailable(self.trouble or self._trouble)
+            raise TransportUnavailable(self.trouble or f"RabbitMQ at {self.where} is not ready")
         if self._late_bytes > LATE_MAX_BYTES:
             raise TransportUnavailable(
                 f"RabbitMQ at {self.where} does not answer; {self._late_bytes >> 20} MiB wait for it"
             )
         self._tag = tag = self._tag + 1
         confirmed: asyncio.Future[None] = self.loop.create_future()
-        properties = self._properties(delivery_mode=2, message_id=str(tag))
-        publisher.raw.basic_publish(exchange, key, body, properties, True)
+        self._putting.publish(publisher.raw, exchange, key, str(tag), body)
         self._pending[tag] = (confirmed, len(body))
         deadlines, pending = self._deadlines, self._pending
         while deadlines and deadlines[0][1] not in pending:
@@ -315,14 +319,11 @@ class Link:
             raise
 
     async def _open_publisher(self, connection: Any) -> Channel:
-        from pika import BasicProperties
-
         channel = await self._open_channel(connection)
-        self._properties = BasicProperties
         self._tag = 0
         channel.raw.add_on_return_callback(self._on_return)
         await channel.call("confirm_delivery", self._on_confirm)
-        channel.on_closed = lambda error: self._lost(str(error))
+        channel.on_closed = partial(self._on_publisher_closed, connection)
         return channel
 
     async def _open_channel(self, connection: Any) -> Channel:
@@ -391,6 +392,9 @@ class Link:
             self._late_bytes -= size
         elif accepted:
             confirmed.set_result(None)
+            if self._refused:
+                self._refused = ""
+                log.warning("RabbitMQ at %s takes messages again", self.where)
         else:
             confirmed.set_exception(
                 TransportUnavailable(f"RabbitMQ at {self.where} could not store a message")
@@ -445,56 +449,88 @@ class Link:
             self._blocked = ""
             log.warning("RabbitMQ at %s takes messages again", self.where)
 
+    def _on_publisher_closed(self, connection: Any, error: TransportError) -> None:
+        """The broker refuses a message by closing the channel, whatever else is on it."""
+        if connection is not self._putting or self._closed:
+            return
+        if isinstance(error, TransportUnavailable) or not connection.is_open:
+            self._lost(_without_place(str(error), self.where))
+            return
+        self._publisher = None
+        if not self._refused:
+            log.warning("%s; trying on", error)
+        self._refused = str(error)
+        self._fail_all(self._refused)
+        if isinstance(error, QueueMissing):
+            self.on_missing()
+        self._run(self._reopen(connection))
+
+    async def _reopen(self, connection: Any) -> None:
+        await asyncio.sleep(REOPEN_S)
+        while connection is self._putting:
+            try:
+                publisher = await self._open_publisher(connection)
+            except TransportError:
+                await asyncio.sleep(RECONNECT_MAX_S)
+            else:
+                if connection is self._putting:
+                    self._publisher = publisher
+                return
+
     def _on_connection_closed(self, connection: Any, reason: BaseException) -> None:
         if connection is self._taking or connection is self._putting:
             self._lost(_text(reason))
 
     def _lost(self, reason: str) -> None:
-        if self._publisher is None or self._closed:
+        if self._taking is None or self._closed:
             return
         connections = self._detach()
         self._trouble = f"no connection to RabbitMQ at {self.where} ({reason})"
-        log.warning(
-            "lost the connection to RabbitMQ at %s (%s); connecting again until it is back",
-            self.where,
-            reason,
-        )
         for connection in connections:
             self._discard_later(connection)
         self._fail_all(f"the connection to RabbitMQ at {self.where} broke")
         self.on_down()
-        self._revival = self.loop.create_task(self._revive())
+        self._revival = self.loop.create_task(self._revive(reason))
 
     def _detach(self) -> list[Any]:
         connections = [one for one in (self._taking, self._putting) if one is not None]
         self._taking = self._putting = self._publisher = None
-        self._blocked = ""
+        self._blocked = self._refused = ""
         return connections
 
-    async def _revive(self) -> None:
-        lost_at, delay_s, told = self.loop.time(), RECONNECT_FIRST_S, False
-        while True:
+    async def _revive(self, reason: str) -> None:
+        lost_at, delay_s = self.loop.time(), RECONNECT_FIRST_S
+        told = back = False
+        while not back:
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 1.5, RECONNECT_MAX_S)
             try:
                 await self._connect()
+                back = True
             except TransportError as error:
-                refused = not isinstance(error, TransportUnavailable)
-                if refused and not told:
-                    told = True
-                    log.warning("%s; trying on", error)
                 self._trouble = str(error)
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 1.5, RECONNECT_MAX_S)
-            else:
-                break
+                # Why it was lost is often less telling than why it does not come back.
+                if not isinstance(error, TransportUnavailable):
+                    reason = _without_place(str(error), self.where)
+            if not told:
+                told = True
+                log.warning(
+                    "lost the connection to RabbitMQ at %s (%s); connecting again until it is back",
+                    self.where,
+                    reason,
+                )
         log.warning(
             "connected to RabbitMQ at %s again after %.1f s", self.where, self.loop.time() - lost_at
         )
         self.on_up()
 
     def _discard_later(self, connection: Any) -> None:
-        task = self.loop.create_task(_discard(connection))
-        self._discards.add(task)
-        task.add_done_callback(self._discards.discard)
+        self._run(_discard(connection))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _tick(self) -> None:
         self._ticker = self.loop.call_later(TICK_S, self._tick)
@@ -542,6 +578,10 @@ def _resolver(answer: asyncio.Future[Any]) -> Callable[[Any], None]:
             answer.set_result(frame)
 
     return resolve
+
+
+def _without_place(text: str, where: str) -> str:
+    return text.removeprefix(f"RabbitMQ at {where}: ")
 
 
 def _text(error: BaseException) -> str:

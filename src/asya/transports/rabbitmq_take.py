@@ -2,13 +2,13 @@
 
 The broker fixes a consumer's prefetch when it begins, so a window is made of subscriptions: AMQP
 consumers of one channel whose prefetches add up to it. A window that grows adds one for the
-difference; one that shrinks ends as many as are too much, and adds a smaller one when the broker
-has said how many messages went to them.
+difference; one that shrinks ends as many as are too much, after a moment, and adds a smaller one
+when the broker has said how many messages went to them.
 
-Rules of this file: `granted + orphaned <= window`, where `granted` is what subscriptions may
-hold, those being ended included, and `orphaned` is what is unsettled of ended ones. What comes
-between and does not fit waits here for a place, for a second at most. Called by
-`asya.transports.rabbitmq`.
+Rules of this file: no more than the window is shown, ever. `granted + orphaned <= window` is what
+all subscriptions tend to, where `granted` is what they may hold, those being ended included, and
+`orphaned` is what is unsettled of ended ones. What comes while they hold more and does not fit
+waits here for a place, for a second at most. Called by `asya.transports.rabbitmq`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ log = logging.getLogger("asya.transports.rabbitmq")
 
 REFILL_S: Final = 0.001
 """Places that orphans leave are granted together: when half of the window is free, or after this."""
+SHRINK_S: Final = 0.25
+"""How long after the window shrank subscriptions are left alone. What the broker is just sending to
+one that ends it takes back, and counts; and windows that follow the load soon grow again."""
 SURPLUS_S: Final = 1.0
 """How long a message that came just after the window shrank waits for a place here."""
 REPAIR_FIRST_S: Final = 0.1
@@ -185,6 +188,7 @@ class RabbitConsumer(Consumer):
         self._showing_surplus = False
         self._surplus_timer: asyncio.TimerHandle | None = None
         self._refiller: asyncio.TimerHandle | None = None
+        self._shrinker: asyncio.TimerHandle | None = None
         self._closed = False
         self._revival: asyncio.Task[None] | None = None
         self._broken = False
@@ -212,7 +216,7 @@ class RabbitConsumer(Consumer):
     async def close(self) -> None:
         """Take no more messages; see `Consumer.close`. Never waits longer than a few seconds."""
         self._closed = True
-        for timer in (self._refiller, self._surplus_timer):
+        for timer in (self._refiller, self._surplus_timer, self._shrinker):
             if timer is not None:
                 timer.cancel()
         if self._revival is not None:
@@ -267,7 +271,20 @@ class RabbitConsumer(Consumer):
     # -- the window ---------------------------------------------------------------------------------
 
     def _adjust(self) -> None:
-        """End what is too much, or grant what is missing."""
+        """Grant what is missing, or end what is too much: at once with a window of 0."""
+        if self._closed or self._channel is None:
+            return
+        if self._window - self._granted - self._orphaned >= 0:
+            self._grant()
+        elif self._window == 0:
+            self._shrink()
+        elif self._shrinker is None:
+            self._shrinker = self._loop.call_later(SHRINK_S, self._shrink)
+
+    def _shrink(self) -> None:
+        if self._shrinker is not None:
+            self._shrinker.cancel()
+            self._shrinker = None
         if self._closed or self._channel is None:
             return
         staying = [one for one in self._subscriptions.values() if not one.ending]
@@ -280,7 +297,6 @@ class RabbitConsumer(Consumer):
             subscription = staying.pop()
             room += subscription.prefetch - subscription.unsettled
             self._end(subscription)
-        self._grant()
 
     def _grant(self) -> None:
         room = self._window - self._granted - self._orphaned
