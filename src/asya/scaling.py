@@ -58,14 +58,14 @@ def needed(bounds: Bounds, *, ready: int, in_flight: int) -> int:
 def needed_unseen(bounds: Bounds, *, busy: int, current: int, full: bool) -> int:
     """The replicas that are asked for where nobody tells what waits.
 
-    One more than run, as long as all that run work and hold as much as they may: then there is
-    most likely more. Otherwise those that work. Growth waits for the last one to have started.
+    One more than run, as long as all that run work and another message is held that none of them
+    has a place for. Otherwise those that work. Growth waits for the last one to have started.
 
     Args:
         bounds: What the manifest asks for.
         busy: Replicas that work on something now.
         current: Replicas that run or start.
-        full: Whether as many messages are held as may be held.
+        full: Whether as many messages are held as may be, of which one is beyond their places.
     """
     if bounds.minimum == bounds.maximum:
         return bounds.minimum

@@ -33,9 +33,6 @@ IDLE_S: Final = 0.5
 DEPTH_EVERY_MOST_S: Final = 5.0
 """The least often that a broker is asked whose answer may be old: asking may cost money."""
 
-AGE_UNSEEN_S: Final = 5.0
-"""What waits is unknown where the broker's answer may be older than this."""
-
 BROKER_GONE_S: Final = 1.0
 """Time to the next look when the broker did not answer."""
 
@@ -190,7 +187,7 @@ class Autoscaler:
         # The broker may not have told its own count of what has just been handed out.
         in_flight = max(depth.in_flight, load)
         need = needed(actor.bounds, ready=depth.ready, in_flight=in_flight)
-        if told.counts_ready and told.depth_age_s <= AGE_UNSEEN_S:
+        if told.tells_load:
             return need
         busy = sum(1 for replica in seen.replicas if replica.state == "busy")
         current = actor.replicas.current

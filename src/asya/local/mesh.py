@@ -346,6 +346,7 @@ class LocalMesh:
             payload_max_bytes=self._settings.payload_max_bytes,
             capture=capture_of(actor, self._settings),
             neighbours=frozenset(each.name for each in self._manifests.actors),
+            ahead=0 if self._transports.tells_load(actor.name) else 1,
         )
 
     async def _start_reloading(self, service: TaskService, port: LocalPort) -> None:

@@ -153,6 +153,11 @@ class LocalTransports:
         every = (self._default, *self.others.values())
         return min(transport.capabilities.message_max_bytes for transport in every)
 
+    def tells_load(self, actor: str) -> bool:
+        """Whether the actor's broker tells what waits there."""
+        queue = queue_name(self._settings.namespace, actor)
+        return self.inner.capabilities_of(queue).tells_load
+
     async def ensure_queues(self) -> None:
         """Make all queues; what a killed mesh held at the server that is ours goes on at once."""
         queues = [queue for use in self._uses for queue in use.queues]

@@ -93,6 +93,8 @@ class SidecarConfig:
         capture: Which payloads go along with events.
         neighbours: Actors whose queues stand: one that is missing was deleted, and its consumer
             makes it again. What is sent to them waits for it.
+        ahead: Messages held beyond those that replicas can work on. One shows the autoscaler that
+            there are more, where the broker does not tell.
     """
 
     actor: str
@@ -103,6 +105,7 @@ class SidecarConfig:
     drain_s: float = 5.0
     capture: Capture = field(default_factory=Capture)
     neighbours: frozenset[str] = frozenset()
+    ahead: int = 0
 
     @property
     def queue(self) -> str:
@@ -550,7 +553,8 @@ class Sidecar:
 
     def _window(self) -> int:
         working = sum(1 for replica in self._replicas if replica.open)
-        return window(working, self.config.concurrency, self._median.value_s)
+        held = window(working, self.config.concurrency, self._median.value_s)
+        return held + self.config.ahead if working else held
 
     def _resize(self) -> None:
         consumer = self._consumer

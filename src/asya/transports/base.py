@@ -11,9 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from asya.codes import Code
+
+LOAD_AGE_MAX_S: Final = 5.0
+"""An answer that may be older says nothing of what waits now."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class Capabilities:
     depth_age_s: float = 0.0
     ordered: bool = True
     priorities: int = 1
+
+    @property
+    def tells_load(self) -> bool:
+        """Whether `depth` says soon enough what waits for a laptop to scale by it."""
+        return self.counts_ready and self.depth_age_s <= LOAD_AGE_MAX_S
 
 
 @dataclass(frozen=True)
