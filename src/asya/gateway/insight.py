@@ -24,9 +24,10 @@ from asya.events import Event, HopEnded, HopStarted
 from asya.gateway.pace import ActorPace, Paces
 from asya.gateway.port import ActorStatus, MeshPort
 from asya.gateway.store.base import Query, Standing, TaskStore
+from asya.gateway.store.letters import LetterQuery
 from asya.gateway.store.payloads import Keeping, Seen
 from asya.gateway.store.rules import EventRow, Failure, HopData, StuckData, TaskRow
-from asya.gateway.why import Facts, Spot, stuck_after_s
+from asya.gateway.why import Facts, LetterFact, Spot, stuck_after_s
 
 LOOK_EVERY_S: Final = 2.0
 """Time between two looks of the watcher, while anything is open."""
@@ -177,6 +178,7 @@ class Insight:
             error=_one_line(failure),
             reason=None if failure is None else failure.reason,
             dead_at=None if found is None else moment(found.dead_at),
+            letter=await self._letter(id) if found is not None and found.dead_at else None,
             published=found is None or found.published or bool(row.n) or row.status != "pending",
             not_before=moment(row.not_before),
             deadline=moment(row.deadline_at),
@@ -189,6 +191,13 @@ class Insight:
             nearest_actor=nearest(actor_name, names),
             children=Counter(each.status for each in family if each.id != id),
         )
+
+    async def _letter(self, id: str) -> LetterFact | None:
+        """What became of its dead letter."""
+        found = await self._store.letters(LetterQuery(status=None, ids=(id,), limit=1))
+        if not found:
+            return None
+        return LetterFact(found[0].status, moment(found[0].changed_at), found[0].retried_as)
 
     async def _actor(self, name: str) -> ActorStatus | None:
         try:

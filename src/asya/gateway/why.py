@@ -84,6 +84,18 @@ class Spot:
 
 
 @dataclass(frozen=True)
+class LetterFact:
+    """What became of a dead letter: `status` is `dead`, `retried` or `purged`, since `at`.
+
+    `retried_as` is the envelope that was made of it.
+    """
+
+    status: str
+    at: datetime | None = None
+    retried_as: str | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that is known. For an unknown id `status` is None, and only `nearest` counts.
 
@@ -92,6 +104,7 @@ class Facts:
         updated_at: When it moved last.
         error: Why it failed, on one line; `reason` is the mesh's word for it.
         dead_at: When it became a dead letter.
+        letter: What became of that.
         published: It is known to be in its first queue.
         problem: What is wrong with the whole mesh.
         ahead: Envelopes at the same actor that most likely come first.
@@ -111,6 +124,7 @@ class Facts:
     error: str | None = None
     reason: str | None = None
     dead_at: datetime | None = None
+    letter: LetterFact | None = None
     published: bool = True
     not_before: datetime | None = None
     deadline: datetime | None = None
@@ -171,6 +185,15 @@ def _ended(facts: Facts) -> Explanation | None:
         return None
     error = facts.error or facts.reason or "no error is known"
     evidence = [f"reason: {facts.reason}"] if facts.reason else []
+    letter = facts.letter
+    if letter is not None and letter.status == "retried":
+        cause = f"Sent again as {letter.retried_as} at {_clock(letter.at)}. It was dead: {error}"
+        see = Remedy(f"asya why {letter.retried_as}", "says how that one does")
+        more = Remedy(f"asya dead retry {facts.id} --force", "sends it once more")
+        return Explanation("retried", cause, evidence, [see, more, show])
+    if letter is not None and letter.status == "purged":
+        evidence.append(f"its bytes were thrown away at {_clock(letter.at)}")
+        return Explanation("failed", f"Failed{at}: {error}", evidence, [show])
     if facts.dead_at is not None:
         evidence.append(f"its bytes are kept among the dead letters since {_clock(facts.dead_at)}")
         again = Remedy(f"asya dead retry {facts.id}", "sends it again, once the cause is mended")

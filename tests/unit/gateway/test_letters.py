@@ -65,6 +65,9 @@ async def test_a_letter_is_sent_again_once(service, mesh, kill):
     assert (reason(refused), refused.value.document.retried_as) == ("not-dead", row.id)
     again = await service.letters.retry("t", RetryRequest(force=True))
     assert [each.id for each in mesh.published] == [row.id, again.id]
+    found = (await service.facts("t")).letter
+    assert found is not None
+    assert (found.status, found.retried_as) == ("retried", again.id)
 
 
 async def test_a_double_click_sends_once(service, mesh, kill):

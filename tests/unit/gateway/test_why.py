@@ -10,7 +10,7 @@ import pytest
 from asya.cli.app import COMMANDS, find
 from asya.gateway.pace import ActorPace, Pace
 from asya.gateway.port import ActorStatus, ReplicaStatus
-from asya.gateway.why import Facts, Spot, stuck_after_s, why
+from asya.gateway.why import Facts, LetterFact, Spot, stuck_after_s, why
 from asya.transports.base import Depth
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -78,6 +78,32 @@ def test_a_dead_one_has_its_error_and_how_to_send_it_again():
     assert found.cause.endswith(": ValueError: no")
     assert found.evidence[0] == "reason: PolicyExhausted"
     assert [each.command for each in found.remedy][:2] == ["asya dead retry e", "asya dead show e"]
+
+
+def test_a_dead_one_that_was_sent_again_leads_to_its_successor():
+    """Given a dead letter that was retried, then it is not offered as if nothing had happened."""
+    found = why(
+        facts(
+            status="failed", error="ValueError: no", reason="PolicyExhausted", dead_at=after(-5),
+            spot=None, letter=LetterFact("retried", after(-2), "e2"),
+        )
+    )  # fmt: skip
+    assert found.kind == "retried"
+    assert found.cause.startswith("Sent again as e2 at ")
+    assert [each.command for each in found.remedy][:2] == [
+        "asya why e2",
+        "asya dead retry e --force",
+    ]
+
+
+def test_a_dead_one_that_was_thrown_away_cannot_be_sent_again():
+    letter = LetterFact("purged", after(-2))
+    found = why(
+        facts(status="failed", error="ValueError: no", dead_at=NOON, letter=letter, spot=None)
+    )
+    assert found.kind == "failed"
+    assert "thrown away" in found.evidence[-1]
+    assert [each.command for each in found.remedy] == ["asya trace e"]
 
 
 def test_one_that_failed_by_its_deadline_is_no_dead_letter():
@@ -261,6 +287,7 @@ def test_remedies_are_commands_that_exist():
         facts(actor=actor()), facts(actor=None), facts(not_before=after(9)),
         facts(published=False), facts(ahead=3, actor=actor("busy", queue=Depth(3, 1, 0))),
         facts(status="succeeded", spot=None), facts(status="failed", dead_at=NOON, spot=None),
+        facts(status="failed", dead_at=NOON, letter=LetterFact("retried", NOON, "e2"), spot=None),
     ]  # fmt: skip
     commands = {find(each.command.split()[1:])[0] for one in every for each in why(one).remedy}
     assert len(commands) > 4
