@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
@@ -40,6 +41,7 @@ def run_case(
     if not case.is_file():
         raise UsageError(f"there is no file {case}; `asya pull ID > {case}` makes one",
                          code=Code.FILE_UNREADABLE)  # fmt: skip
+    _check(case)
     here = Path.cwd()
     found = _actor(actor, here)
     launch = launch_of(found, os.environ, here, socket=Path(os.devnull))
@@ -48,6 +50,18 @@ def run_case(
     if launch.memory_max is not None and sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (launch.memory_max, launch.memory_max))
     _become([*launch.argv, *arguments], environment, launch.folder)
+
+
+def _check(case: Path) -> None:
+    """Refuse a file that the runtime could not use either, before anything is looked for."""
+    try:
+        found = json.loads(case.read_bytes())
+    except (OSError, ValueError) as error:
+        text = f"{case} cannot be read as JSON: {error}"
+        raise UsageError(text, code=Code.FILE_UNREADABLE) from error
+    if not isinstance(found, dict) or "payload" not in found:
+        text = f"{case} is no envelope: it has no payload; `asya pull ID > {case}` makes one"
+        raise UsageError(text, code=Code.FILE_UNREADABLE)
 
 
 def _actor(name: str, folder: Path) -> AsyncActor:

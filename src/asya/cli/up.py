@@ -196,18 +196,23 @@ def _stop_on_signals(mesh: LocalMesh) -> asyncio.Event:
 
 def _banner(mesh: LocalMesh, manifests: Manifests, took_s: float) -> None:
     bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
-    rows = [
-        ("actors", _some(list(mesh.actors))),
-        ("flows", _some(list(mesh.flows)) or "none; send to actors by name: asya call ACTOR JSON"),
-        ("data", str(mesh.data)),
-    ]
-    if mesh.brokers:
-        rows.insert(0, ("brokers", "; ".join(mesh.brokers)))
-    if manifests.schedules:
-        rows.insert(-1, ("schedules", _some([each.name for each in manifests.schedules])))
+    rows = {
+        "actors": _some(list(mesh.actors)),
+        **entries(list(mesh.flows), [each.name for each in manifests.schedules]),
+        "data": str(mesh.data),
+    }
     _write(f"{bold}asya mesh at {mesh.url}{plain}  (ready in {took_s:.2f} s, Ctrl-C stops)")
-    for name, value in rows:
-        _write(f"  {name:<9} {value}")
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        _write(f"  {name:<{width}} {value}")
+
+
+def entries(flows: Sequence[str], schedules: Sequence[str]) -> dict[str, str]:
+    """Rows of the banner on what sends envelopes into the mesh."""
+    rows = {"flows": _some(flows) or "none; send to actors by name: asya call ACTOR JSON"}
+    if schedules:
+        rows["schedules"] = _some(schedules)
+    return rows
 
 
 def _some(names: Sequence[str]) -> str:

@@ -81,8 +81,8 @@ def test_a_handler_that_raises(folder, actor, file, text):
     [
         ("prize", "case.json", 2, "did you mean price?"),
         ("price", "none.json", 2, "`asya pull ID > none.json` makes one"),
-        ("price", "shop.py", 2, "cannot be read as JSON"),
-        ("price", "list.json", 2, "is no envelope"),
+        ("price", "shop.py", 2, "error ASYA-1005: shop.py cannot be read as JSON"),
+        ("price", "list.json", 2, "error ASYA-1005: list.json is no envelope"),
         ("broken", "case.json", 3, "did you mean 'price'"),
     ],
 )
