@@ -197,6 +197,7 @@ def _stop_on_signals(mesh: LocalMesh) -> asyncio.Event:
 def _banner(mesh: LocalMesh, manifests: Manifests, took_s: float) -> None:
     bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
     rows = {
+        **({"brokers": "; ".join(mesh.brokers)} if mesh.brokers else {}),
         "actors": _some(list(mesh.actors)),
         **entries(list(mesh.flows), [each.name for each in manifests.schedules]),
         "data": str(mesh.data),
