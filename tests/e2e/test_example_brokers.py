@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from asya.testing.moto import CREDENTIALS, MotoServer
+from asya.testing.pubsub import PubSubEmulator, PubSubFake
 from asya.testing.rabbitmq import RabbitServer, find_programs
 
 pytestmark = pytest.mark.slow
@@ -43,7 +44,15 @@ def sqs(folder: Path) -> Iterator[str]:
         yield server.address
 
 
-@pytest.fixture(params=[rabbitmq, sqs], ids=lambda start: start.__name__)
+def pubsub(folder: Path) -> Iterator[str]:
+    """Google's emulator where it is installed; else the stand-in, which is not Google's."""
+    if reason := PubSubFake.missing():
+        without(reason)
+    with PubSubFake() if PubSubEmulator.missing() else PubSubEmulator() as server:
+        yield server.address("asya-example").url
+
+
+@pytest.fixture(params=[rabbitmq, sqs, pubsub], ids=lambda start: start.__name__)
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The address of a broker of one's own, and its name."""
     name = request.param.__name__

@@ -6,12 +6,14 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asya.addresses import parse_address
 from asya.testing.moto import CREDENTIALS, MotoServer
+from asya.testing.pubsub import PubSubFake
 from asya.testing.rabbitmq import RabbitServer, find_programs
 from asya.transports.opening import open_transport
 
@@ -190,6 +192,35 @@ def test_sqs_and_nats_share_a_mesh(mesh: Any, moto: MotoServer) -> None:
     at = {name: mesh.status(name)["transport"] for name in ROUTE}
     assert at == {"first": "sqs", "second": "nats", "third": "sqs"}
     assert mesh.stop() == 0
+
+
+def test_retries_that_pubsub_cannot_delay_survive_a_kill(
+    mesh: Any, wait_until: Any, tmp_path: Path
+) -> None:
+    if reason := PubSubFake.missing():
+        assert "CI" not in os.environ, reason
+        pytest.skip(reason)
+    project(mesh, "pubsub", None, "pubsub")
+    slow = {**POLICIES["policies"]["default"], "initialDelay": "8s"}
+    mesh.actor(
+        "third", "handlers.third", transport="pubsub", resiliency={"policies": {"default": slow}}
+    )
+    with PubSubFake(tmp_path / "pubsub.db") as server:
+        mesh.environ = {"ASYA_PUBSUB_URL": server.address("asya-test").url}
+        mesh.up()
+        ids = [mesh.send(["first", "third"], {"fail": 1}) for _ in range(10)]
+        wait_until(lambda: mesh.status("third")["queue"]["delayed"] > 0, 60, mesh.said)
+        mesh.kill()
+        server.kill()
+        server.start()
+        mesh.up()
+
+        ends = [mesh.ended(each, 90) for each in ids]
+        assert [(each["status"], each["result"]["third"]) for each in ends] == [
+            ("succeeded", 2)
+        ] * 10
+        assert mesh.status("third")["queue"]["delayed"] == 0
+        assert mesh.stop() == 0
 
 
 def test_an_actor_whose_broker_has_no_address_starts_nothing(mesh: Any) -> None:
