@@ -23,6 +23,7 @@ demo: setup  ## run examples/01-search from nothing to nothing; STAY=1 keeps the
 	@$(RUN) examples/01-search/demo.py $(if $(STAY),--stay)
 
 test: setup check  ## all checks, then all tests; ARGS= goes to pytest
+	@requirements/brokers.sh
 	$(RUN) -m pytest -n 2 --dist worksteal -q $(ARGS)
 
 check: setup  ## format, lint, types, layers, generated docs

@@ -239,9 +239,13 @@ class Link:
             raise TransportUnavailable(
                 f"RabbitMQ at {self.where} does not answer; {self._late_bytes >> 20} MiB wait for it"
             )
-        self._tag = tag = self._tag + 1
+        tag = self._tag + 1
         confirmed: asyncio.Future[None] = self.loop.create_future()
-        self._putting.publish(publisher.raw, exchange, key, str(tag), body)
+        try:
+            self._putting.publish(publisher.raw, exchange, key, str(tag), body)
+        except _pika_errors() as error:
+            raise TransportUnavailable(f"RabbitMQ at {self.where}: {error}") from error
+        self._tag = tag
         self._pending[tag] = (confirmed, len(body))
         deadlines, pending = self._deadlines, self._pending
         while deadlines and deadlines[0][1] not in pending:

@@ -43,7 +43,9 @@ class Wire(AsyncioConnection):  # type: ignore[misc]  # pika comes without types
         Raises:
             pika.exceptions.ChannelWrongStateError: The channel is not open.
         """
-        usual = not exchange and 0 < len(body) <= APART_BYTES and len(key) <= KEY_MAX
+        # A broker may be set to smaller frames than we ask for.
+        limit = min(APART_BYTES, self._body_max_length or 0)
+        usual = not exchange and 0 < len(body) <= limit and len(key) <= KEY_MAX
         if not usual or not key.isascii() or not channel.is_open:
             properties = BasicProperties(delivery_mode=_PERSISTENT, message_id=message_id)
             channel.basic_publish(exchange, key, body, properties, True)
