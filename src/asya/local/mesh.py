@@ -103,7 +103,9 @@ class LocalMesh:
         self._manifests = manifests
         self._settings = settings
         self._folder = folder.absolute()
-        self._environ = environ
+        # shared by all actors, as texts and as a set: each that made its own would hold all names
+        self._environ = dict(environ)
+        self._neighbours = frozenset(each.name for each in manifests.actors)
         self._tell = say
         self._clock = clock or SystemClock()
         self._cancels = Cancels()
@@ -345,7 +347,7 @@ class LocalMesh:
             concurrency=actor.spec.concurrency,
             payload_max_bytes=self._settings.payload_max_bytes,
             capture=capture_of(actor, self._settings),
-            neighbours=frozenset(each.name for each in self._manifests.actors),
+            neighbours=self._neighbours,
             ahead=0 if self._transports.tells_load(actor.name) else 1,
         )
 
