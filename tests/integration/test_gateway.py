@@ -252,9 +252,9 @@ async def test_a_body_is_let_go_before_the_wait_begins(tmp_path, monkeypatch):
         body = {"route": ["hold"], "payload": "x" * 40_000}
         calls = []
         for number in range(3):
-            call = gateway.client.post("/v1/envelopes?wait=9", json=body)
+            call = gateway.client.post("/v1/envelopes?wait=60", json=body)
             calls.append(asyncio.create_task(call))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while len(gateway.mesh.headers) <= number:
                     await asyncio.sleep(0.001)
         gateway.mesh.let_go.set()
@@ -281,7 +281,7 @@ async def test_a_client_that_goes_away_frees_its_place(gateway):
         await asyncio.sleep(0.001)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while gateway.service.waiting:
             await asyncio.sleep(0.001)
 
@@ -457,7 +457,7 @@ def test_any_body_is_accepted_or_explained(standing, body):
 async def test_lists_are_filtered_and_paged(gateway):
     for number in range(5):
         await gateway.client.post(f"/v1/flows/plain?id=p{number}&wait=9", json=number)
-    await gateway.client.post("/v1/envelopes?wait=9", json={"route": ["boom"], "payload": 1})
+    await gateway.client.post("/v1/envelopes?wait=60", json={"route": ["boom"], "payload": 1})
     first = (await gateway.client.get("/v1/envelopes?flow=plain&limit=3")).json()
     assert [view["id"] for view in first["envelopes"]] == ["p4", "p3", "p2"]
     assert "result" not in first["envelopes"][0]
@@ -552,7 +552,7 @@ async def test_the_document_is_served_and_true(gateway):
 
 async def test_a_stream_tells_the_history_and_ends(gateway):
     body = {"route": ["echo", "boom"], "payload": 1, "id": "t"}
-    await gateway.client.post("/v1/envelopes?wait=9", json=body)
+    await gateway.client.post("/v1/envelopes?wait=60", json=body)
     events = await events_of(gateway.client, "t")
     assert [number for number, *_ in events] == list(range(1, 8))
     assert [(name, data.get("status") or data["state"]) for _, name, data in events] == [
@@ -614,7 +614,7 @@ async def test_streams_are_bounded_and_given_back(gateway):
         answer = await gateway.client.get("/v1/envelopes/t/events")
         problem(answer, 429, "too-many-streams")
         assert int(answer.headers["retry-after"]) >= 1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while gateway.service.watching:
             await asyncio.sleep(0.001)
     gateway.mesh.let_go.set()

@@ -554,6 +554,8 @@ class Sidecar:
     def _window(self) -> int:
         working = sum(1 for replica in self._replicas if replica.open)
         held = window(working, self.config.concurrency, self._median.value_s)
+        # what a replica that goes still works on takes no place of those that take over
+        held += sum(replica.in_flight for replica in self._replicas if not replica.open)
         return held + self.config.ahead if working else held
 
     def _resize(self) -> None:

@@ -25,10 +25,14 @@ from asya.transports.base import Depth
 from asya.transports.memory import MemoryTransport
 
 HANDLERS = """
-import asyncio
+import asyncio, os
 
 async def work(seconds):
-    await asyncio.sleep(seconds or 0)
+    if isinstance(seconds, str):  # until there is this file
+        while not os.path.exists(seconds):
+            await asyncio.sleep(0.01)
+    else:
+        await asyncio.sleep(seconds or 0)
     return seconds
 """
 
@@ -101,7 +105,11 @@ class Cell:
         )
         sump = Sump(self.ledger)
         self.sidecar = Sidecar(
-            SidecarConfig("work", concurrency=concurrency),
+            SidecarConfig(
+                "work",
+                concurrency=concurrency,
+                ahead=0 if self.transport.capabilities.tells_load else 1,
+            ),
             self.transport,
             ends={"x-sink": Sink(self.ledger, sump), "x-sump": sump},
             kill=self.replicas.kill,

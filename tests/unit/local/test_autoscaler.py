@@ -42,11 +42,13 @@ async def test_more_messages_than_one_replica_is_meant_for_start_more(cell: Any)
 
 async def test_a_busy_replica_is_never_ended(cell: Any):
     await cell.start(Bounds(minimum=0, maximum=2, queue_length=1, cooldown_s=0.2))
-    short, long = await cell.send(0.3, 2.0)
+    gate = cell.folder / "gate"
+    short, long = await cell.send(0.3, str(gate))
     await cell.ledger.end_of(short)
     await cell.said.until("down")
     assert cell.replicas.current == 1
     assert [each.state for each in cell.sidecar.snapshot().replicas] == ["busy"]
+    gate.touch()
     assert (await cell.ledger.end_of(long)).attempt == 1
     assert cell.sidecar.snapshot().lost == 0
 
@@ -81,7 +83,7 @@ async def test_a_broker_that_does_not_answer_changes_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(cell.transport, "depth", no_answer)
         first, _ = await cell.send(0.3, 0.3)
-        await asyncio.wait_for(gone.wait(), 5)
+        await asyncio.wait_for(gone.wait(), 30)
         # the first message needs no answer of the broker
         await cell.ledger.end_of(first)
         assert cell.replicas.current == 1
@@ -103,6 +105,23 @@ async def test_where_the_broker_counts_nothing_it_grows_while_all_are_full_and_t
     for each in ids:
         await cell.ledger.end_of(each)
     await cell.until(lambda: not cell.replicas.alive, within_s=30)
+
+
+async def test_where_the_broker_counts_nothing_one_message_needs_one_replica(cell: Any):
+    cell.transport.capabilities = replace(cell.transport.capabilities, counts_ready=False)
+    await cell.start(Bounds(minimum=0, maximum=3, queue_length=100, cooldown_s=60))
+    gate = cell.folder / "gate"
+    (first,) = await cell.send(str(gate))
+    await cell.until(lambda: cell.sidecar.snapshot().in_flight)
+    asked = cell.transport.asked
+    await cell.until(lambda: cell.transport.asked >= asked + 3)
+    assert cell.replicas.current == 1
+    # a second one shows that there is more than one of them can do
+    (second,) = await cell.send(0)
+    await cell.until(lambda: cell.replicas.current == 2)
+    gate.touch()
+    for each in (first, second):
+        await cell.ledger.end_of(each)
 
 
 async def test_a_broker_whose_counts_are_old_is_asked_less_often(cell: Any):
