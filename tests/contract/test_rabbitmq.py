@@ -15,6 +15,7 @@ from asya.transports.rabbitmq import SETTLE_S, RabbitTransport
 
 
 class RabbitHarness(Harness):
+    transport_name = "rabbitmq"
     lease_s = 0.2  # there is none: what is left of it in the kit is waiting
 
     def __init__(self, server: RabbitServer) -> None:
@@ -25,6 +26,8 @@ class RabbitHarness(Harness):
         # Queues settle in `break_broker` instead, since most tests break nothing.
         transport = RabbitTransport(parse_address(self.server.url()), "kit", settle_s=0.0)
         await transport.connect()
+        version = ".".join(transport._link.version.split(".")[:2])
+        self.broker_name = f"RabbitMQ {version}, one server for all tests"
         self.transports.append(transport)
         return transport
 

@@ -76,7 +76,8 @@ class ContractTable:
             folder: Where the tests are.
             results: The file to write.
             page: The page to make from it.
-            strict: A broker that is not on the machine fails the run; otherwise nothing is written.
+            strict: A transport whose broker is not on the machine fails the run. Without it, as
+                where another broker of that transport is there, nothing is written.
         """
         self._results_path = results
         self._page_path = page
@@ -124,17 +125,19 @@ class ContractTable:
             return
         if session.config.option.collectonly:
             return
-        unavailable = [
-            f"{name}: {next(iter(seen['tests'].values()))}"
-            for name, seen in sorted(self._seen.items())
-            if not seen["transport"]
+        ran = {cls: seen for cls, seen in self._seen.items() if not _is_unavailable(seen)}
+        absent = [
+            f"{cls}: {next(iter(seen['tests'].values()))}"
+            for cls, seen in sorted(self._seen.items())
+            if cls not in ran
         ]
-        problems = [] if unavailable and not self._strict else missing(self._seen)
+        problems = [] if absent and not self._strict else missing(ran)
         if problems:
             self._lines = [f"transport contract: {problem}" for problem in problems]
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
-        elif unavailable:
-            self._lines = [f"transport contract not written, {line}" for line in unavailable]
+        elif absent:
+            # Another machine has it: its page says more.
+            self._lines = [f"transport contract not written, {line}" for line in absent]
         elif not session.exitstatus:
             self._write()
 
@@ -149,6 +152,13 @@ class ContractTable:
         """Say what became of the table."""
         for line in self._lines:
             terminalreporter.write_line(line)
+
+
+def _is_unavailable(seen: Mapping[str, Any]) -> bool:
+    """Whether its broker is not on this machine: nothing ran."""
+    return not seen["transport"] and all(
+        outcome.startswith(SKIPPED) for outcome in seen["tests"].values()
+    )
 
 
 def _asks_for_all(config: pytest.Config, folder: Path) -> bool:
