@@ -240,7 +240,7 @@ class Link:
 
     def suspect(self, reason: str) -> None:
         """Look whether the broker is there, soon."""
-        if self._closed or self._checking is not None:
+        if self._closed or not self.up or self._checking is not None:
             return
         self._checking = self._loop.create_task(self._check(reason))
 
@@ -456,7 +456,8 @@ def _line(text: str) -> str:
     """One line for people of what gRPC tells."""
     text = re.sub(r"\s+", " ", text).strip()
     _, mark, last = text.partition("last error: ")
-    return (last if mark else text)[:200] or "no reason was given"
+    text = re.sub(r"^UNKNOWN: (ipv[46]:\S+: )?", "", last if mark else text)
+    return text[:200] or "no reason was given"
 
 
 def _nothing() -> None:
