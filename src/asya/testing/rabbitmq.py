@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ STOP_S = 30.0
 COMMAND_S = 60.0
 
 _FOLDERS = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/sbin", "/usr/local/sbin")
+_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
 _GREETING = b"AMQP\x00\x00\x09\x01"
 
 
@@ -222,10 +224,12 @@ class RabbitServer:
 
     def _environment(self) -> dict[str, str]:
         folder = self.folder
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        erlang = shutil.which("erl")
+        places = [*([str(Path(erlang).parent)] if erlang else []), *_PATH]
         return {
             "LANG": "C.UTF-8",
-            **kept,
+            "PATH": os.pathsep.join(places),
+            "TMPDIR": tempfile.gettempdir(),
             "HOME": str(folder / "home"),
             "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),

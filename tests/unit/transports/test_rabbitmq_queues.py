@@ -43,7 +43,8 @@ def walk(bindings: list[Binding], exchange: str, key: str) -> tuple[list[str], i
     if not targets:
         aside = EXCHANGES[exchange].arguments.get("alternate-exchange")
         return walk(bindings, aside, key) if aside else ([], 0)
-    ends, took = [], 0
+    ends: list[str] = []
+    took = 0
     for one in targets:
         queue = QUEUES.get(one.target)
         if one.to_exchange:
