@@ -7,10 +7,9 @@ SHELL := bash
 
 BIN := .venv/bin
 RUN := $(BIN)/python
-ROWS ?= p transport
+ROWS ?=
 SOAK ?= 30
 TRANSPORT ?= nats
-BENCHMARKS = $(sort $(foreach row,$(ROWS),$(wildcard benchmarks/$(row)*.py benchmarks/*_$(row)_*.py)))
 PY := src tests benchmarks docs examples
 
 help:  ## list the targets
@@ -40,8 +39,8 @@ format: setup  ## put the code into the one format
 soak: setup  ## kill processes at random for SOAK=30 seconds, on TRANSPORT=nats or rabbitmq
 	$(RUN) tests/soak/soak.py --seconds $(SOAK) --transport $(TRANSPORT) $(ARGS)
 
-bench: setup  ## measure; ROWS="p3 p8" picks rows
-	@for script in $(BENCHMARKS); do echo "== $$script" >&2; $(RUN) "$$script"; done
+bench: setup  ## measure; ROWS="P3 P8" picks rows, ROWS=transport the transports alone
+	@$(RUN) benchmarks/run.py --rows "$(ROWS)"
 
 bench-peers:  ## install the peers that `make bench` then measures in the same run
 	python3 -m venv benchmarks/peers/.venv
