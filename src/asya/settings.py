@@ -439,7 +439,8 @@ class Settings:
     lease_s: float = _setting(
         10.0,
         _duration(1, 3600),
-        "How long a message is a sidecar's without a sign of life; extended at a third",
+        "How long a message at NATS is a sidecar's without a sign of life; extended at a third. Those "
+        "of Amazon SQS and Google Pub/Sub are the option `lease` of their addresses",
         "What a dead process held is worked on again after this long",
     )
 
