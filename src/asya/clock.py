@@ -28,7 +28,9 @@ class SystemClock:
 
 def to_rfc3339(moment: datetime) -> str:
     """RFC 3339 in UTC with milliseconds: `2026-11-23T18:25:00.123Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat("T", "milliseconds")[: -len("+00:00")] + "Z"
 
 
 def from_rfc3339(text: str) -> datetime:
