@@ -29,7 +29,14 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing
 
 # Two receives at a time could be given the same message where threads are switched in between:
 # unlike SQS, moto keeps no lock. Threads then change only where one waits.
-_PROGRAM = "import sys; sys.setswitchinterval(1000); from moto.server import main; main()"
+# And it ends with whoever started it, however that ends: then its standard input is closed.
+_PROGRAM = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+sys.setswitchinterval(1000)
+from moto.server import main
+main()
+"""
 
 
 class MotoServer:
@@ -81,6 +88,7 @@ class MotoServer:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in `stop`
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, "-H", HOST, "-p", str(self.port)],
+            stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -99,6 +107,8 @@ class MotoServer:
         if process is not None:
             process.kill()
             process.wait(STOP_S)
+            if process.stdin is not None:
+                process.stdin.close()
         if self._log is not None:
             self._log.close()
             self._log = None
