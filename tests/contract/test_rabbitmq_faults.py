@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -585,6 +588,34 @@ async def test_nobody_at_the_address_is_told_without_the_password() -> None:
     assert "secret" not in str(told.value) + repr(transport)
     with pytest.raises(TransportUnavailable):
         await transport.publish(QUEUE, b"x")
+
+
+async def test_tls_needs_a_certificate_that_is_trusted(mesh: Mesh, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    made = await asyncio.create_subprocess_exec(
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"),
+        *("-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await made.wait() == 0
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    proxy = Proxy(mesh.server.port, tls=context)
+    await proxy.start()
+    plain = mesh.server.url(port=proxy.port).replace("amqp://", "amqps://")
+    with pytest.raises(TransportUnavailable, match="certificate verify failed"):
+        await mesh.connect(plain)
+    transport = await mesh.connect(f"{plain}?cafile={certificate}")
+    await transport.ensure(QUEUE)
+    box = Mailbox(ack=True)
+    await transport.consume(QUEUE, box, window=10)
+    bodies = {b"x" * size for size in (1, 70_000, 200_000)}
+    await asyncio.gather(*(transport.publish(QUEUE, body) for body in bodies))
+    await box.wait_for_bodies(bodies, LONG_S)
+    await transport.close()
+    await proxy.close()
 
 
 async def test_a_delay_that_the_ladder_cannot_keep_is_refused(mesh: Mesh) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 
 HOST = "127.0.0.1"
@@ -23,9 +24,10 @@ class Proxy:
         forwarded: Bytes so far, both ways.
     """
 
-    def __init__(self, port: int, host: str = HOST) -> None:
-        """Prepare; `host` and `port` are the server's."""
+    def __init__(self, port: int, host: str = HOST, *, tls: ssl.SSLContext | None = None) -> None:
+        """Prepare; `host` and `port` are the server's, and `tls` what clients are met with."""
         self._target = (host, port)
+        self._tls = tls
         self.port = 0
         self.forwarded = 0
         self._listener: asyncio.Server | None = None
@@ -38,7 +40,7 @@ class Proxy:
 
     async def start(self) -> None:
         """Listen."""
-        self._listener = await asyncio.start_server(self._accept, HOST, 0)
+        self._listener = await asyncio.start_server(self._accept, HOST, 0, ssl=self._tls)
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def close(self) -> None:

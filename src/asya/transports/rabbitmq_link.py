@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -458,7 +459,7 @@ class Link:
         if connection is not self._putting or self._closed:
             return
         if isinstance(error, TransportUnavailable) or not connection.is_open:
-            self._lost(_without_place(str(error), self.where))
+            self._lost(without_place(str(error), self.where))
             return
         self._publisher = None
         if not self._refused:
@@ -515,7 +516,7 @@ class Link:
                 self._trouble = str(error)
                 # Why it was lost is often less telling than why it does not come back.
                 if not isinstance(error, TransportUnavailable):
-                    reason = _without_place(str(error), self.where)
+                    reason = without_place(str(error), self.where)
             if not told:
                 told = True
                 log.warning(
@@ -542,6 +543,7 @@ class Link:
             self.on_tick()
 
 
+_STREAM_LOST = re.compile(r"Stream connection lost: \w+\(\d+, '(.*)'\)")
 _REFUSED_ENTRY = frozenset(
     {"ProbableAuthenticationError", "ProbableAccessDeniedError", "AuthenticationError"}
 )
@@ -584,7 +586,8 @@ def _resolver(answer: asyncio.Future[Any]) -> Callable[[Any], None]:
     return resolve
 
 
-def _without_place(text: str, where: str) -> str:
+def without_place(text: str, where: str) -> str:
+    """A text of `refusal` for where the place is told already."""
     return text.removeprefix(f"RabbitMQ at {where}: ")
 
 
@@ -604,7 +607,8 @@ def _text(error: BaseException) -> str:
         error = inner[-1] if isinstance(inner, (list, tuple)) else inner
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    lost = _STREAM_LOST.search(str(error))
+    return lost.group(1) if lost else str(error) or type(error).__name__
 
 
 async def _discard(connection: Any) -> None:

@@ -20,7 +20,7 @@ from asya.addresses import Address
 from asya.codes import Code
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
 from asya.transports.base import Finding, Inspection
-from asya.transports.rabbitmq_link import Link
+from asya.transports.rabbitmq_link import Link, without_place
 from asya.transports.rabbitmq_queues import Binding, Exchange, Layout, Part, Queue
 from asya.transports.rabbitmq_registry import Registry
 
@@ -88,7 +88,7 @@ async def _differs(link: Link, part: Queue | Exchange) -> str | None:
     except TransportUnavailable:
         raise
     except TransportError as error:
-        return str(error)
+        return without_place(str(error), link.where)
     finally:
         channel.close()
     return None
