@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import secrets
 import signal
@@ -33,6 +34,7 @@ import pytest
 from asya.addresses import parse_address
 from asya.envelope import encode, new_envelope, raw_json
 from asya.local.broker import find_binary
+from asya.testing.rabbitmq import RabbitServer, find_programs
 from asya.transports.base import Transport
 from asya.transports.opening import open_transport
 
@@ -298,6 +300,47 @@ authorization {{ users: [{{ user: asya, password: "{password}" }}] }}
         )
 
 
+class RabbitBroker(Broker):
+    """A RabbitMQ, and a user for the mesh whose password can be changed."""
+
+    title = "RabbitMQ"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.server = RabbitServer(folder)
+        self._password = secrets.token_hex(8)
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    def url(self, *, port: int) -> str:
+        return self.server.url(
+            user="mesh", password=self._password, port=port, query="heartbeat=3s"
+        )
+
+    def open(self) -> None:
+        super().open()
+        self.server.ctl("add_user", "mesh", self._password)
+        self.server.ctl("set_permissions", "mesh", ".*", ".*", ".*")
+
+    def start(self) -> None:
+        self.server.start()
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def revoke(self) -> None:
+        self.server.ctl("change_password", "mesh", "another")
+        self.server.ctl("close_all_connections", "revoked by a test")
+
+    def restore(self) -> None:
+        self.server.ctl("change_password", "mesh", self._password)
+
+    def close(self) -> None:
+        self.server.close()
+
+
 class Load:
     """Senders that send one envelope after the other, over a fault, until it is over."""
 
@@ -541,3 +584,44 @@ class TestNats(MeshFaults):
         yield broker
         broker.proxy.close()
         broker.close()
+
+
+class TestRabbitMQ(MeshFaults):
+    """On a RabbitMQ of our own."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def broker(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+        if find_programs() is None and os.environ.get("CI") != "true":
+            pytest.skip("there is no rabbitmq-server; apt-get install rabbitmq-server")
+        broker = RabbitBroker(tmp_path_factory.mktemp("rabbitmq"))
+        try:
+            broker.open()
+            yield broker
+        finally:
+            broker.proxy.close()
+            broker.close()
+
+    def test_the_disk_alarm_goes_off_and_is_over(
+        self, project: Any, broker: RabbitBroker, wait_until: Any
+    ):
+        with under_load(project, wait_until) as load:
+            broker.server.ctl("set_disk_free_limit", "900000GB")
+            wait_until(lambda: alarms(project) == (1, 0), PATIENCE_S, project.said)
+            # what it says to those who would send
+            status, answer = project.ask("POST", "/v1/envelopes", {"route": ["first"], "payload": 1})
+            assert status == 503
+            assert "takes no messages" in answer["detail"]
+            broker.server.ctl("set_disk_free_limit", "50MB")
+        load.all_ended()
+        assert alarms(project) == (1, 1)
+        assert told(project, broker) == (0, 0)
+
+
+def alarms(project: Any) -> tuple[int, int]:
+    """How often the mesh said that RabbitMQ takes no messages, and that it does again."""
+    log = project.log("x-mesh")
+    return (
+        len(re.findall(r"WARNING RabbitMQ at \S+ takes no messages \(", log)),
+        len(re.findall(r"RabbitMQ at \S+ takes messages again", log)),
+    )
