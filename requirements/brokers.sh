@@ -22,7 +22,11 @@ if [ ! -e "$policy" ]; then
     chmod +x "$policy"
 fi
 say "installing the system package rabbitmq-server"
-if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq rabbitmq-server; } \
-        >/dev/null 2>&1; then
-    say "apt-get could not install rabbitmq-server; its tests are skipped"
+log=$(mktemp)
+apt() { DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@"; }
+if { apt update && apt install -y rabbitmq-server; } >"$log" 2>&1; then
+    rm -f "$log"
+else
+    tail -n 20 "$log" >&2
+    say "apt-get could not install rabbitmq-server (all it said: $log); its tests are skipped"
 fi
