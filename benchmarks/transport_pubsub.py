@@ -67,6 +67,13 @@ async def filled(endpoint: str, hops: int) -> Any:
     return transport
 
 
+async def emptied(transport: Any) -> None:
+    """The emulator keeps everything in its memory: take it away again."""
+    for queue in (FIRST, NEXT):
+        await transport.delete(queue)
+    await transport.close()
+
+
 async def asya(endpoint: str, window: int, meter: Meter) -> None:
     transport = await filled(endpoint, meter.hops)
     tasks: set[asyncio.Task[None]] = set()
@@ -87,7 +94,7 @@ async def asya(endpoint: str, window: int, meter: Meter) -> None:
     meter.begin()
     await transport.consume(FIRST, on_delivery, window=window)
     await meter.done.wait()
-    await transport.close()
+    await emptied(transport)
 
 
 def clients(endpoint: str) -> Any:
@@ -122,7 +129,7 @@ async def generated(endpoint: str, window: int, meter: Meter) -> None:
         await subscriber.acknowledge(request=ack, **limits)
         meter.hop(len(received))
     await channel.close()
-    await transport.close()
+    await emptied(transport)
 
 
 async def bare(endpoint: str, window: int, meter: Meter) -> None:
@@ -148,7 +155,7 @@ async def bare(endpoint: str, window: int, meter: Meter) -> None:
         await subscriber.acknowledge(request=ack.wrap(request), **limits)
         meter.hop(len(received))
     await channel.close()
-    await transport.close()
+    await emptied(transport)
 
 
 def child(client: str, endpoint: str, window: int, hops: int, loop: str) -> None:
