@@ -129,7 +129,7 @@ OPTIONS: Final[Mapping[str, tuple[Option, ...]]] = MappingProxyType(
                 1,
                 43_200,
             ),
-            Option("fair", "flag", "false", "Fair queues: every envelope's run is a message group"),
+            Option("fair", "flag", "false", "Fair queues: the run of a root is a message group"),
             Option("fifo", "flag", "false", "FIFO queues, which keep order and know duplicates"),
             Option(
                 "account", "text", "", "Number of the account whose queues they are, if not ours"

@@ -303,9 +303,10 @@ class SqsTransport(Transport):
         except QueueMissing:
             return []
         target = None if queue == sump else self._broker_name(sump)
-        name = self._broker_name(queue)
+        where = f"the queue {self._broker_name(queue)}"
+        remedy = "aws sqs set-queue-attributes changes it, the mesh never does"
         return [
-            Finding(f"the queue {name} in {link.where} differs: {text}", queue=queue)
+            Finding(f"{where}: {text}; {remedy}", queue=queue)
             for text in sqs_queues.differences(found, fifo=self._fifo, sump=target)
         ]
 
