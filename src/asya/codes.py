@@ -162,6 +162,16 @@ TYPES: Final = {
 _GENERAL: Final = frozenset({None, "PolicyExhausted", "PolicyRouted", "Failed"})
 
 
+def load_failure(error_type: str, message: str) -> tuple[Code, str]:
+    """Code and text of a handler that could not be loaded.
+
+    The runtime's own errors tell the whole story; their type would only repeat it.
+    """
+    own = error_type.startswith("asya.runtime.")
+    text = message if own else f"{error_type}: {message}"
+    return TYPES.get(error_type, Code.HANDLER_LOAD), text
+
+
 def failure_code(reason: str | None, error_type: str | None) -> Code:
     """The code of a failed attempt or envelope.
 

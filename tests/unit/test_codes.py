@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asya import errors, sidecar
-from asya.codes import REASONS, TYPES, Code, failure_code
+from asya.codes import REASONS, TYPES, Code, failure_code, load_failure
 from asya.errors import AsyaError, Complaint, ManifestError, SettingsError, UsageError
 from asya.runtime import loading
 
@@ -97,3 +97,14 @@ def test_every_kind_of_load_failure_has_a_code():
     kinds: list[type] = [loading.HandlerError, *loading.HandlerError.__subclasses__()]
     assert {errors.full_name(kind) for kind in kinds} - TYPES.keys() == set()
     assert len(kinds) > 5
+
+
+@pytest.mark.parametrize(
+    ("error_type", "code", "text"),
+    [
+        ("asya.runtime.loading.ImportFailed", "ASYA-3104", "no module"),
+        ("ImportError", "ASYA-3101", "ImportError: no module"),
+    ],
+)
+def test_a_load_failure_is_told_in_one_form_everywhere(error_type, code, text):
+    assert load_failure(error_type, "no module") == (code, text)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from asya.clock import Clock
-from asya.codes import TYPES, Code
+from asya.codes import Code, load_failure
 from asya.envelope import ErrorInfo
 from asya.local.leftovers import ChildRecord
 from asya.local.logs import RotatingLog
@@ -298,10 +298,8 @@ class ReplicaSet:
             timer.cancel()
         else:
             return
-        # The runtime's own error tells the whole story; its type would only repeat it.
-        own = error.type.startswith("asya.runtime.")
-        text = error.message if own else f"{error.type}: {error.message}"
-        self._failed(state, text, TYPES.get(error.type, Code.HANDLER_LOAD))
+        code, text = load_failure(error.type, error.message)
+        self._failed(state, text, code)
 
     def _failed(self, state: State, text: str, code: Code) -> None:
         """A replica could not be loaded; `state` is what it was."""

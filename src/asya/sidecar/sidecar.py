@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 from asya.blobs.claims import SMALL_BYTES, Claims, no_claims
 from asya.clock import Clock, SystemClock, to_rfc3339
+from asya.codes import load_failure
 from asya.crashpoints import crash
 from asya.envelope import (
     DEATHS_HEADER,
@@ -364,7 +365,8 @@ class Sidecar:
 
     def replica_failed(self, pid: int, error: ErrorInfo) -> None:
         """A runtime could not load its handler."""
-        self._last_error = f"{error.type}: {error.message}"
+        code, text = load_failure(error.type, error.message)
+        self._last_error = f"error {code}: {text}"
         self.on_load_failure(pid, error)
 
     def replica_files(self, replica: Replica, files: list[str]) -> None:
