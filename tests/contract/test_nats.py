@@ -40,7 +40,7 @@ class NatsHarness(Harness):
 
     async def connect(self, *, lease_s: float | None = None) -> Transport:
         transport = NatsTransport(
-            self.server.url, "kit", lease_s=lease_s or self.lease_s, publish_timeout_s=1.0
+            self.server.url, "kit", lease_s=lease_s or self.lease_s, publish_timeout_s=3.0
         )
         await transport.connect()
         self.transports.append(transport)

@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLERS = """
+import os
 import time
 
 
@@ -31,7 +32,11 @@ def story(payload):
 
 
 def wait(payload):
-    time.sleep(payload)
+    if isinstance(payload, str):  # until there is this file
+        while not os.path.exists(payload):
+            time.sleep(0.01)
+    else:
+        time.sleep(payload)
     return "waited"
 
 
@@ -56,7 +61,7 @@ spec:
   inputSchema: {type: integer}
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @dataclass
@@ -220,7 +225,8 @@ def test_a_time_limit_ends_the_envelope(mesh):
 
 
 def test_an_interrupt_leaves_the_envelope_running_and_says_its_id(mesh):
-    process = mesh.start("call", "wait", "2", "--progress")
+    gate = mesh.folder / "gate"
+    process = mesh.start("call", "wait", json.dumps(str(gate)), "--progress")
     assert process.stderr is not None
     assert any("… wait" in line for line in iter(process.stderr.readline, ""))
 
@@ -231,6 +237,7 @@ def test_an_interrupt_leaves_the_envelope_running_and_says_its_id(mesh):
     assert "Traceback" not in errors
     envelope_id = re.search(r"asya watch (\S+)", errors)
     assert envelope_id
+    gate.touch()
     assert mesh.run("watch", envelope_id[1]).stdout == '"waited"\n'
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEP = re.compile(r"^<!-- (\w+)(?:: (\S+))? -->\n```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 READY_MAX_S = 30
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Reader:

@@ -53,13 +53,15 @@ async def test_it_tells_what_runs(port: MeshPort, cell: Any):
     assert port.flows() == FLOWS
     assert port.namespace == "default"
     assert port.problem() == "the disk is full"
-    await cell.send(1.0, 1.0)
+    gate = cell.folder / "gate"
+    await cell.send(str(gate), str(gate))
     await cell.until(lambda: cell.sidecar.snapshot().in_flight)
     assert await port.ready("work") == 1
     (status,) = await port.actor_status()
     assert (status.name, status.transport) == ("work", "memory")
     assert (status.queue.ready, status.queue.in_flight) == (1, 1)
     assert [each.state for each in status.replicas] == ["busy"]
+    gate.touch()
 
 
 async def test_a_replica_that_loads_is_shown_and_so_is_one_that_cannot(port: MeshPort, cell: Any):
