@@ -49,7 +49,10 @@ def dead_list(
     """
     kind = "letters" if all_letters else "groups"
     query = {"group": "none"} if all_letters else {}
-    found = list(_pages(connect(url), kind, query | _filter(actor, reason, fingerprint)))
+    client, chosen = connect(url), _filter(actor, reason, fingerprint)
+    found = list(_pages(client, kind, query | chosen))
+    if not found:
+        _say_none(client, chosen)
     if as_json:
         print(json.dumps({kind: found}, indent=2, ensure_ascii=False))
     elif not found:
@@ -133,6 +136,8 @@ def dead_retry(
     else:
         what = {"filter": chosen} if chosen else {"all": True}
         run = _retry_all(client, what | how | ({"rate": rate} if rate else {}), as_json)
+        if not (run.retried or run.already or run.refused):
+            _say_none(client, chosen)
     run.close()
     if watch and run.retried:
         _watch(client, [new for _, new in run.retried])
@@ -174,6 +179,8 @@ def dead_purge(
         if older_than:
             asked["older_than"] = older_than
         count = client.post("/v1/dead/purge", json.dumps(asked).encode()).body["purged"]
+        if not count:
+            _say_none(client, chosen)
     print(f"{count} purged", file=sys.stderr)
 
 
@@ -183,7 +190,9 @@ def _confirm(
     if not sys.stdin.isatty():
         raise UsageError("this throws payloads away; say --yes where nobody can be asked")
     count = len(ids or ()) or sum(each["count"] for each in _pages(client, "groups", chosen))
-    which = f"{count} dead letters" + (f", those older than {older}," if older else "")
+    which = f"{count} dead letter{'' if count == 1 else 's'}" + (
+        f", those older than {older}," if older else ""
+    )
     if not typer.confirm(f"Throw {which} away?"):
         raise typer.Exit(1)
 
@@ -293,6 +302,20 @@ def described(letter: Mapping[str, Any]) -> list[str]:
         letter["payload"], indent=2, ensure_ascii=False
     )
     return [*lines, "", "payload:", payload]
+
+
+def _say_none(client: MeshClient, chosen: Mapping[str, str]) -> None:
+    """Of a filter that leaves nothing, say which of its values no letter has."""
+    groups = list(_pages(client, "groups", {})) if chosen else []
+    for name, value in chosen.items():
+        each = (group["reasons"] if name == "reason" else [group[name]] for group in groups)
+        known = {str(one) for some in each for one in some}
+        if value in known:
+            continue
+        close = nearest(value, known)
+        there_are = f"there are {', '.join(sorted(known))}" if known else "there are none at all"
+        hint = f"did you mean {close}?" if close else there_are
+        print(f"asya: no dead letter has the {name} {value!r}; {hint}", file=sys.stderr)
 
 
 def _filter(actor: str | None, reason: str | None, fingerprint: str | None) -> dict[str, str]:

@@ -226,3 +226,26 @@ def test_a_hop_that_cannot_be_pulled(asya, gateway, reply, hop, headers, text):
     code, _, err = asya("pull", "one", "--hop", hop)
     assert code == 2
     assert text in err
+
+
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        (("--actor", "prize"), "no dead letter has the actor 'prize'; did you mean price?"),
+        (
+            ("--reason", "Nothing"),
+            "no dead letter has the reason 'Nothing'; there are PolicyExhausted",
+        ),
+    ],
+)
+def test_a_filter_that_leaves_nothing_says_what_there_is(gateway, reply, asya, filters, said):
+    """Given a name that no letter has, when letters are asked for, then the nearest is named."""
+    nothing = answer(reply, {"groups": [], "next_cursor": None})
+    gateway.on(f"GET /v1/dead?{filters[0][2:]}={filters[1]}&limit=500", nothing)
+    gateway.on("GET /v1/dead?limit=500", answer(reply, {"groups": [GROUP], "next_cursor": None}))
+    page = {"retried": [], "already": [], "refused": [], "next_cursor": None}
+    gateway.on("POST /v1/dead/retry", answer(reply, page))
+    gateway.on("POST /v1/dead/purge", answer(reply, {"purged": 0}))
+    assert asya("dead", "list", *filters) == (0, "", f"asya: {said}\nno dead letters\n")
+    assert asya("dead", "retry", "--all", *filters) == (0, "", f"asya: {said}\n0 sent again\n")
+    assert asya("dead", "purge", "--all", "--yes", *filters) == (0, "", f"asya: {said}\n0 purged\n")
