@@ -426,3 +426,23 @@ async def test_the_emulators_variable_is_an_endpoint(fake: PubSubFake) -> None:
     inspected = await transport.inspect([QUEUE])
     assert inspected.broker == f"Pub/Sub, project kit-variable at {fake.endpoint}"
     await transport.close()
+
+
+async def test_a_queue_that_is_deleted_after_its_consumer_was_closed_stays_deleted(
+    server: Any, opened: Open, caplog: pytest.LogCaptureFixture
+):
+    """Its last pull may still be under way, and ends then."""
+    taker, deleter = await opened(server.endpoint, pull_s=3.0), await opened(server.endpoint)
+    await taker.ensure(QUEUE)
+    mailbox = Mailbox()
+    consumer: Any = await taker.consume(QUEUE, mailbox)
+    await publish_soon(taker, b"x")
+    (await mailbox.wait_for(1))[0].ack()
+    await until(lambda: consumer._asked)
+
+    await consumer.close()
+    await deleter.delete(QUEUE)
+    await consumer.end(30)
+
+    assert QUEUE not in await deleter.queues()
+    assert not warnings(caplog)

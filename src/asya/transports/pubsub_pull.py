@@ -366,6 +366,8 @@ class PullConsumer(Consumer):
         A subscription whose topic was deleted is emptied first, by everybody who takes from it,
         and only then made anew: deleting it deletes what it holds.
         """
+        if self._closed:
+            return  # its last pull ends when the queue is deleted: that is no reason to make it again
         self._looked_at = self.now()
         try:
             made = await self._look()
