@@ -15,7 +15,7 @@ from asya.cli.client import RECONNECT_MAX_S, MeshClient
 from asya.cli.display import NullDisplay, make_display
 from asya.cli.outcome import Url, connect, describe_end, follow, follow_to_exit, say_kept
 from asya.cli.set_values import read_assignment
-from asya.errors import MeshUnreachable, UsageError
+from asya.errors import MeshUnreachable, UsageError, nearest
 
 PAGE: Final = 500
 ERROR_MAX: Final = 70

@@ -243,7 +243,12 @@ def test_a_filter_that_leaves_nothing_says_what_there_is(gateway, reply, asya, f
     nothing = answer(reply, {"groups": [], "next_cursor": None})
     gateway.on(f"GET /v1/dead?{filters[0][2:]}={filters[1]}&limit=500", nothing)
     gateway.on("GET /v1/dead?limit=500", answer(reply, {"groups": [GROUP], "next_cursor": None}))
-    page = {"retried": [], "already": [], "refused": [], "next_cursor": None}
+    page: dict[str, list[str] | None] = {
+        "retried": [],
+        "already": [],
+        "refused": [],
+        "next_cursor": None,
+    }
     gateway.on("POST /v1/dead/retry", answer(reply, page))
     gateway.on("POST /v1/dead/purge", answer(reply, {"purged": 0}))
     assert asya("dead", "list", *filters) == (0, "", f"asya: {said}\nno dead letters\n")
