@@ -26,6 +26,8 @@ from asya.transports.rabbitmq import SETTLE_S, RabbitTransport
 
 PREFIX = "asya-faults"
 QUEUE = f"{PREFIX}-first"
+PERMISSIONS = ("^asya-.*", r"^(asya-.*|amq\.default)$", "^asya-.*")
+"""What a mesh needs: to configure, to write, to read; as the how-to says."""
 LONG_S = 60.0
 """For what must happen, however loaded the machine is."""
 
@@ -193,7 +195,7 @@ async def test_revoked_credentials_are_told_and_then_over(
 ) -> None:
     ctl = mesh.server.ctl
     await asyncio.to_thread(ctl, "add_user", "worker", "first-word")
-    await asyncio.to_thread(ctl, "set_permissions", "worker", ".*", ".*", ".*")
+    await asyncio.to_thread(ctl, "set_permissions", "worker", *PERMISSIONS)
     transport = await mesh.connect(mesh.server.url(user="worker", password="first-word"))
     await transport.ensure(QUEUE)
     box = Mailbox(ack=True)
@@ -227,7 +229,7 @@ async def test_revoked_permissions_are_told_and_then_over(
 ) -> None:
     ctl = mesh.server.ctl
     await asyncio.to_thread(ctl, "add_user", "reader", "a-word")
-    await asyncio.to_thread(ctl, "set_permissions", "reader", ".*", ".*", ".*")
+    await asyncio.to_thread(ctl, "set_permissions", "reader", *PERMISSIONS)
     transport = await mesh.connect(mesh.server.url(user="reader", password="a-word"))
     await transport.ensure(QUEUE)
     await transport.publish(QUEUE, b"before")
@@ -239,7 +241,7 @@ async def test_revoked_permissions_are_told_and_then_over(
     with pytest.raises(TransportUnavailable, match="ACCESS_REFUSED"):
         await transport.publish(QUEUE, b"during")
     assert "ACCESS_REFUSED" in (transport.trouble or "")
-    await asyncio.to_thread(ctl, "set_permissions", "reader", ".*", ".*", ".*")
+    await asyncio.to_thread(ctl, "set_permissions", "reader", *PERMISSIONS)
     load = Load(transport, width=1)
     await load.reach(1)
     await load.stop()
