@@ -2,7 +2,7 @@
 
 The lock is `flock` on `<data>/lock`; the file's text is the holder's pid, for the message only.
 Children do not inherit the descriptor (Python's default), so a broker that outlived its
-supervisor holds no lock. Taken first and given back last, by the mesh.
+supervisor holds no lock. Taken first and given back last, by the mesh; `asya doctor` asks who holds.
 """
 
 from __future__ import annotations
@@ -60,6 +60,22 @@ class FolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def holder(folder: Path) -> int | None:
+    """The pid of the process that holds a folder, or None. Takes no lock, not even for a moment.
+
+    The file's text alone would not do: it stays, and pids are given out again.
+    """
+    import psutil
+
+    path = folder / "lock"
+    try:
+        pid = int(path.read_text(encoding="ascii"))
+        opened = psutil.Process(pid).open_files()
+    except (OSError, ValueError, psutil.Error):
+        return None
+    return pid if str(path.resolve()) in {each.path for each in opened} else None
 
 
 def _read_pid(descriptor: int) -> int:

@@ -17,6 +17,7 @@ from asya.local import announcement
 from asya.local.announcement import Announcement
 from asya.local.doctor.checks import Seen
 from asya.local.doctor.set_up import SetUp
+from asya.local.lock import holder
 
 REMOTE: Final = frozenset({
     "9p", "afs", "ceph", "cifs", "fuse.s3fs", "fuse.sshfs", "glusterfs", "lustre", "ncpfs", "nfs",
@@ -124,7 +125,15 @@ def look_at_mesh(setup: SetUp) -> Seen:
     """Whether a mesh runs here, and answers."""
     mesh = _mesh(setup)
     if mesh is None:
-        yield "ok", "none runs here"
+        pid = holder(setup.data)
+        if pid is None:
+            yield "ok", "none runs here"
+        else:
+            text = (
+                f"pid {pid} runs on {setup.data}, and its record there ({announcement.FILE}) is "
+                "gone, so commands do not find it: give them --url, or stop it and start it again"
+            )
+            yield "fail", text, Code.MESH_UNREACHABLE
         return
     try:
         status, said = _ask_ready(mesh.url)
@@ -144,7 +153,7 @@ def look_at_leftovers(setup: SetUp) -> Seen:
     from asya.local.broker import left_running
     from asya.local.leftovers import ChildRecord, still_alive
 
-    if _mesh(setup) is not None:
+    if _mesh(setup) is not None or holder(setup.data) is not None:
         yield "ok", "the mesh runs, and sees to its own"
         return
     left = [

@@ -16,6 +16,7 @@ import pytest
 from asya.codes import Code
 from asya.local.doctor import folder
 from asya.local.leftovers import ChildRecord
+from asya.local.lock import FolderLock
 
 Part = namedtuple("Part", "mountpoint fstype")  # noqa: PYI024  as psutil's own
 Usage = namedtuple("Usage", "free")  # noqa: PYI024  as shutil's own
@@ -183,6 +184,23 @@ def test_a_mesh_that_does_not_answer(project, make, seen, free_port):
     announce(project, f"http://127.0.0.1:{free_port}", os.getpid())
     (found,) = seen(folder.look_at_mesh, make())
     assert (found.state, found.code) == ("fail", Code.MESH_UNREACHABLE)
+
+
+def test_a_mesh_whose_record_is_gone_is_no_killed_one(project, make, seen):
+    """Given a mesh that holds the folder, when its record was removed, its children are its own."""
+    lock = FolderLock(project / ".asya")
+    lock.acquire()
+    ChildRecord(project / ".asya" / "children.jsonl").add(os.getpid(), "embedder")
+    try:
+        (mesh,) = seen(folder.look_at_mesh, make())
+        (left,) = seen(folder.look_at_leftovers, make())
+    finally:
+        lock.release()
+    assert (mesh.state, mesh.code) == ("fail", Code.MESH_UNREACHABLE)
+    assert mesh.text.startswith(f"pid {os.getpid()} runs on {project / '.asya'}")
+    assert "--url" in mesh.text
+    assert left.state == "ok"
+    assert seen(folder.look_at_mesh, make())[0].text == "none runs here"
 
 
 def test_what_a_killed_mesh_left_is_named_and_left_alone(project, make, seen):
