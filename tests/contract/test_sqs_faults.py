@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -258,8 +256,11 @@ async def test_a_permission_that_is_missing_is_told_and_waited_for(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key[1])
     transport = await opened(moto.endpoint)
     await transport.ensure(QUEUE)
-    # given that it may look, and neither send nor receive
-    await grant(moto, "sqs:GetQueueUrl")
+    # given that it may look, and neither make queues nor send nor receive
+    await grant(moto, "sqs:GetQueueUrl", "sqs:GetQueueAttributes")
+    await transport.ensure(QUEUE)
+    with pytest.raises(TransportError, match="not authorized to perform: sqs:CreateQueue"):
+        await transport.ensure("asya-kit-second")
     box = Mailbox(ack=True)
     await transport.consume(QUEUE, box)
     with pytest.raises(TransportError, match=r"AccessDenied: User: .*sqs:SendMessage") as caught:
@@ -342,107 +343,6 @@ async def test_one_bad_message_harms_no_other_of_its_batch(transport: SqsTranspo
     box = Mailbox(ack=True)
     await transport.consume(QUEUE, box, window=5)
     await box.wait_for_bodies({b"a", b"c"})
-
-
-class HalfServer(BaseHTTPRequestHandler):
-    """Answers as SQS does where a part of a batch fails, which moto never does."""
-
-    answer: ClassVar[dict[str, Any]] = {}
-    asked: ClassVar[list[str]] = []
-
-    def do_POST(self) -> None:
-        length = int(self.headers["Content-Length"])
-        request = json.loads(self.rfile.read(length))
-        operation = self.headers["X-Amz-Target"].rpartition(".")[2]
-        self.asked.append(operation)
-        status, answer = 200, {"QueueUrl": "http://x/1/" + request.get("QueueName", "")}
-        if operation in self.answer:
-            status, answer = self.answer[operation]
-        content = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/x-amz-json-1.0")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def half(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    HalfServer.answer = {}
-    HalfServer.asked = []
-    with ThreadingHTTPServer((HOST, 0), HalfServer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://{HOST}:{server.server_address[1]}"
-        server.shutdown()
-
-
-def failure(number: str, code: str, text: str, *, ours: bool) -> dict[str, Any]:
-    return {"Id": number, "Code": code, "Message": text, "SenderFault": ours}
-
-
-async def test_each_entry_of_a_batch_has_an_outcome_of_its_own(half: str, opened: Open) -> None:
-    # given a batch that is confirmed in part
-    failed = [
-        failure("1", "InternalError", "try again", ours=False),
-        failure("2", "InvalidMessageContents", "bad characters", ours=True),
-        failure("3", "AWS.SimpleQueueService.NonExistentQueue", "gone", ours=True),
-        failure("4", "RequestThrottled", "slow down", ours=True),
-    ]
-    well = {"Id": "0", "MessageId": "m", "MD5OfMessageBody": "x"}
-    HalfServer.answer = {"SendMessageBatch": (200, {"Successful": [well], "Failed": failed})}
-    transport = await opened(half)
-    outcomes = await asyncio.gather(
-        *(transport.publish(QUEUE, b"%d" % number) for number in range(6)), return_exceptions=True
-    )
-    kinds = [type(one).__name__ for one in outcomes]
-    unavailable = "TransportUnavailable"
-    assert kinds == ["Receipt", unavailable, "Refused", "QueueMissing", unavailable, unavailable]
-    assert HalfServer.asked.count("SendMessageBatch") == 1
-    await transport.close()
-
-
-async def test_throttling_is_an_outage_of_no_connection(
-    half: str, caplog: pytest.LogCaptureFixture, opened: Open
-) -> None:
-    fault = {"__type": "com.amazonaws.sqs#RequestThrottled", "message": "slow down"}
-    HalfServer.answer = {"SendMessageBatch": (400, fault)}
-    transport = await opened(half, publish_timeout_s=5.0)
-    for _ in range(3):
-        with pytest.raises(TransportUnavailable, match=r"throttles: RequestThrottled|did not"):
-            await transport.publish(QUEUE, b"1")
-    (told,) = warnings(caplog)
-    assert told.endswith("throttles (RequestThrottled); going on more slowly")
-    assert transport.trouble is None
-    await transport.close()
-
-
-async def test_an_ack_that_is_not_taken_is_said_again(half: str, opened: Open) -> None:
-    message = {
-        "MessageId": "m", "ReceiptHandle": "r", "Body": "hello", "MD5OfBody": "x",
-        "Attributes": {"ApproximateReceiveCount": "1"},
-    }  # fmt: skip
-    failed = [failure("0", "InternalError", "try again", ours=False)]
-    HalfServer.answer = {
-        "ReceiveMessage": (200, {"Messages": [message]}),
-        "DeleteMessageBatch": (200, {"Successful": [], "Failed": failed}),
-    }
-    transport = await opened(half)
-    box = Mailbox()
-    consumer = await transport.consume(QUEUE, box)
-    (delivery,) = await box.wait_for(1)
-    consumer.set_window(0)
-    delivery.ack()
-    await until(lambda: HalfServer.asked.count("DeleteMessageBatch") >= 2)
-    # and once it is, no more
-    well = {"Successful": [{"Id": "0"}], "Failed": []}
-    HalfServer.answer["DeleteMessageBatch"] = (200, well)
-    await asyncio.wait_for(transport._settlers[QUEUE].drained(), 30)
-    await transport.close()
 
 
 # -- time ------------------------------------------------------------------------------------------
@@ -693,6 +593,20 @@ async def test_a_fifo_queue_keeps_order_and_knows_duplicates(
         assert [one["number"] for one in found if one["id"] == run] == list(range(12))
     with pytest.raises(TransportError, match="delays no single messages"):
         await transport.publish(QUEUE, b"{}", not_before=datetime.now(UTC) + timedelta(hours=1))
+
+
+async def test_what_is_of_one_fifo_group_comes_one_by_one(moto: MotoServer, opened: Open) -> None:
+    transport = await opened(moto.endpoint, "&fifo=true")
+    await transport.ensure(QUEUE)
+    bodies = [b'{"id": "r1", "n": %d}' % number for number in range(5)]
+    for body in bodies:
+        await transport.publish(QUEUE, body)
+    box = Mailbox()
+    await transport.consume(QUEUE, box, window=5)
+    for count, body in enumerate(bodies):
+        delivery = (await box.wait_for(count + 1))[-1]
+        assert (delivery.body, len(box.deliveries)) == (body, count + 1)
+        delivery.ack()
 
 
 async def test_a_fifo_group_stands_still_while_one_of_it_is_held(

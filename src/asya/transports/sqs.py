@@ -117,6 +117,7 @@ class SqsTransport(Transport):
         self._urls: dict[str, tuple[str, float]] = {}
         self._spaces: dict[str, str] = {}
         self._sump_arn = ""
+        self._sump_lock = asyncio.Lock()
         self._senders: dict[str, Batcher[_Outgoing]] = {}
         self._settlers: dict[str, Settler] = {}
         self._consumers: list[PollConsumer] = []
@@ -261,6 +262,9 @@ class SqsTransport(Transport):
             window=window,
             lease_s=self._lease_s,
             poll_s=self._poll_s,
+            # One by one a group's next message comes when the one before it is settled; together
+            # SQS would give several of a group to us at once.
+            batch_max=1 if self._fifo else sqs_messages.BATCH_MAX,
             clock=self._clock,
             send_on=lambda message, moment: self._send_on(queue, message, moment),
             repair=lambda: self._repair(queue),
@@ -362,21 +366,26 @@ class SqsTransport(Transport):
                 tags={sqs_queues.TAG: self._namespace},
             )
         except Refused as error:
-            if error.reason not in {"QueueNameExists", "QueueAlreadyExists"}:
+            if error.reason not in _MAYBE_THERE:
                 raise
-            # It is there with other attributes: `inspect` tells which, nobody changes them here.
+            # It is there with other attributes (`inspect` tells which, nobody changes them here),
+            # or somebody makes the queues for us.
             self._urls.pop(queue, None)
-            await self._url(queue)
+            try:
+                await self._url(queue)
+            except QueueMissing:
+                raise error from None
         else:
             self._remember(queue, str(answer["QueueUrl"]))
 
     async def _sump(self) -> str:
-        if not self._sump_arn:
-            sump = sqs_queues.dead_letters(self._namespace)
-            await self._make(sump, None)
-            found = await self._attributes(self._link, sump, await self._url(sump))
-            self._sump_arn = found["QueueArn"]
-        return self._sump_arn
+        async with self._sump_lock:
+            if not self._sump_arn:
+                sump = sqs_queues.dead_letters(self._namespace)
+                await self._make(sump, None)
+                found = await self._attributes(self._link, sump, await self._url(sump))
+                self._sump_arn = found["QueueArn"]
+            return self._sump_arn
 
     async def _ensure_foreign(self, queue: str) -> None:
         try:
@@ -543,6 +552,9 @@ class SqsTransport(Transport):
 
 
 _RECEIPT = Receipt()
+_MAYBE_THERE = frozenset(
+    {"QueueNameExists", "QueueAlreadyExists", "AccessDenied", "AccessDeniedException"}
+)
 
 
 def _size_or(error: TransportError) -> TransportError:

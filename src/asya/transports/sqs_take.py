@@ -25,7 +25,7 @@ from asya.errors import QueueMissing, TransportError, TransportUnavailable
 from asya.transports.base import Consumer, Delivery
 from asya.transports.sqs_batch import Change, Settler
 from asya.transports.sqs_link import Link, log
-from asya.transports.sqs_messages import ATTRIBUTES, BATCH_MAX, ENCODING, attribute, decode, due
+from asya.transports.sqs_messages import ATTRIBUTES, ENCODING, attribute, decode, due
 
 POLLS_MAX = 8
 """Long polls of one consumer that run side by side."""
@@ -144,6 +144,7 @@ class PollConsumer(Consumer):
         window: int,
         lease_s: int,
         poll_s: float,
+        batch_max: int,
         clock: Clock,
         send_on: SendOn,
         repair: Callable[[], Awaitable[bool]],
@@ -160,6 +161,7 @@ class PollConsumer(Consumer):
             window: See there.
             lease_s: See above.
             poll_s: How long a poll waits for messages, in whole seconds.
+            batch_max: How many messages a poll may bring.
             clock: Wall time, for messages that carry one.
             send_on: Publishes a message that came before its time again; returns when confirmed.
             repair: Makes the queue if it is gone; tells whether it was.
@@ -176,6 +178,7 @@ class PollConsumer(Consumer):
         self._url_of = url_of
         self._on_delivery = on_delivery
         self._poll_s = int(poll_s)
+        self._batch_max = batch_max
         self._clock = clock
         self._send_on = send_on
         self._repair = repair
@@ -267,7 +270,7 @@ class PollConsumer(Consumer):
         """Ask for free places if they are worth a request, or else soon."""
         self._refiller = None
         free = self._free
-        if free * 2 >= self._window or free >= BATCH_MAX:
+        if free * 2 >= self._window or free >= self._batch_max:
             self._refill()
         elif free > 0 and not self._closed:
             self._refiller = self._loop.call_later(REFILL_S, self._refill)
@@ -280,7 +283,7 @@ class PollConsumer(Consumer):
             return
         under_way = sum(1 for poll in self.polls.values() if poll.asked)
         while (free := self._free) > 0 and under_way < self._side_by_side:
-            self._start_poll(min(free, BATCH_MAX))
+            self._start_poll(min(free, self._batch_max))
             under_way += 1
 
     def _start_poll(self, asked: int) -> None:
@@ -308,7 +311,7 @@ class PollConsumer(Consumer):
         if self._complaint:
             log.warning("taking messages from queue %s again", self.queue)
             self._complaint = ""
-        if len(messages) == asked == BATCH_MAX:
+        if len(messages) == asked == self._batch_max:
             self._side_by_side = min(self._side_by_side + 1, POLLS_MAX)
         elif not messages:
             self._side_by_side = max(1, self._side_by_side // 2)
