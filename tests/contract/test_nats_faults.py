@@ -7,15 +7,17 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
 from asya.local.broker import NatsServer
+from asya.testing.proxy import Proxy
 from asya.testing.transport_contract import QUIET_S, Mailbox, publish_soon
 from asya.transports.nats import NatsTransport
 from asya.transports.nats_pull import PullConsumer
@@ -215,6 +217,43 @@ async def test_a_frozen_server_is_an_outage(server: NatsServer, impatient: NatsT
     await publish_soon(impatient, b"2", "2")
     await box.wait_for_bodies({b"1", b"2"})
     assert sorted(box.bodies) == [b"1", b"2"]
+
+
+async def test_a_silent_network_hands_a_message_to_nobody_only_a_few_times(
+    server: NatsServer, transport: NatsTransport
+) -> None:
+    # given a consumer with a short lease, and a network that forwards nothing any more
+    network = Proxy(server.port)
+    await network.start()
+    try:
+        through = server.url.replace(f":{server.port}", f":{network.port}")
+        cut_off = NatsTransport(through, "kit", lease_s=1.0)
+        await cut_off.connect()
+        await cut_off.ensure(QUEUE)
+        box = Mailbox(ack=True)
+        await cut_off.consume(QUEUE, box, window=20)
+        await asking(transport, lambda count: count > 0)
+        network.stall()
+        # when a message comes, which the server sends to the requests that stand, lease after lease
+        await transport.publish(QUEUE, b"1")
+        about = await asking(transport, lambda count: count == 0)
+        # then the requests have ended long before that counts like a handler that kills its process
+        assert 1 <= about["delivered"]["consumer_seq"] <= 3
+        network.resume()
+        await box.wait_for(1, timeout_s=60)
+        await cut_off.close()
+    finally:
+        await network.close()
+
+
+async def asking(transport: NatsTransport, enough: Callable[[int], bool]) -> dict[str, Any]:
+    """What the server knows of the consumer, once it holds so many requests of it."""
+    async with asyncio.timeout(60):
+        while True:
+            about = await transport._api(f"CONSUMER.INFO.asya-kit.{QUEUE}")
+            if enough(about["num_waiting"]):
+                return about
+            await asyncio.sleep(0.05)
 
 
 async def test_closing_never_hangs(server: NatsServer) -> None:
