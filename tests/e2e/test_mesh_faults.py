@@ -35,6 +35,7 @@ from asya.local.broker import find_binary
 from asya.testing.proxy import Proxy
 from asya.testing.rabbitmq import RabbitServer, find_programs
 from asya.transports.base import Transport
+from asya.transports.nats import NatsTransport
 from asya.transports.opening import open_transport
 
 T = TypeVar("T")
@@ -389,6 +390,12 @@ async def flood(transport: Transport, queue: str, count: int) -> None:
         )
 
 
+async def delete_stream(transport: Transport) -> None:
+    """Remove everything that a namespace has in NATS, as nobody should."""
+    assert isinstance(transport, NatsTransport)
+    await transport._api(f"STREAM.DELETE.asya-{Broker.namespace}")
+
+
 class MeshFaults:
     """What holds on each broker; a subclass gives the broker."""
 
@@ -529,10 +536,26 @@ class TestNats(MeshFaults):
     @classmethod
     def broker(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         broker = NatsBroker(tmp_path_factory.mktemp("nats"))
-        broker.open()
-        yield broker
-        broker.proxy.close()
-        broker.close()
+        try:
+            broker.open()
+            yield broker
+        finally:
+            broker.proxy.close()
+            broker.close()
+
+    def test_the_whole_stream_is_deleted_under_the_mesh(
+        self, project: Any, broker: NatsBroker, wait_until: Any
+    ):
+        project.up()
+        assert project.call(["first", "second"], 1)["status"] == "succeeded"
+        empty(project, wait_until)
+        broker.ask(delete_stream)
+        ids = [f"s-{number}" for number in range(40)]
+        project.sending(["first", "second"], ids, 1).result(PATIENCE_S)
+        assert project.all_ended(41, wait_s=PATIENCE_S) == {"succeeded": 41}
+        assert set(ids) <= set(worked(project))
+        assert "was deleted under its consumer; made it again" in project.log("x-mesh")
+        empty(project, wait_until)
 
 
 class TestRabbitMQ(MeshFaults):
