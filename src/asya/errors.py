@@ -272,6 +272,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 envelope`, `2 envelopes`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def how_to_install(extra: str) -> str:
     """The command that brings the libraries of an extra, from the checkout that runs here.
 

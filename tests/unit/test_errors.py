@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asya.errors import how_to_install, nearest
+from asya.errors import counted, how_to_install, nearest
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,10 @@ def test_an_extra_is_installed_from_the_checkout_and_not_from_the_index(monkeypa
     assert how_to_install("otel") == f"pip install '{checkout}[otel]'"
     monkeypatch.setattr("asya.errors.__file__", "/usr/lib/python3/site-packages/asya/errors.py")
     assert how_to_install("otel") == "pip install 'PATH_OF_THE_CHECKOUT[otel]'"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 envelopes"), (1, "1 envelope"), (2, "2 envelopes")]
+)
+def test_one_is_not_many(number, text):
+    assert counted(number, "envelope") == text

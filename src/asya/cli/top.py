@@ -13,6 +13,7 @@ import typer
 
 from asya.cli.outcome import Url, connect
 from asya.cli.spans import short
+from asya.errors import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,7 +98,7 @@ def total_row(actors: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     names = ("ready", "in_flight", "delayed", "busy", "idle", "starting")
     counts = [str(total[name]) for name in names]
     ends = (str(total["failed"]), str(total["retried"]), "")
-    return (f"{len(actors)} actors", *counts, f"{total['rate']:g}", "", "", *ends)
+    return (counted(len(actors), "actor"), *counts, f"{total['rate']:g}", "", "", *ends)
 
 
 def plain(actors: Sequence[Mapping[str, Any]]) -> list[str]:

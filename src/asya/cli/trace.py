@@ -14,6 +14,7 @@ import typer
 from asya.cli.client import MeshClient
 from asya.cli.outcome import Url, connect
 from asya.cli.spans import parse, short
+from asya.errors import counted
 
 BAR: Final = 40
 """Columns of the bar."""
@@ -124,9 +125,8 @@ def waterfall(
     open_ = envelope["status"] not in {"succeeded", "failed", "canceled"}
     last = now if open_ else parse(envelope["updated_at"]) or now
     took = (last - created).total_seconds()
-    tries = "1 hop" if len(hops) == 1 else f"{len(hops)} hops"
     state = f"{envelope['status']}{', stuck' if envelope.get('stuck_at') else ''}"
-    lines = [f"{envelope['id']}  {state}, {short(took)}, {tries}"]
+    lines = [f"{envelope['id']}  {state}, {short(took)}, {counted(len(hops), 'hop')}"]
     if envelope.get("parent_id"):
         lines[0] += f", child of {envelope['parent_id']}"
     if not hops and open_:

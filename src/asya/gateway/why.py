@@ -15,6 +15,7 @@ from typing import Final
 
 from asya.durations import format_duration
 from asya.envelope import END_ACTORS
+from asya.errors import counted
 from asya.gateway.pace import ActorPace, Pace
 from asya.gateway.port import ActorStatus, ReplicaStatus
 
@@ -456,7 +457,7 @@ def _times(pace: ActorPace) -> list[str]:
     text = f"handler: p50 {_span(handler.p50_s)}, p99 {_span(handler.p99_s)}"
     if queue.p99_s is not None:
         text += f"; queue: p99 {_span(queue.p99_s)}"
-    return [f"{text} (last {handler.samples} calls)"]
+    return [f"{text} (last {counted(handler.samples, 'call')})"]
 
 
 def _children(facts: Facts) -> list[str]:

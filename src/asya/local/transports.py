@@ -18,7 +18,7 @@ from asya.addresses import TITLES, Address
 from asya.clock import Clock
 from asya.codes import Code
 from asya.envelope import END_ACTORS, SINK, SUMP, queue_name
-from asya.errors import Complaint, UsageError
+from asya.errors import Complaint, UsageError, counted
 from asya.local.broker import NatsServer
 from asya.local.broker_watch import BrokerWatch
 from asya.settings import no_address
@@ -168,7 +168,7 @@ class LocalTransports:
         mine = [queue for use in self._uses if use.address is None for queue in use.queues]
         held = await asyncio.gather(*(self._embedded.recover_orphans(queue) for queue in mine))
         if sum(held):
-            self._say(f"{sum(held)} envelopes of the last run go on")
+            self._say(f"what is left of the last run goes on: {counted(sum(held), 'envelope')}")
 
     def shown(self) -> list[str]:
         """A few words for each broker; none where there is only the one that is started here."""
@@ -212,13 +212,13 @@ class LocalTransports:
                 await self._embedded.delete(queue)
             elif name in known:
                 self._say(
-                    f"{name}: {waiting} envelopes wait in its queue at the embedded NATS, and it is "
-                    f"on {TITLES[known[name]]} now; they go on when it is back there"
+                    f"{name}: {counted(waiting, 'envelope')} in its queue at the embedded NATS, and it "
+                    f"is on {TITLES[known[name]]} now; what waits goes on when it is back there"
                 )
             else:
                 self._say(
-                    f"{name}: {waiting} envelopes wait for this actor, which is not part of this "
-                    "mesh; they go on when it is"
+                    f"{name}: {counted(waiting, 'envelope')} for this actor, which is not part of this "
+                    "mesh; what waits goes on when it is"
                 )
 
 

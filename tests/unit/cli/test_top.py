@@ -40,6 +40,10 @@ def test_the_table_ends_with_the_totals():
     ]
 
 
+def test_one_actor_is_one():
+    assert plain([actor("a")])[-1].startswith("1 actor ")
+
+
 def test_totals_are_sums():
     total = totals([actor("a"), actor("b")])
     assert (total["ready"], total["busy"], total["rate"]) == (6, 2, 2.5)
@@ -49,7 +53,7 @@ def test_totals_are_sums():
 def test_where_the_output_is_no_terminal_it_is_printed_once(gateway, reply, capsys):
     gateway.on("GET /v1/actors", reply(body=json.dumps({"actors": [actor("a")]}).encode()))
     top(once=False, as_json=False, url=gateway.url)
-    assert capsys.readouterr().out.splitlines()[-1].startswith("1 actors")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 actor ")
     top(once=False, as_json=True, url=gateway.url)
     answer = json.loads(capsys.readouterr().out)
     assert answer["total"]["ready"] == 3

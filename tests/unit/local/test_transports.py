@@ -156,10 +156,10 @@ async def test_queues_that_are_left_at_our_own_server_are_told_or_removed(
     await mine.look_for_strange_queues({"stays": "nats", "moved": "sqs"})
 
     assert said == [
-        "gone: 1 envelopes wait for this actor, which is not part of this mesh; they go on when it is",
+        "gone: 1 envelope for this actor, which is not part of this mesh; what waits goes on when it is",
         (
-            "moved: 1 envelopes wait in its queue at the embedded NATS, and it is on Amazon SQS now; "
-            "they go on when it is back there"
+            "moved: 1 envelope in its queue at the embedded NATS, and it is on Amazon SQS now; "
+            "what waits goes on when it is back there"
         ),
     ]
     assert "asya-default-empty" not in await server.queues()
