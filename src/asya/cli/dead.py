@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from asya.cli.client import RECONNECT_MAX_S, MeshClient
+from asya.cli.client import RECONNECT_MAX_S, MeshClient, Refused
 from asya.cli.display import NullDisplay, make_display
 from asya.cli.outcome import Url, connect, describe_end, follow, follow_to_exit, say_kept
 from asya.cli.set_values import read_assignment
@@ -132,7 +132,12 @@ def dead_retry(
             if number and rate:
                 time.sleep(1 / rate)
             path = f"/v1/dead/{quote(each, safe='')}/retry"
-            run.sent(each, client.post(path, json.dumps(how).encode()).body["id"])
+            try:
+                run.sent(each, client.post(path, json.dumps(how).encode()).body["id"])
+            except Refused as error:
+                if len(ids) == 1:
+                    raise
+                run.refuse(each, error)
     else:
         what = {"filter": chosen} if chosen else {"all": True}
         run = _retry_all(client, what | how | ({"rate": rate} if rate else {}), as_json)
@@ -211,6 +216,15 @@ class _Run:
         if not self._as_json:
             print(f"{old}  {new}", flush=True)
 
+    def refuse(self, old: str, error: Refused) -> None:
+        """One of several is not sent; the others are."""
+        before = error.problem.get("retried_as")
+        if before:
+            self.already.append((old, str(before)))
+            return
+        self.refused.append((old, str(error)))
+        print(f"{old}: {error}", file=sys.stderr)
+
     def take(self, answer: Mapping[str, Any]) -> None:
         for each in answer["retried"]:
             self.sent(each["id"], each["retried_as"])
@@ -230,7 +244,7 @@ class _Run:
             print(json.dumps(answer, indent=2, ensure_ascii=False))
         text = f"{len(self.retried)} sent again"
         if self.already:
-            text += f", {len(self.already)} were before"
+            text += f", {len(self.already)} sent before"
         if self.refused:
             text += f", {len(self.refused)} refused"
         print(text, file=sys.stderr)

@@ -125,7 +125,7 @@ def test_all_letters_are_sent_again_page_by_page(asya, gateway, reply):
     gateway.on("POST /v1/dead/retry", answer(reply, first), reply(503, b"{}"), answer(reply, last))
     code, out, err = asya("dead", "retry", "--all", "--actor", "price", "--rate", "5")
     assert (code, out) == (1, "a  b\na  b\n")
-    assert err == "c: no\n2 sent again, 1 were before, 1 refused\n"
+    assert err == "c: no\n2 sent again, 1 sent before, 1 refused\n"
     asked = bodies(gateway, "POST")
     assert [each.get("cursor") for each in asked] == [None, "1-9", "1-9"]
     assert asked[0] == {"filter": {"actor": "price"}, "force": False, "rate": 5.0}
@@ -254,3 +254,18 @@ def test_a_filter_that_leaves_nothing_says_what_there_is(gateway, reply, asya, f
     assert asya("dead", "list", *filters) == (0, "", f"asya: {said}\nno dead letters\n")
     assert asya("dead", "retry", "--all", *filters) == (0, "", f"asya: {said}\n0 sent again\n")
     assert asya("dead", "purge", "--all", "--yes", *filters) == (0, "", f"asya: {said}\n0 purged\n")
+
+
+def test_of_several_letters_one_that_is_refused_does_not_stop_the_others(gateway, reply, asya):
+    """Given a run over three ids that was broken off, when it is started again, it does the rest."""
+    detail = {"type": "urn:asya:problem:ASYA-6024:not-dead", "code": "ASYA-6024"}
+    before = detail | {"detail": "was retried", "retried_as": "new-a"}
+    gateway.on("POST /v1/dead/a/retry", answer(reply, before, 409))
+    gateway.on("POST /v1/dead/b/retry", answer(reply, detail | {"detail": "it is running"}, 409))
+    gateway.on("POST /v1/dead/c/retry", answer(reply, {"id": "new-c"}, 202))
+
+    code, out, err = asya("dead", "retry", "a", "b", "c")
+
+    assert (code, out) == (1, "c  new-c\n")
+    assert err == "b: it is running\n1 sent again, 1 sent before, 1 refused\n"
+    assert asya("dead", "retry", "b")[0] == 2
