@@ -37,8 +37,9 @@ class SqsHarness(Harness):
             parse_address(self.server.address),
             "kit",
             lease_s=lease_s or self.lease_s,
-            publish_timeout_s=2.0,
+            publish_timeout_s=4.0,
             poll_s=2.0,
+            linger_s=10.0,
         )
         await transport.connect()
         self.transports.append(transport)

@@ -21,9 +21,9 @@ from asya.transports.sqs import SqsTransport
 QUEUE = "asya-kit-first"
 
 
-async def connected(endpoint: str, publish_timeout_s: float = 2.0) -> SqsTransport:
+async def connected(endpoint: str) -> SqsTransport:
     address = parse_address(f"sqs://{REGION}?endpoint={endpoint}")
-    transport = SqsTransport(address, "kit", publish_timeout_s=publish_timeout_s, poll_s=1.0)
+    transport = SqsTransport(address, "kit", publish_timeout_s=10.0, poll_s=1.0)
     await transport.connect()
     return transport
 
@@ -109,7 +109,7 @@ async def test_throttling_is_an_outage_of_no_connection(
 ) -> None:
     fault = {"__type": "com.amazonaws.sqs#RequestThrottled", "message": "slow down"}
     HalfServer.answer = {"SendMessageBatch": (400, fault)}
-    transport = await connected(half, publish_timeout_s=5.0)
+    transport = await connected(half)
     for _ in range(3):
         with pytest.raises(TransportUnavailable, match=r"throttles: RequestThrottled|did not"):
             await transport.publish(QUEUE, b"1")

@@ -44,7 +44,7 @@ async def opened() -> AsyncIterator[Open]:
     async def connect(
         endpoint: str, options: str = "", namespace: str = "kit", **more: Any
     ) -> SqsTransport:
-        settings: dict[str, Any] = {"lease_s": 30.0, "publish_timeout_s": 2.0, "poll_s": 1.0}
+        settings: dict[str, Any] = {"lease_s": 30.0, "publish_timeout_s": 10.0, "poll_s": 1.0}
         address = parse_address(f"sqs://{REGION}?endpoint={endpoint}{options}")
         transport = SqsTransport(address, namespace, **(settings | more))
         transports.append(transport)
@@ -91,7 +91,9 @@ async def until(condition: Any) -> None:
 async def test_an_outage_is_one_line_and_its_end_another(
     proxy: Proxy, caplog: pytest.LogCaptureFixture, harm: str, opened: Open
 ) -> None:
-    transport = await opened(f"http://{HOST}:{proxy.port}")
+    # a poll that the network holds back may still reach SQS and take a message: for a lease
+    endpoint = f"http://{HOST}:{proxy.port}"
+    transport = await opened(endpoint, publish_timeout_s=3.0, lease_s=3.0)
     await transport.ensure(QUEUE)
     box = Mailbox(ack=True)
     await transport.consume(QUEUE, box, window=5)
@@ -117,7 +119,7 @@ async def test_an_outage_is_one_line_and_its_end_another(
 
 
 async def test_a_poll_that_nobody_will_answer_is_given_up(proxy: Proxy, opened: Open) -> None:
-    transport = await opened(f"http://{HOST}:{proxy.port}", lease_s=2.0)
+    transport = await opened(f"http://{HOST}:{proxy.port}", lease_s=2.0, publish_timeout_s=3.0)
     await transport.ensure(QUEUE)
     box = Mailbox(ack=True)
     await transport.consume(QUEUE, box)
@@ -579,18 +581,19 @@ async def test_a_fifo_queue_keeps_order_and_knows_duplicates(
     await transport.ensure(QUEUE)
     assert await transport.queues() == [QUEUE, SUMP]
     # given messages of two runs, one of them twice
-    for number in range(12):
+    for number in range(4):
         for run in ("r1", "r2"):
             body = json.dumps({"id": run, "headers": {}, "number": number}).encode()
-            for _ in range(2 if number == 5 else 1):
+            for _ in range(2 if number == 1 else 1):
                 await transport.publish(QUEUE, body, dedup_id=f"{run}:{number}:0")
     box = Mailbox(ack=True)
     await transport.consume(QUEUE, box, window=10)
-    await box.wait_for(24)
+    await box.wait_for(8, timeout_s=60)
+    await asyncio.sleep(0.3)
     # then each run is in order, and nothing came twice
     for run in ("r1", "r2"):
         found = [json.loads(body) for body in box.bodies]
-        assert [one["number"] for one in found if one["id"] == run] == list(range(12))
+        assert [one["number"] for one in found if one["id"] == run] == list(range(4))
     with pytest.raises(TransportError, match="delays no single messages"):
         await transport.publish(QUEUE, b"{}", not_before=datetime.now(UTC) + timedelta(hours=1))
 
@@ -598,7 +601,7 @@ async def test_a_fifo_queue_keeps_order_and_knows_duplicates(
 async def test_what_is_of_one_fifo_group_comes_one_by_one(moto: MotoServer, opened: Open) -> None:
     transport = await opened(moto.endpoint, "&fifo=true")
     await transport.ensure(QUEUE)
-    bodies = [b'{"id": "r1", "n": %d}' % number for number in range(5)]
+    bodies = [b'{"id": "r1", "n": %d}' % number for number in range(3)]
     for body in bodies:
         await transport.publish(QUEUE, body)
     box = Mailbox()

@@ -84,6 +84,7 @@ class SqsTransport(Transport):
         connect_timeout_s: float = 5.0,
         publish_timeout_s: float = 5.0,
         poll_s: float = POLL_S,
+        linger_s: float = LINGER_S,
         clock: Clock | None = None,
     ) -> None:
         """Prepare.
@@ -96,6 +97,7 @@ class SqsTransport(Transport):
             connect_timeout_s: For `connect`, and for every connection, in seconds.
             publish_timeout_s: For every answer of SQS, in seconds.
             poll_s: How long a receive may wait at SQS, in whole seconds.
+            linger_s: How long `close` waits for receives that are under way, in seconds.
             clock: Wall time, compared with `not_before`.
         """
         self._address = address
@@ -107,6 +109,7 @@ class SqsTransport(Transport):
         self._timeout_s = publish_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._poll_s = poll_s
+        self._linger_s = linger_s
         self._clock = clock or SystemClock()
         self.capabilities = replace(type(self).capabilities, lease_s=float(self._lease_s))
         if self._fifo:
@@ -152,13 +155,13 @@ class SqsTransport(Transport):
     async def close(self) -> None:
         """Close all consumers, send what was settled, and disconnect; takes seconds at most.
 
-        A poll that waits at SQS is broken off after `LINGER_S`. What SQS puts into its answer in
+        A poll that waits at SQS is broken off after `linger_s`. What SQS puts into its answer in
         that moment comes to somebody else when its lease ends.
         """
         await asyncio.gather(*(consumer.close() for consumer in list(self._consumers)))
         polls = {task for consumer in self._lingering for task in consumer.polls}
         if polls:
-            await asyncio.wait(polls, timeout=LINGER_S)
+            await asyncio.wait(polls, timeout=self._linger_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await asyncio.gather(
