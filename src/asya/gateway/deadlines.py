@@ -66,8 +66,8 @@ class Deadlines:
 
     def add(self, id: str, deadline_at: str | None) -> None:
         """Keep the deadline of an open task; none, or one that is kept already, changes nothing."""
-        deadline = moment(deadline_at)
-        if deadline is None or id in self._by_id:
+        deadline = None if id in self._by_id else moment(deadline_at)
+        if deadline is None:
             return
         if len(self._nearest) >= KEPT_MAX:
             if deadline >= self._nearest[-1][0]:
