@@ -439,9 +439,10 @@ class Soak:
     def quiet(self) -> None:
         """Until all replicas are gone."""
         until = time.monotonic() + 40
-        while any(a["replicas"] for a in self.surely("GET", "/v1/actors")[1]["actors"]):
+        while stay := [a for a in self.surely("GET", "/v1/actors")[1]["actors"] if a["replicas"]]:
             if time.monotonic() > until:
-                raise SystemExit("replicas stay although nothing waits")
+                about = json.dumps(stay, indent=1)
+                raise SystemExit(f"replicas stay although nothing waits:\n{about}\n{self.said()}")
             time.sleep(0.2)
 
     def warm_up(self) -> None:
