@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 PATIENCE_S = 90.0
 OUTAGE_S = 5.0
-BACKLOG = int(os.environ.get("BACKLOG", "5000"))
+BACKLOG = int(os.environ.get("BACKLOG", "2000"))
 """How many messages wait; by hand, `BACKLOG=100000`."""
 BACKLOG_S = max(PATIENCE_S, BACKLOG / 50)
 MEMORY_MORE = 150 * 2**20
@@ -263,7 +263,7 @@ class RabbitBroker(Broker):
 
     def url(self, *, port: int) -> str:
         return self.server.url(
-            user="mesh", password=self._password, port=port, query="heartbeat=3s"
+            user="mesh", password=self._password, port=port, query="heartbeat=1s"
         )
 
     def open(self) -> None:
@@ -508,7 +508,7 @@ class MeshFaults:
         # given a handler that takes several times the lease, and more waiting for it
         project.actor("slow", "handlers.slow", scaling={"maxReplicaCount": 1})
         project.up()
-        slow = [project.send("slow", {"sleep": seconds}) for seconds in (10, 0, 0)]
+        slow = [project.send("slow", {"sleep": seconds}) for seconds in (7, 0, 0)]
         wait_until(lambda: project.pids("slow", "busy"), PATIENCE_S, project.said)
         # when others have work
         quick = [project.send(["first", "second"], 1) for _ in range(50)]
