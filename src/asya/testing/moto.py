@@ -1,9 +1,10 @@
 """A server that speaks as SQS does, for tests: moto's, in a process of its own.
 
-It keeps everything in memory, forgets it when it ends, and slows down with every message it
-holds, so tests use less than a hundred. What it does is what AWS documents, with these limits: it
-gives no fault by itself, wakes a receive for delayed or given back messages up to a second late,
-and lets receives of clients that have vanished run on. Called by tests and by benchmarks.
+It keeps everything in memory, forgets it when it ends, and slows down with every message it holds,
+so tests use less than a hundred. What it does is what AWS documents, with these limits: it gives
+no fault by itself, wakes a receive for delayed or given back messages up to a second late, does
+not wake it at all for a FIFO group that is free again, and lets receives of vanished clients run
+on. Called by tests and by benchmarks.
 """
 
 from __future__ import annotations
