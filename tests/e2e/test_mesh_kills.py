@@ -6,10 +6,13 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -210,6 +213,21 @@ def test_what_a_killed_mesh_left_is_ended_at_the_next_start(
     assert f"slow: ended replica {replica}, left behind" in project.said()
     gate.touch()
     assert project.ended(running)["status"] == "succeeded"
+
+
+def test_a_replica_that_a_killed_mesh_could_not_note_is_sent_away(project: Any, wait_until: Any):
+    # given one that was started for another run, on the same socket
+    project.up()
+    assert project.call("slow", 0)["status"] == "succeeded"
+    environ = psutil.Process(project.pids("slow")[0]).environ() | {"ASYA_TOKEN": "of another run"}
+    stranger = subprocess.Popen(
+        [sys.executable, "-P", "-m", "asya.runtime"], env=environ, cwd=project.folder
+    )
+    # then it ends, and the mesh's own replicas do the work
+    stranger.wait(30)
+    assert f"the process {stranger.pid} is no replica of this run" in project.log("x-mesh")
+    assert project.call("slow", 0)["status"] == "succeeded"
+    assert stranger.pid not in project.pids("slow")
 
 
 def children(project: Any) -> Path:

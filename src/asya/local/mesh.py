@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping
@@ -109,6 +110,7 @@ class LocalMesh:
         self._tell = say
         self._clock = clock or SystemClock()
         self._cancels = Cancels()
+        self._token = secrets.token_hex(8)  # tells our replicas from those of a killed run
         self._claims = no_claims()
         self._children = ChildRecord(self.data / "children.jsonl")
         self._log = self._make_log(MESH_LOG, actor="")
@@ -247,6 +249,7 @@ class LocalMesh:
 
     def _launch(self, actor: AsyncActor, socket_path: Path) -> Launch:
         launch = launch_of(actor, self._environ, self._folder, socket=socket_path)
+        launch = replace(launch, environment={**launch.environment, "ASYA_TOKEN": self._token})
         if self._reloading is None:
             return launch
         return replace(launch, environment={**launch.environment, "ASYA_FILES": "1"})
@@ -348,6 +351,7 @@ class LocalMesh:
             payload_max_bytes=self._settings.payload_max_bytes,
             capture=capture_of(actor, self._settings),
             neighbours=self._neighbours,
+            token=self._token,
             ahead=0 if self._transports.tells_load(actor.name) else 1,
         )
 

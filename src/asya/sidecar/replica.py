@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from asya.envelope import Envelope, ErrorInfo, route_problem
 from asya.errors import ProtocolError
 from asya.sidecar.outcome import NO_CHANGES, Changes, Frame
 from asya.tracecontext import headers_of_call
+
+log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION: Final = 1
 FRAME_MAX: Final = 256 * 1024 * 1024
@@ -41,6 +44,7 @@ class _Header(msgspec.Struct):
     parts: list[int] = []
     v: int = 0
     pid: int = 0
+    token: str = ""
     concurrency: int = 1
     frames: int = 0
     cooperative: bool = False
@@ -143,6 +147,7 @@ class Replica(asyncio.Protocol):
     """A connected runtime.
 
     Attributes:
+        token: What its hello must say, where one is given.
         pid: Of its process; 0 before the hello.
         concurrency: Calls it works on at a time.
         cooperative: Its handler is async and can be asked to stop.
@@ -153,6 +158,7 @@ class Replica(asyncio.Protocol):
     """
 
     owner: Owner
+    token: str = ""
     pid: int = 0
     concurrency: int = 1
     cooperative: bool = False
@@ -356,6 +362,11 @@ class Replica(asyncio.Protocol):
     def _on_hello(self, header: _Header) -> None:
         if header.v != PROTOCOL_VERSION:
             raise ProtocolError(f"protocol version {header.v}, expected {PROTOCOL_VERSION}")
+        if self.token and header.token != self.token:
+            # Begun by a supervisor that was killed before it could note it: nobody here can end it.
+            log.warning("the process %d is no replica of this run; it was sent away", header.pid)
+            self.abandon()
+            return
         self.pid = header.pid
         self.concurrency = max(1, header.concurrency)
         self.cooperative = header.cooperative

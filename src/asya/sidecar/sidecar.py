@@ -94,6 +94,7 @@ class SidecarConfig:
         capture: Which payloads go along with events.
         neighbours: Actors whose queues stand: one that is missing was deleted, and its consumer
             makes it again. What is sent to them waits for it.
+        token: What a runtime must say to be a replica; empty lets in everyone.
         ahead: Messages held beyond those that replicas can work on. One shows the autoscaler that
             there are more, where the broker does not tell.
     """
@@ -106,6 +107,7 @@ class SidecarConfig:
     drain_s: float = 5.0
     capture: Capture = field(default_factory=Capture)
     neighbours: frozenset[str] = frozenset()
+    token: str = ""
     ahead: int = 0
 
     @property
@@ -215,7 +217,7 @@ class Sidecar:
 
     def connect(self) -> Replica:
         """The protocol object for a runtime that dials in."""
-        replica = Replica(self)
+        replica = Replica(self, self.config.token)
         self._connections.add(replica)
         return replica
 

@@ -93,6 +93,7 @@ class LoopbackRuntime(asyncio.Transport):
         pid: int = 1,
         concurrency: int = 1,
         cooperative: bool = False,
+        token: str = "",
     ) -> None:
         super().__init__()
         self.pid = pid
@@ -106,6 +107,7 @@ class LoopbackRuntime(asyncio.Transport):
             "pid": pid,
             "concurrency": concurrency,
             "cooperative": cooperative,
+            "token": token,
         }
         self._replica: Replica | None = None
         self._inbox = bytearray()

@@ -252,6 +252,20 @@ class TestBadMessages:
 
         play(scene)
 
+    def test_a_replica_of_another_run_is_sent_away(self, play, caplog):
+        async def scene(bench):
+            stranger = bench.replica(echo, token="theirs")
+            one = await bench.send(bench.envelope("a", "b"))
+            await asyncio.sleep(1)
+            assert bench.sidecar.snapshot().replicas == []
+            assert not stranger.calls
+            assert "no replica of this run" in caplog.text
+            bench.replica(echo, token="ours")
+            await asyncio.sleep(1)
+            assert [e.id for e in await bench.received("b")] == [one]
+
+        play(scene, token="ours")
+
     def test_a_neighbours_queue_that_is_missing_is_waited_for(self, play):
         async def scene(bench):
             bench.replica(echo)
