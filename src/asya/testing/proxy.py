@@ -51,7 +51,9 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in self._clients | self._servers:
-            writer.transport.abort()
+            # Python 3.11 trips over the end of a TLS connection that was closed twice
+            with contextlib.suppress(AttributeError):
+                writer.transport.abort()
 
     def stall(self) -> None:
         """Stop forwarding; nobody is told. New connections are accepted, and stall, too."""
