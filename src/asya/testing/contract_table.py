@@ -2,8 +2,8 @@
 
 A `ContractTable` listens to pytest as a plugin. It knows the tests of `TransportContract`, whose
 harness says which transport and which broker it is, and works where the tests run in other
-processes, too: each report carries what it needs. Only a run of the whole folder that proves
-something about every transport writes `transport-contract.json`, and the page that `markdown`
+processes, too: each report carries what it needs. Only a run that proves something about every
+transport writes `transport-contract.json`, and the page that `markdown`
 makes from it and from the transports' classes. Nothing of a machine and of a moment is in there.
 
 Called by `tests/conftest.py` (collecting) and `docs/generate.py` (writing the page).
@@ -83,7 +83,8 @@ class ContractTable:
         self._page_path = page
         self._strict = strict
         self._is_worker = hasattr(config, "workerinput")
-        self._is_whole = _asks_for_all(config, folder)
+        self._narrowed = _is_narrowed(config)
+        self._is_whole = _asks_for(folder, config)
         self._seen: Results = {}
         self._lines: list[str] = []
 
@@ -121,9 +122,7 @@ class ContractTable:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the table after a whole run; fail the run when something is missing in it."""
-        if self._is_worker or not self._is_whole or session.shouldstop or session.shouldfail:
-            return
-        if session.config.option.collectonly:
+        if self._is_worker or self._narrowed or session.shouldstop or session.shouldfail:
             return
         ran = {cls: seen for cls, seen in self._seen.items() if not _is_unavailable(seen)}
         absent = [
@@ -132,6 +131,8 @@ class ContractTable:
             if cls not in ran
         ]
         problems = [] if absent and not self._strict else missing(ran)
+        if problems and not self._is_whole:
+            return
         if problems:
             self._lines = [f"transport contract: {problem}" for problem in problems]
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
@@ -172,15 +173,17 @@ def _is_unavailable(seen: Mapping[str, Any]) -> bool:
     )
 
 
-def _asks_for_all(config: pytest.Config, folder: Path) -> bool:
-    """Whether the run was asked for all tests of this folder, none left out."""
-    options = config.option
-    narrowed = ("keyword", "markexpr", "deselect", "lf", "ignore", "ignore_glob")
-    if any(getattr(options, name, None) for name in narrowed):
-        return False
+def _is_narrowed(config: pytest.Config) -> bool:
+    """Whether tests of a file that runs were left out."""
+    narrowing = ("keyword", "markexpr", "deselect", "lf", "ignore", "ignore_glob", "collectonly")
+    asked = any(getattr(config.option, name, None) for name in narrowing)
+    return asked or any("::" in arg for arg in config.args)
+
+
+def _asks_for(folder: Path, config: pytest.Config) -> bool:
+    """Whether the run was asked for everything in this folder."""
     started = config.invocation_params.dir
-    named = [(started / arg).resolve() for arg in config.args if "::" not in arg]
-    return any(path in {folder, *folder.parents} for path in named)
+    return any((started / arg).resolve() in {folder, *folder.parents} for arg in config.args)
 
 
 def missing(results: Results) -> list[str]:
@@ -287,7 +290,7 @@ ROWS: Final[Rows] = (
     (
         "counts delayed messages",
         lambda found: _yes(found.counts_delayed),
-        "Where it does not, they are not in `asya top` and not in the metrics.",
+        "Where it does not, those that the broker keeps are not in `asya ps` and not in the metrics.",
     ),
     (
         "counts may be older by",
