@@ -422,3 +422,29 @@ async def test_nobody_at_the_address_is_told_without_the_password() -> None:
         with pytest.raises(TransportUnavailable, match=r"127\.0\.0\.1:1") as caught:
             await transport.connect()
     assert "secret" not in str(caught.value)
+
+
+async def test_a_queue_deleted_and_made_in_the_same_moment_can_be_made_again(
+    server: NatsServer,
+) -> None:
+    # given a server that loses the folder of a consumer now and then, when both happen at once
+    one, other = await connected(server), await connected(server)
+    for number in range(30):
+        queue = f"{QUEUE}-{number}"
+        await one.ensure(queue)
+        await one.publish(queue, b"before")
+        await asyncio.gather(one.delete(queue), other.ensure(queue))
+        # when it is made once more
+        await one.ensure(queue)
+        # then it takes and gives messages, and keeps them over a restart (below)
+        await one.publish(queue, b"after")
+    await asyncio.gather(one.close(), other.close())
+    await kill(server)
+    await server.start()
+    back = await connected(server)
+    for number in range(30):
+        box = Mailbox(ack=True)
+        await back.ensure(f"{QUEUE}-{number}")
+        await back.consume(f"{QUEUE}-{number}", box)
+        await box.wait_for_bodies({b"after"})
+    await back.close()

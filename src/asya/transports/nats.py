@@ -39,7 +39,7 @@ from asya.transports.base import (
     Receipt,
     Transport,
 )
-from asya.transports.nats_link import Link
+from asya.transports.nats_link import ConsumerInMotion, Link
 from asya.transports.nats_pull import PullConsumer
 
 DEDUP_WINDOW_S = 120.0
@@ -55,7 +55,10 @@ MISSING_S = 0.5
 ORPHAN_WAIT_S = 0.4
 """How long a consumer's lease is made so short that all of its deliveries run out."""
 MONITORING_PORT = 8222
+RACE_WAITS_S = (0.0, 0.05, 0.2, 0.5)
+"""Before making a consumer is tried again while somebody else deletes or makes it."""
 
+_FOLDER_GONE = "no such file or directory"
 _API = "$JS.API."
 _TOKEN = re.compile(r"[^\s.*>]+")
 _PAST_ANY_PAGE = 1 << 31
@@ -183,11 +186,23 @@ class NatsTransport(Transport):
     async def ensure(self, queue: str) -> None:
         """Make the queue if it is not there; its lease becomes this transport's."""
         _check_token(queue)
-        try:
-            await self._write_consumer(queue, self._lease_s)
-        except QueueMissing:
-            await self._ensure_stream()
-            await self._write_consumer(queue, self._lease_s)
+        for wait_s in (*RACE_WAITS_S, None):
+            try:
+                await self._write_consumer(queue, self._lease_s)
+                break
+            except QueueMissing:
+                if wait_s is None:
+                    raise
+                await self._ensure_stream()
+            except ConsumerInMotion as error:
+                if wait_s is None:
+                    raise
+                if _FOLDER_GONE in str(error):
+                    # Deleted and made in one moment, it lost its folder to the deletion, and the
+                    # server can keep its state no more. The messages are the stream's, and stay.
+                    with contextlib.suppress(QueueMissing):
+                        await self._api(f"CONSUMER.DELETE.{self._stream}.{queue}")
+                await asyncio.sleep(wait_s)
         self._remember(queue, exists=True)
 
     async def delete(self, queue: str) -> None:

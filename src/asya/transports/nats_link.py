@@ -36,6 +36,7 @@ PING_S = 5
 _CONSUMER_NOT_FOUND = 10014
 _STREAM_NOT_FOUND = 10059
 _NO_STORAGE = frozenset({10023, 10047, 10077})
+_IN_MOTION = frozenset({10012, 10149})
 
 _CLIENT_TASKS = ("_reading_task", "_flusher_task", "_ping_interval_task")
 
@@ -43,6 +44,10 @@ _decode = msgspec.json.Decoder(type=dict[str, Any]).decode
 
 # subject, payload, reply, headers, who waits for the answer, loop time after which it is void
 _Command = tuple[str, bytes, str, dict[str, str] | None, "asyncio.Future[Any] | None", float]
+
+
+class ConsumerInMotion(TransportError):
+    """The server could not make a consumer; it may be in the middle of deleting it."""
 
 
 class Link:
@@ -395,7 +400,8 @@ def _refusal(error: dict[str, Any], subject: str) -> TransportError:
         return TransportUnavailable(
             f"NATS has no room left: {text}; free disk space", code=Code.BROKER_DISK_FULL
         )
-    return TransportError(f"NATS refused {subject}: {text} (code {number})")
+    kind = ConsumerInMotion if number in _IN_MOTION else TransportError
+    return kind(f"NATS refused {subject}: {text} (code {number})")
 
 
 def _blame(future: asyncio.Future[Any] | None, subject: str, error: Exception) -> None:
