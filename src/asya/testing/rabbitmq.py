@@ -25,6 +25,8 @@ READY_S = 120.0
 """The most that a start may take; a loaded machine needs several times the usual 10 s."""
 STOP_S = 30.0
 COMMAND_S = 60.0
+HAND_ON_MS = 15_000
+"""RabbitMQ's own default is three minutes."""
 
 _FOLDERS = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/sbin", "/usr/local/sbin")
 _PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -241,8 +243,11 @@ class RabbitServer:
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": HOST,
+            "ERL_CRASH_DUMP_SECONDS": "0",  # it would lie in whatever folder the tests run in
             # Idle schedulers that spin would take the processor from the tests.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none "
+            # What it hands on to itself when it is killed it hands on again after this time.
+            f"-rabbit dead_letter_worker_publisher_confirm_timeout {HAND_ON_MS}",
         }
 
     def _config(self) -> str:
