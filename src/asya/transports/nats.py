@@ -58,6 +58,9 @@ MONITORING_PORT = 8222
 RACE_WAITS_S = (0.0, 0.05, 0.2, 0.5)
 """Before making a consumer is tried again while somebody else deletes or makes it."""
 
+STREAM_GONE_S = 2.0
+"""How long a server may take to remove the files of a stream that somebody deleted."""
+
 _FOLDER_GONE = "no such file or directory"
 _API = "$JS.API."
 _TOKEN = re.compile(r"[^\s.*>]+")
@@ -392,6 +395,12 @@ class NatsTransport(Transport):
     async def _repair(self, queue: str) -> bool:
         exists, _ = await self._look_up(queue)
         if not exists:
+            try:
+                await self._api(f"STREAM.INFO.{self._stream}")
+            except QueueMissing:
+                # The server removes a stream's files after it has answered, by name: those of one
+                # that is made meanwhile as well, and then it stores nothing in that one any more.
+                await asyncio.sleep(STREAM_GONE_S)
             await self.ensure(queue)
         return not exists
 
