@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -394,6 +396,45 @@ async def test_names_that_pubsub_cannot_have_are_refused(fake: PubSubFake, opene
             await transport.ensure(name)
     with pytest.raises(TransportError, match="no name for a namespace"):
         await opened(fake.endpoint, "a.*")
+
+
+CHILDREN = """
+import asyncio, sys
+from asya.addresses import parse_address
+from asya.transports.opening import open_transport
+
+async def main():
+    transport = open_transport(parse_address(sys.argv[1]), "kit", lease_s=10)
+    await transport.connect()
+    await transport.ensure("asya-kit-first")
+    await transport.consume("asya-kit-first", lambda delivery: delivery.ack(), window=5)
+    done = asyncio.Event()
+    async def publish():
+        while not done.is_set():
+            await transport.publish("asya-kit-first", b"x")
+    publishing = asyncio.create_task(publish())
+    for _ in range(25):
+        child = await asyncio.create_subprocess_exec("true", start_new_session=True, env={})
+        assert await child.wait() == 0
+    done.set()
+    await publishing
+    await transport.close()
+
+if sys.argv[2:]:
+    import uvloop
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["", "uvloop"])
+async def test_children_are_started_while_calls_are_under_way(fake: PubSubFake, loop: str) -> None:
+    # gRPC, left to itself, lets some of them die by a signal, and complains at each
+    address = f"pubsub://kit-{uuid.uuid4().hex}?endpoint={fake.endpoint}"
+    command = [sys.executable, "-c", CHILDREN, address, *([loop] if loop else [])]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 # -- connecting ------------------------------------------------------------------------------------

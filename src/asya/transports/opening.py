@@ -55,8 +55,9 @@ def open_transport(
         given["lease_s"] = lease_s if address.transport == "nats" else address.seconds("lease")
     place = address.url if address.transport == "nats" else address
     try:
-        import_module(row.library)  # first: the module itself would load it when it connects
         make = getattr(import_module(row.module), row.name)
+        # ours first: Pub/Sub's has to settle something before gRPC is loaded
+        import_module(row.library)
     except ModuleNotFoundError as error:
         title = TITLES[address.transport]
         if error.name == row.module:

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -23,6 +24,10 @@ from urllib.parse import quote
 
 from asya.codes import Code
 from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
+
+# gRPC would run handlers of its own in whoever forks, of which the child dies by SIGSEGV now and
+# then. It reads this when it is imported, after this file; our children are given an environment.
+os.putenv("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 log = logging.getLogger("asya.transports.pubsub")
 
