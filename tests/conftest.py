@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from asya.testing.contract_table import ContractTable
+from asya.testing.pubsub import ran_on
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,3 +23,15 @@ def pytest_configure(config: pytest.Config) -> None:
         strict=os.environ.get("CI") == "true",
     )
     config.pluginmanager.register(table, "transport-contract-table")
+
+
+def pytest_report_header() -> str:
+    return f"Pub/Sub: {ran_on()}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = (
+        each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, [])
+    )
+    if any("test_pubsub" in each.nodeid and "contract" in each.nodeid for each in reports):
+        terminalreporter.write_line(f"Pub/Sub: {ran_on()}")
