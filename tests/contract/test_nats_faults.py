@@ -18,7 +18,7 @@ import pytest
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
 from asya.local.broker import NatsServer
 from asya.testing.proxy import Proxy
-from asya.testing.transport_contract import QUIET_S, Mailbox, publish_soon
+from asya.testing.transport_contract import PATIENCE_S, QUIET_S, Mailbox, publish_soon
 from asya.transports.nats import NatsTransport
 from asya.transports.nats_pull import PullConsumer
 
@@ -448,3 +448,26 @@ async def test_a_queue_deleted_and_made_in_the_same_moment_can_be_made_again(
         await back.consume(f"{QUEUE}-{number}", box)
         await box.wait_for_bodies({b"after"})
     await back.close()
+
+
+async def test_a_close_in_the_middle_of_connecting_again_ends(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a client that loses a cancellation, as `wait_for` of Python 3.11 does when what it
+    # waits for fails in the same moment
+    transport = await connected(server)
+    trying = asyncio.Event()
+
+    async def connect(*args: Any, **kwargs: Any) -> None:
+        trying.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionRefusedError from None
+
+    monkeypatch.setattr("nats.aio.client.Client.connect", connect)
+    await kill(server)
+    await trying.wait()
+    # when, then
+    async with asyncio.timeout(PATIENCE_S):
+        await transport.close()

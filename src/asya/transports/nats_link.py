@@ -336,14 +336,14 @@ class Link:
         lost_at, delay_s = self._loop.time(), RECONNECT_FIRST_S
         await _end(writer)
         await _discard(old)
-        while True:
+        while not self.up:
+            if self._closed:  # `close` cancels this, too; Python 3.11's `wait_for` may lose that
+                return
             try:
                 await self._connect()
             except TransportUnavailable:
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 1.5, RECONNECT_MAX_S)
-            else:
-                break
         self._last_error = ""
         log.warning(
             "connected to NATS at %s again after %.1f s", self.where, self._loop.time() - lost_at

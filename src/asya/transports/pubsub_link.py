@@ -370,6 +370,8 @@ class Link:
         )
         self.on_down()
         while True:
+            if self._closed:  # `close` cancels this, too; a cancellation may be lost on its way
+                return
             self._new_channel()
             if await self._is_there() is None:
                 break

@@ -507,6 +507,8 @@ class Link:
         lost_at, delay_s = self.loop.time(), RECONNECT_FIRST_S
         told = back = False
         while not back:
+            if self._closed:  # `close` cancels this, too; a cancellation may be lost on its way
+                return
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 1.5, RECONNECT_MAX_S)
             try:
