@@ -23,7 +23,7 @@ demo: setup  ## run examples/01-search from nothing to nothing; STAY=1 keeps the
 
 test: setup check  ## all checks, then all tests; ARGS= goes to pytest
 	@requirements/brokers.sh
-	$(RUN) -m pytest -n 2 --dist worksteal -q $(ARGS)
+	$(RUN) -m pytest -n 4 --dist worksteal -q $(ARGS)
 
 check: setup  ## format, lint, types, layers, generated docs
 	$(BIN)/ruff check $(PY)
