@@ -189,15 +189,22 @@ class RabbitServer:
         return done.stdout
 
     def _start_epmd(self) -> None:
-        # A node would start one itself, as a daemon that outlives everything.
-        if self.epmd is None or self.epmd.poll() is not None:
-            self.epmd = subprocess.Popen(
-                ["epmd", "-port", str(self._epmd_port), "-address", HOST],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        # A node that finds none starts one itself, as a daemon that outlives everything.
+        if self.epmd is not None and self.epmd.poll() is None:
+            return
+        self.epmd = subprocess.Popen(
+            ["epmd", "-port", str(self._epmd_port), "-address", HOST],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until = time.monotonic() + READY_S
+        while not _listens(self._epmd_port):
+            if self.epmd.poll() is not None or time.monotonic() > until:
+                self.close()
+                raise RuntimeError(f"epmd does not listen on port {self._epmd_port}")
+            time.sleep(0.02)
 
     def _wait_ready(self, began: float) -> None:
         assert self._server is not None
@@ -268,6 +275,12 @@ vm_memory_high_watermark.absolute = 2GB
 
     def _tail(self) -> str:
         return (self.folder / "out.log").read_text(errors="replace")[-2000:] + self.log[-2000:]
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), 2):
+        return True
+    return False
 
 
 def _greets(port: int) -> bool:
