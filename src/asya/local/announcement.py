@@ -1,7 +1,8 @@
 """`mesh.json`: how the commands of this folder find the mesh that runs there.
 
 {"pid", "url", "started_at", "data", "logs", "actors"}: written when the mesh is ready, removed
-when it stops. A mesh that was killed leaves it; readers look whether the pid still lives.
+when it stops. A mesh that was killed leaves it; readers look whether the pid still lives. Two meshes
+in one folder (with two data folders) do not take it from one another: the first one keeps it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,20 @@ class Announcement:
         new = path.with_suffix(f".{self.pid}.new")
         new.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         new.replace(path)
+
+    def place(self, path: Path) -> bool:
+        """Write the file unless it is another running mesh's; whether it was written."""
+        other = read(path)
+        if other is not None and other.pid != self.pid:
+            return False
+        self.write(path)
+        return True
+
+    def withdraw(self, path: Path) -> None:
+        """Remove the file if it is still this mesh's."""
+        found = read(path)
+        if found is not None and found.pid == self.pid:
+            path.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Announcement | None:

@@ -431,10 +431,14 @@ class LocalMesh:
         for folder in {self.data, self._folder / ".asya", Path.cwd() / ".asya"}:
             path = folder / announcement.FILE
             try:
-                here.write(path)
+                if not here.place(path):
+                    self.say(
+                        f"another mesh is announced in {path}: commands in this folder find that "
+                        f"one; for this one give them --url {self.url}"
+                    )
             except OSError as error:
                 self.say(f"commands will not find this mesh by its folder: {error}")
-            self._stack.callback(path.unlink, missing_ok=True)
+            self._stack.callback(here.withdraw, path)
 
     # -- while it runs ----------------------------------------------------------------------------
 

@@ -43,3 +43,15 @@ def test_what_is_no_announcement_does_not_count(tmp_path: Path):
     for text in ("", "[]", "{}", '{"pid": "x"}'):
         (tmp_path / FILE).write_text(text)
         assert read(tmp_path / FILE) is None
+
+
+def test_a_second_mesh_in_a_folder_does_not_take_the_record_of_the_first(tmp_path: Path):
+    """Given a mesh that runs, when another one starts and ends beside it, then the record stays."""
+    path = tmp_path / ".asya" / "mesh.json"
+    first = replace(HERE, pid=os.getppid(), url="http://127.0.0.1:2")
+    assert first.place(path)
+    assert not HERE.place(path)
+    HERE.withdraw(path)
+    assert read(path) == first
+    first.withdraw(path)
+    assert not path.exists()
