@@ -23,7 +23,13 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from asya.codes import Code
-from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
+from asya.errors import (
+    MessageTooLarge,
+    QueueMissing,
+    TransportError,
+    TransportUnavailable,
+    how_to_install,
+)
 
 # gRPC would run handlers of its own in whoever forks, of which the child dies by SIGSEGV now and
 # then. It reads this when it is imported, after this file; our children are given an environment.
@@ -269,8 +275,8 @@ class Link:
             await asyncio.to_thread(_import_libraries)
         except ImportError as error:
             raise TransportUnavailable(
-                f"Pub/Sub needs a library that is not installed ({error.name}): "
-                "pip install 'asya[pubsub]'",
+                f"Pub/Sub needs a library that is not installed ({error.name}); "
+                f"{how_to_install('pubsub')} brings it",
                 code=Code.EXTRA_MISSING,
             ) from error
         import google.auth

@@ -22,7 +22,7 @@ from typing import Any
 
 from asya.addresses import Address
 from asya.codes import Code
-from asya.errors import QueueMissing, TransportError, TransportUnavailable
+from asya.errors import QueueMissing, TransportError, TransportUnavailable, how_to_install
 
 log = logging.getLogger("asya.transports.sqs")
 
@@ -369,7 +369,7 @@ class Link:
             from aiobotocore.session import get_session
         except ImportError as error:
             raise TransportError(
-                "SQS needs the package aiobotocore: pip install 'asya[sqs]'"
+                f"SQS needs aiobotocore, which is not installed; {how_to_install('sqs')} brings it"
             ) from error
         config = AioConfig(
             max_pool_connections=CONNECTIONS_MAX,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from asya.addresses import TITLES
 from asya.codes import Code
 from asya.envelope import END_ACTORS, queue_name
-from asya.errors import AsyaError
+from asya.errors import AsyaError, how_to_install
 from asya.local.doctor.checks import Seen
 from asya.local.doctor.set_up import SetUp
 from asya.settings import no_address
@@ -51,7 +51,7 @@ def look_at_program(setup: SetUp) -> Seen:
             Code.BROKER_MISSING,
         )
     elif (int(version[1]), int(version[2])) < SERVER_MIN:
-        text = f"{program} is {version[0]}; 2.12 is needed: pip install 'asya[local]'"
+        text = f"{program} is {version[0]}; 2.12 is needed; {how_to_install('local')} brings it"
         yield "fail", text, Code.BROKER_OUTDATED
     else:
         yield "ok", f"nats-server {version[0].removeprefix('v')} ({program})"
