@@ -183,7 +183,7 @@ def test_a_stop_ends_everything_and_leaves_nothing_behind(
     assert len(left_running(project.folder)) >= 3
     project.process.send_signal(signal.SIGTERM)
     # no new work from now on, while the old one is finished
-    wait_until(lambda: "1 envelopes are being finished" in project.said(), 30, project.said)
+    wait_until(lambda: "1 envelope is being finished" in project.said(), 30, project.said)
     status, problem = project.ask("POST", "/v1/envelopes", {"route": ["echo"], "payload": 1})
     assert status == 503
     assert "stopping" in problem["detail"]

@@ -27,7 +27,7 @@ from asya.clock import Clock, SystemClock, to_rfc3339
 from asya.codes import Code
 from asya.crew import EndConsumer, Sink, Sump
 from asya.envelope import SINK, SUMP
-from asya.errors import TransportError, UsageError
+from asya.errors import TransportError, UsageError, counted
 from asya.gateway.port import FlowSpec, Idempotency
 from asya.gateway.server import HttpServer, bind
 from asya.local import announcement
@@ -507,7 +507,10 @@ class LocalMesh:
             each.replicas.begin_stop()
         busy = sum(each.sidecar.snapshot().in_flight for each in actors)
         if busy:
-            self.say(f"stopping: {busy} envelopes are being finished (at most {grace_s:g} s)")
+            are = "is" if busy == 1 else "are"
+            self.say(
+                f"stopping: {counted(busy, 'envelope')} {are} being finished (at most {grace_s:g} s)"
+            )
         await asyncio.gather(*(each.sidecar.drain(grace_s) for each in actors))
         await asyncio.gather(*(each.replicas.stop(BYE_WAIT_S) for each in actors))
 
