@@ -37,7 +37,7 @@ from asya.runtime import encode
 from asya.runtime.driver import decode
 from asya.sidecar import Sidecar, SidecarConfig
 from asya.transports.base import Delivery
-from asya.transports.nats import NatsTransport
+from asya.transports.nats.transport import NatsTransport
 
 SIZE = int(os.environ.get("SIZE", "10000000"))
 HOPS = int(os.environ.get("HOPS", "14"))

@@ -17,7 +17,7 @@ from harness import report, row
 from mesh import Mesh, actor
 
 from asya import envelope as env
-from asya.transports.nats import NatsTransport
+from asya.transports.nats.transport import NatsTransport
 
 ACTORS = int(os.environ.get("ACTORS", "1000"))
 WAITING = int(os.environ.get("WAITING", "100000"))

@@ -24,7 +24,7 @@ from peer import ray
 from asya import envelope as env
 from asya.local.broker import NatsServer
 from asya.transports.base import Transport
-from asya.transports.nats import NatsTransport
+from asya.transports.nats.transport import NatsTransport
 
 HOPS = int(os.environ.get("HOPS", "12000"))
 IDLE = int(os.environ.get("IDLE", "400"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,9 +27,11 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 
 from asya import envelope as env
 from asya.addresses import parse_address
-from asya.testing.rabbitmq import RabbitServer
 from asya.transports.base import Transport
-from asya.transports.rabbitmq import RabbitTransport
+from asya.transports.rabbitmq.transport import RabbitTransport
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `tests.support` is not installed
+from tests.support.rabbitmq import RabbitServer
 
 HOPS = int(os.environ.get("HOPS", "8000"))
 CHAINS = int(os.environ.get("CHAINS", "1500"))

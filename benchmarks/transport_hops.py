@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,9 +21,11 @@ from hop import idle
 
 from asya.addresses import parse_address
 from asya.local.broker import NatsServer
-from asya.testing import moto, pubsub, rabbitmq
 from asya.transports.base import Transport
 from asya.transports.opening import open_transport
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `tests.support` is not installed
+from tests.support import moto, pubsub, rabbitmq
 
 RUNS = int(os.environ.get("RUNS", "3"))
 IDLE = int(os.environ.get("IDLE", "200"))

@@ -48,7 +48,7 @@ class Meter:
 
 
 async def filled(url: str, namespace: str, hops: int) -> Any:
-    from asya.transports.nats import NatsTransport
+    from asya.transports.nats.transport import NatsTransport
 
     transport = NatsTransport(url, namespace)
     await transport.connect()

@@ -53,7 +53,7 @@ class Meter:
 async def filled(endpoint: str, hops: int) -> Any:
     """A connected transport, in a project of its own, with messages in the first queue."""
     from asya.addresses import parse_address
-    from asya.transports.pubsub import PubSubTransport
+    from asya.transports.pubsub.transport import PubSubTransport
 
     project = f"bench-{uuid.uuid4().hex}"
     address = parse_address(f"pubsub://{project}?endpoint={endpoint}")
@@ -175,7 +175,8 @@ def child(client: str, endpoint: str, window: int, hops: int, loop: str) -> None
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from asya.testing.pubsub import PubSubEmulator, PubSubFake
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # not installed
+    from tests.support.pubsub import PubSubEmulator, PubSubFake
 
     rows: list[dict[str, Any]] = []
     with PubSubFake() if PubSubEmulator.missing() else PubSubEmulator() as server:

@@ -57,7 +57,7 @@ class Meter:
 
 async def transport_of(address: str) -> Any:
     from asya.addresses import parse_address
-    from asya.transports.sqs import SqsTransport
+    from asya.transports.sqs.transport import SqsTransport
 
     transport = SqsTransport(parse_address(address), "bench", poll_s=1.0)
     await transport.connect()
@@ -168,7 +168,8 @@ def child(client: str, address: str, window: int, hops: int, loop: str) -> None:
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from asya.testing.moto import CREDENTIALS, MotoServer
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # not installed
+    from tests.support.moto import CREDENTIALS, MotoServer
 
     rows: list[dict[str, Any]] = []
     with MotoServer() as server:

@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-
-from asya.testing.contract_table import ContractTable
-from asya.testing.pubsub import ran_on
+from tests.support.contract_table import ContractTable
+from tests.support.pubsub import ran_on
 
 ROOT = Path(__file__).resolve().parents[1]
 

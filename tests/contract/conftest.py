@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+from tests.support.moto import CREDENTIALS, MotoServer
+from tests.support.rabbitmq import RabbitServer, find_programs
 
-from asya.testing.moto import CREDENTIALS, MotoServer
-from asya.testing.rabbitmq import RabbitServer, find_programs
 from asya.testing.virtual_time import VirtualLoop
 
 VIRTUAL = {"test_memory.py"}

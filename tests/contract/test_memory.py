@@ -9,7 +9,7 @@ import pytest
 from asya.testing.transport_contract import Harness, TransportContract
 from asya.testing.virtual_time import VirtualClock
 from asya.transports.base import Transport
-from asya.transports.memory import MemoryBroker, MemoryTransport
+from asya.transports.memory.transport import MemoryBroker, MemoryTransport
 
 
 class MemoryHarness(Harness):

@@ -16,7 +16,7 @@ import pytest
 from asya.local.broker import NatsServer, find_binary
 from asya.testing.transport_contract import Harness, TransportContract
 from asya.transports.base import Transport
-from asya.transports.nats import NatsTransport
+from asya.transports.nats.transport import NatsTransport
 
 
 @functools.cache

@@ -14,13 +14,13 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.support.proxy import Proxy
 
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
 from asya.local.broker import NatsServer
-from asya.testing.proxy import Proxy
 from asya.testing.transport_contract import PATIENCE_S, QUIET_S, Mailbox, publish_soon
-from asya.transports.nats import NatsTransport
-from asya.transports.nats_pull import PullConsumer
+from asya.transports.nats.consumer import PullConsumer
+from asya.transports.nats.transport import NatsTransport
 
 QUEUE = "asya-kit-first"
 LEASE_S = 30.0
@@ -318,7 +318,7 @@ async def test_deleting_stops_the_own_consumers(transport: NatsTransport) -> Non
 async def test_lost_requests_are_noticed_by_the_silence(
     transport: NatsTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asya.transports.nats_pull.SILENCE_S", 0.5)
+    monkeypatch.setattr("asya.transports.nats.consumer.SILENCE_S", 0.5)
     await transport.ensure(QUEUE)
     box = Mailbox(ack=True)
     consumer = await transport.consume(QUEUE, box)

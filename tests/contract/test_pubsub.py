@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.pubsub import PubSubEmulator, PubSubFake
 
-from asya.gateway.store.sqlite import SqliteStore
-from asya.testing.pubsub import PubSubEmulator, PubSubFake
+from asya.tasks.store.sqlite.tasks import SqliteStore
 from asya.testing.transport_contract import Harness, TransportContract
 from asya.transports.base import Transport
-from asya.transports.later import LaterTransport, Shelf
-from asya.transports.pubsub import PubSubTransport
+from asya.transports.delayed import LaterTransport, Shelf
+from asya.transports.pubsub.transport import PubSubTransport
 
 
 @pytest.fixture(scope="module")

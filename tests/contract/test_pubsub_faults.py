@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.proxy import HOST, Proxy
+from tests.support.pubsub import PubSubEmulator, PubSubFake, free_port
 
 from asya.addresses import parse_address
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
-from asya.testing.proxy import HOST, Proxy
-from asya.testing.pubsub import PubSubEmulator, PubSubFake, free_port
 from asya.testing.transport_contract import Mailbox, publish_soon
-from asya.transports import pubsub_link
-from asya.transports.pubsub import PubSubTransport
+from asya.transports.pubsub import connection as pubsub_link
+from asya.transports.pubsub.transport import PubSubTransport
 
 QUEUE = "asya-kit-first"
 SUMP = "asya-kit-x-sump"

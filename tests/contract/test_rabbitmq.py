@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.support.rabbitmq import RabbitServer
 
 from asya.addresses import parse_address
-from asya.testing.rabbitmq import RabbitServer
 from asya.testing.transport_contract import Harness, TransportContract
 from asya.transports.base import Transport
-from asya.transports.rabbitmq import SETTLE_S, RabbitTransport
+from asya.transports.rabbitmq.transport import SETTLE_S, RabbitTransport
 
 
 class RabbitHarness(Harness):

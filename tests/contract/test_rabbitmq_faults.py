@@ -15,14 +15,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.support.proxy import Proxy
+from tests.support.rabbitmq import RabbitServer
 
 from asya.addresses import parse_address
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
-from asya.testing.proxy import Proxy
-from asya.testing.rabbitmq import RabbitServer
 from asya.testing.transport_contract import Mailbox
 from asya.transports.base import Delivery
-from asya.transports.rabbitmq import SETTLE_S, RabbitTransport
+from asya.transports.rabbitmq.transport import SETTLE_S, RabbitTransport
 
 PREFIX = "asya-faults"
 QUEUE = f"{PREFIX}-first"
@@ -468,7 +468,7 @@ async def test_what_is_due_without_a_queue_is_kept_and_told(mesh: Mesh) -> None:
 async def test_deliveries_without_end_lead_to_the_dead_letters(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asya.transports.rabbitmq_queues.DELIVERIES_MAX", 20)
+    monkeypatch.setattr("asya.transports.rabbitmq.queues.DELIVERIES_MAX", 20)
     transport = await mesh.connect()
     sump, box = f"{PREFIX}-x-sump", Mailbox(ack=True)
     await transport.ensure(sump)

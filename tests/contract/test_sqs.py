@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.support.moto import MotoServer
 
 from asya.addresses import parse_address
-from asya.testing.moto import MotoServer
 from asya.testing.transport_contract import Harness, TransportContract
 from asya.transports.base import Transport
-from asya.transports.sqs import SqsTransport
+from asya.transports.sqs.transport import SqsTransport
 
 
 class SqsHarness(Harness):

@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import pytest
+from tests.support.moto import CREDENTIALS, HOST, REGION
 
 from asya.addresses import parse_address
 from asya.errors import TransportUnavailable
-from asya.testing.moto import CREDENTIALS, HOST, REGION
 from asya.testing.transport_contract import Mailbox
-from asya.transports.sqs import SqsTransport
+from asya.transports.sqs.transport import SqsTransport
 
 QUEUE = "asya-kit-first"
 

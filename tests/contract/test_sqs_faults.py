@@ -10,14 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.support.moto import CREDENTIALS, HOST, REGION, MotoServer
+from tests.support.proxy import Proxy
 
 from asya.addresses import parse_address
 from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
-from asya.testing.moto import CREDENTIALS, HOST, REGION, MotoServer
-from asya.testing.proxy import Proxy
 from asya.testing.transport_contract import Mailbox, publish_soon
-from asya.transports import sqs_messages
-from asya.transports.sqs import SqsTransport
+from asya.transports.sqs import messages as sqs_messages
+from asya.transports.sqs.transport import SqsTransport
 
 QUEUE = "asya-kit-first"
 SUMP = "asya-kit-x-sump"
@@ -529,7 +529,7 @@ async def test_queues_are_made_as_declared_and_left_as_they_are(transport: SqsTr
 async def test_what_nobody_can_take_ends_with_the_dead_letters(
     transport: SqsTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asya.transports.sqs_queues.RECEIVES_MAX", 3)
+    monkeypatch.setattr("asya.transports.sqs.queues.RECEIVES_MAX", 3)
     await transport.ensure(QUEUE)
     await transport.publish(QUEUE, b"poison")
     box, dead = Mailbox(), Mailbox(ack=True)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from asya.testing.moto import CREDENTIALS, MotoServer
-from asya.testing.pubsub import PubSubEmulator, PubSubFake
-from asya.testing.rabbitmq import RabbitServer, find_programs
+from tests.support.moto import CREDENTIALS, MotoServer
+from tests.support.pubsub import PubSubEmulator, PubSubFake
+from tests.support.rabbitmq import RabbitServer, find_programs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

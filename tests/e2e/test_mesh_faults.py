@@ -28,14 +28,14 @@ from typing import Any, Self, TypeVar
 
 import psutil
 import pytest
+from tests.support.proxy import Proxy
+from tests.support.rabbitmq import RabbitServer, find_programs
 
 from asya.addresses import parse_address
 from asya.envelope import encode, new_envelope, raw_json
 from asya.local.broker import find_binary
-from asya.testing.proxy import Proxy
-from asya.testing.rabbitmq import RabbitServer, find_programs
 from asya.transports.base import Transport
-from asya.transports.nats import NatsTransport
+from asya.transports.nats.transport import NatsTransport
 from asya.transports.opening import open_transport
 
 T = TypeVar("T")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.moto import CREDENTIALS, MotoServer
+from tests.support.pubsub import PubSubFake
+from tests.support.rabbitmq import RabbitServer, find_programs
 
 from asya.addresses import parse_address
-from asya.testing.moto import CREDENTIALS, MotoServer
-from asya.testing.pubsub import PubSubFake
-from asya.testing.rabbitmq import RabbitServer, find_programs
 from asya.transports.opening import open_transport
 
 pytestmark = pytest.mark.slow

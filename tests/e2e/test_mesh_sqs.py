@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.support.moto import CREDENTIALS, MotoServer
 
 from asya.addresses import parse_address
 from asya.errors import TransportUnavailable
-from asya.testing.moto import CREDENTIALS, MotoServer
-from asya.transports.sqs import SqsTransport
+from asya.transports.sqs.transport import SqsTransport
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -21,7 +21,7 @@ from asya.errors import TransportUnavailable, UsageError, how_to_install
 from asya.local.broker import NatsServer, find_binary
 from asya.testing.transport_contract import Mailbox
 from asya.transports.base import Delivery
-from asya.transports.nats import NatsTransport
+from asya.transports.nats.transport import NatsTransport
 
 QUEUE = "asya-it-one"
 

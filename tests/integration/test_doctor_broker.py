@@ -15,8 +15,8 @@ from asya.errors import QueueMissing
 from asya.local.broker import NatsServer, left_running
 from asya.local.doctor import SetUp, brokers
 from asya.local.doctor.checks import Check, Finding, run
-from asya.transports.nats import NatsTransport
-from asya.transports.nats_link import Link
+from asya.transports.nats.connection import Link
+from asya.transports.nats.transport import NatsTransport
 
 Look = Callable[[], Any]
 
@@ -107,7 +107,7 @@ async def test_a_stream_that_cannot_delay_is_named(look: Look, server: NatsServe
 async def test_clocks_that_are_apart(look: Look, queues: Any, monkeypatch: pytest.MonkeyPatch):
     await queues("double", "x-sink", "x-sump")
     monkeypatch.setattr(
-        "asya.transports.nats_survey.from_rfc3339",
+        "asya.transports.nats.probe.from_rfc3339",
         lambda text: from_rfc3339(text) + timedelta(seconds=9),
     )
     skewed = (await look())[0]

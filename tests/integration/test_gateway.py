@@ -22,15 +22,15 @@ from asya.clock import SystemClock, to_rfc3339
 from asya.envelope import ErrorInfo, Route
 from asya.errors import SettingsError, TransportUnavailable
 from asya.events import Finished, Flown, Forked, HopEnded, HopStarted
-from asya.gateway import stream as stream_module
 from asya.gateway.app import make_app
-from asya.gateway.openapi import document
-from asya.gateway.operations import OPERATIONS
-from asya.gateway.port import ActorStatus, FlowSpec, ReplicaStatus
-from asya.gateway.problems import KINDS, type_of
+from asya.gateway.http import sse as stream_module
+from asya.gateway.http.openapi import document
+from asya.gateway.http.operations import OPERATIONS
+from asya.gateway.http.problems import KINDS, type_of
 from asya.gateway.server import HttpServer, bind
-from asya.gateway.service import ServiceLimits, TaskService
-from asya.gateway.store.sqlite import SqliteStore
+from asya.tasks.mesh import ActorStatus, FlowSpec, ReplicaStatus
+from asya.tasks.service import ServiceLimits, TaskService
+from asya.tasks.store.sqlite.tasks import SqliteStore
 from asya.transports.base import Depth
 
 QUERY_SCHEMA = {
@@ -247,7 +247,7 @@ async def test_waiting_is_over_in_time(gateway):
 
 async def test_a_body_is_let_go_before_the_wait_begins(tmp_path, monkeypatch):
     """Given room for one body, when the first is waited for, then others find room."""
-    monkeypatch.setattr("asya.gateway.body.BODIES_MAX_BYTES", 0)
+    monkeypatch.setattr("asya.gateway.http.body.BODIES_MAX_BYTES", 0)
     async with running(tmp_path, body_max_bytes=50_000) as gateway:
         body = {"route": ["hold"], "payload": "x" * 40_000}
         calls = []
@@ -263,7 +263,7 @@ async def test_a_body_is_let_go_before_the_wait_begins(tmp_path, monkeypatch):
 
 
 async def test_a_slow_body_is_given_up(gateway, monkeypatch):
-    monkeypatch.setattr("asya.gateway.body.BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("asya.gateway.http.body.BODY_TIMEOUT_S", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.server.port)
     writer.write(b"POST /v1/flows/plain HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n1")
     answer = await reader.read()

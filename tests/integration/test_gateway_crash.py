@@ -10,16 +10,16 @@ import sys
 import pytest
 
 from asya.clock import SystemClock
-from asya.gateway.service import TaskService
-from asya.gateway.store.base import Query
-from asya.gateway.store.sqlite import SqliteStore
+from asya.tasks.service import TaskService
+from asya.tasks.store.base import Query
+from asya.tasks.store.sqlite.tasks import SqliteStore
 
 ADMITS = """
 import asyncio, pathlib, sys
 from msgspec import Raw
 from asya.clock import SystemClock
-from asya.gateway.service import TaskService
-from asya.gateway.store.sqlite import SqliteStore
+from asya.tasks.service import TaskService
+from asya.tasks.store.sqlite.tasks import SqliteStore
 
 class Mesh:
     namespace = "default"

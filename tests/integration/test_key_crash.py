@@ -11,19 +11,19 @@ import pytest
 from msgspec import Raw
 
 from asya.clock import SystemClock
-from asya.gateway.keys import AdmissionKey
-from asya.gateway.port import Idempotency
-from asya.gateway.service import TaskService
-from asya.gateway.store.sqlite import SqliteStore
+from asya.tasks.idempotency import AdmissionKey
+from asya.tasks.mesh import Idempotency
+from asya.tasks.service import TaskService
+from asya.tasks.store.sqlite.tasks import SqliteStore
 
 ADMITS = """
 import asyncio, pathlib, sys
 from msgspec import Raw
 from asya.clock import SystemClock
-from asya.gateway.keys import AdmissionKey
-from asya.gateway.port import Idempotency
-from asya.gateway.service import TaskService
-from asya.gateway.store.sqlite import SqliteStore
+from asya.tasks.idempotency import AdmissionKey
+from asya.tasks.mesh import Idempotency
+from asya.tasks.service import TaskService
+from asya.tasks.store.sqlite.tasks import SqliteStore
 
 class Mesh:
     namespace = "default"

@@ -21,7 +21,7 @@ from asya.envelope import SINK, SUMP, encode, new_envelope, queue_name, raw_json
 from asya.resiliency import Resiliency
 from asya.sidecar import Sidecar, SidecarConfig
 from asya.testing.ledger import MemoryLedger
-from asya.transports.memory import MemoryBroker, MemoryTransport
+from asya.transports.memory.transport import MemoryBroker, MemoryTransport
 
 HANDLER = """
 import time

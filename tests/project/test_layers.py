@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 DRIVERS = {
-    "nats": ("src/asya/transports/nats",),
-    "aiobotocore": ("src/asya/transports/sqs_link.py",),
+    "nats": ("src/asya/transports/nats/",),
+    "aiobotocore": ("src/asya/transports/sqs/connection.py",),
     "uvicorn": ("src/asya/gateway/server.py",),
-    "sqlite3": ("src/asya/gateway/store/",),
+    "sqlite3": ("src/asya/tasks/store/sqlite/",),
     "starlette": ("src/asya/gateway/",),
-    "jsonschema": ("src/asya/gateway/schema.py", "src/asya/manifest/checks.py"),
+    "jsonschema": ("src/asya/tasks/input_schema.py", "src/asya/manifest/checks.py"),
     "typer": ("src/asya/cli/",),
     "rich": ("src/asya/cli/",),
     "psutil": ("src/asya/local/", "src/asya/gateway/server.py"),
@@ -23,8 +23,8 @@ DRIVERS = {
     "prometheus_client": ("src/asya/telemetry/exposition.py",),
     "opentelemetry": ("src/asya/telemetry/otel.py",),
     "yaml": ("src/asya/document.py",),
-    "google": ("src/asya/transports/pubsub_link.py",),
-    "grpc": ("src/asya/transports/pubsub_link.py",),
+    "google": ("src/asya/transports/pubsub/connection.py",),
+    "grpc": ("src/asya/transports/pubsub/connection.py",),
     "obstore": ("src/asya/blobs/object_store.py",),
 }
 """Third-party module → the only places that know it, as prefixes of paths."""

@@ -35,7 +35,8 @@ from typing import Any
 
 import psutil
 
-from asya.testing.rabbitmq import RabbitServer
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `tests.support` is not installed
+from tests.support.rabbitmq import RabbitServer
 
 HANDLERS = """
 import asyncio

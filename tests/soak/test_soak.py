@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from asya.testing.rabbitmq import find_programs
+from tests.support.rabbitmq import find_programs
 
 SCRIPT = Path(__file__).parent / "soak.py"
 

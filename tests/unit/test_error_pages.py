@@ -17,7 +17,7 @@ from asya.codes import TYPES, Code, failure_code
 from asya.envelope import HOP_HEADER, HOPS_MAX, Envelope, Route, decode, raw_json
 from asya.error_pages import RANGES, pages
 from asya.errors import AsyaError, MeshRunning, full_name
-from asya.gateway.problems import KINDS, type_of
+from asya.gateway.http.problems import KINDS, type_of
 from asya.gateway.server import bind
 from asya.local.broker import find_binary
 from asya.local.environment import parse_dotenv, replica_environment
@@ -26,7 +26,7 @@ from asya.resiliency import Resiliency
 from asya.runtime import loading
 from asya.sidecar import decide
 from asya.sidecar.outcome import Expired, Frame, Raised, Returned
-from asya.transports.memory import MemoryBroker
+from asya.transports.memory.transport import MemoryBroker
 
 HEAD = "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: a}\nspec:\n"
 SECRET = "  secretRefs: [{secretName: openai, keys: [{key: key, envVar: OPENAI_API_KEY}]}]\n"

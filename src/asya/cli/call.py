@@ -10,7 +10,7 @@ import typer
 from asya.cli.display import make_display
 from asya.cli.outcome import EnvelopeId, Sender, Target, Timeout, Url, connect, follow_to_exit
 from asya.cli.payload import read_payload
-from asya.cli.terms import At, Delay, Key, KeyLife, KeyPolicy, read_terms
+from asya.cli.send_options import At, Delay, Key, KeyLife, KeyPolicy, read_terms
 from asya.errors import UsageError
 
 

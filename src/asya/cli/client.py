@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError
-from asya.local import announcement
+from asya.local import run_file as announcement
 
 REQUEST_TIMEOUT_S: Final = 30.0
 """How long an answer may take, apart from the time that a request asks the gateway to wait."""

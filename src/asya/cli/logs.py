@@ -13,7 +13,7 @@ import typer
 
 from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError, nearest
-from asya.local import announcement
+from asya.local import run_file as announcement
 from asya.local.logs import tail
 
 LOOK_EVERY_S: Final = 0.2

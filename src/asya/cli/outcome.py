@@ -15,7 +15,7 @@ import typer
 
 from asya.cli.client import Answer, MeshClient, Refused, find_mesh
 from asya.cli.display import Display
-from asya.cli.terms import Terms
+from asya.cli.send_options import Terms
 from asya.cli.waiting import telling
 from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError, nearest

@@ -8,7 +8,7 @@ import typer
 
 from asya.cli.outcome import EnvelopeId, Sender, Target, Timeout, Url, connect
 from asya.cli.payload import read_payload
-from asya.cli.terms import At, Delay, Key, KeyLife, KeyPolicy, read_terms
+from asya.cli.send_options import At, Delay, Key, KeyLife, KeyPolicy, read_terms
 
 
 def send(

@@ -17,16 +17,16 @@ from starlette.routing import Route, Router
 from starlette.status import HTTP_404_NOT_FOUND
 
 from asya.errors import nearest
-from asya.gateway.endpoints import Endpoints
 from asya.gateway.guard import LoopbackGuard
-from asya.gateway.observed import ROUTE, Observed
-from asya.gateway.operations import OPERATIONS, Operation
-from asya.gateway.port import GatewaySettings, MeshPort
-from asya.gateway.problems import ProblemError
-from asya.gateway.respond import problem_response
-from asya.gateway.service import TaskService
-from asya.gateway.views import Fault
+from asya.gateway.http.envelopes import Endpoints
+from asya.gateway.http.operations import OPERATIONS, Operation
+from asya.gateway.http.problems import ProblemError
+from asya.gateway.http.respond import problem_response
+from asya.gateway.http.views import Fault
+from asya.gateway.middleware import ROUTE, Observed
 from asya.settings import is_loopback
+from asya.tasks.mesh import GatewaySettings, MeshPort
+from asya.tasks.service import TaskService
 from asya.telemetry.metrics import Metrics
 from asya.telemetry.spans import Spans
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asya.gateway.problems import ProblemError
-from asya.gateway.respond import problem_response
+from asya.gateway.http.problems import ProblemError
+from asya.gateway.http.respond import problem_response
 from asya.settings import is_loopback
 
 

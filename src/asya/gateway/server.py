@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from asya.codes import Code
 from asya.errors import SettingsError
-from asya.gateway.problems import KINDS, type_of
+from asya.gateway.http.problems import KINDS, type_of
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from asya.codes import Code
 from asya.errors import UsageError
-from asya.gateway.insight import Capturing
-from asya.gateway.store.payloads import Keeping, read_mask
 from asya.sidecar.capture import Capture
+from asya.tasks.diagnosis.facts import Capturing
+from asya.tasks.store.payloads import Keeping, read_mask
 
 if TYPE_CHECKING:
     from asya.manifest import AsyncActor

@@ -28,10 +28,8 @@ from asya.codes import Code
 from asya.crew import EndConsumer, Sink, Sump
 from asya.envelope import SINK, SUMP
 from asya.errors import TransportError, UsageError, counted
-from asya.gateway.port import FlowSpec, Idempotency
 from asya.gateway.server import HttpServer, bind
-from asya.local import announcement
-from asya.local.announcement import Announcement
+from asya.local import run_file as announcement
 from asya.local.autoscaler import Autoscaler, ScaledActor
 from asya.local.blobs import open_claims
 from asya.local.capturing import capture_of, capturing
@@ -41,25 +39,27 @@ from asya.local.lock import FolderLock
 from asya.local.log_lines import Form
 from asya.local.logs import LogHandler, RotatingLog
 from asya.local.memory import return_big_buffers
+from asya.local.mesh_client import LocalPort
 from asya.local.observation import Observation
-from asya.local.port import LocalPort
 from asya.local.process import Launch
 from asya.local.replicas import ReplicaSet
+from asya.local.run_file import Announcement
 from asya.local.schedules import schedule_specs
 from asya.local.template import Template
 from asya.local.transports import LocalTransports, check_addresses, transport_of
 from asya.scaling import Bounds
 from asya.sidecar import Cancels, Sidecar, SidecarConfig
 from asya.sidecar.sidecar import EndActor
+from asya.tasks.mesh import FlowSpec, Idempotency
 from asya.transports.base import Transport
 
 if TYPE_CHECKING:
-    from asya.gateway.schedules import ScheduleSpec
-    from asya.gateway.service import TaskService
-    from asya.gateway.store.sqlite import SqliteStore
     from asya.local.reload import Reloading
     from asya.manifest import AsyncActor, Manifests
     from asya.settings import Settings
+    from asya.tasks.schedule import ScheduleSpec
+    from asya.tasks.service import TaskService
+    from asya.tasks.store.sqlite.tasks import SqliteStore
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class LocalMesh:
             raise
 
     async def _start(self) -> None:
-        from asya.gateway.store.sqlite import SqliteStore
+        from asya.tasks.store.sqlite.tasks import SqliteStore
 
         self._check()
         launches = self._launches()
@@ -258,8 +258,8 @@ class LocalMesh:
         return {actor.name: transport_of(actor, self._settings) for actor in self._manifests.actors}
 
     async def _start_service(self, store: SqliteStore, port: LocalPort) -> TaskService:
-        from asya.gateway.blob_care import BlobCare
-        from asya.gateway.service import ServiceLimits, TaskService
+        from asya.tasks.blob_retention import BlobCare
+        from asya.tasks.service import ServiceLimits, TaskService
 
         settings = self._settings
         limits = ServiceLimits(

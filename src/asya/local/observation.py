@@ -67,7 +67,7 @@ class Observation:
         await self._start_spans(stack)
         port = self._settings.metrics_port
         if port is not None:
-            from asya.gateway.scrape import make_metrics_app
+            from asya.gateway.metrics import make_metrics_app
 
             bound = bind(self._settings.host, port, flag="--metrics-port")
             app = make_metrics_app(self.metrics, self._settings.host)

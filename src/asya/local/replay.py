@@ -28,12 +28,12 @@ from asya.envelope import (
     raw_json,
 )
 from asya.errors import AsyaError
-from asya.gateway.store.rules import Failure
+from asya.tasks.rules import Failure
 
 if TYPE_CHECKING:
-    from asya.gateway.service import TaskService
-    from asya.gateway.store.base import Detail
-    from asya.local.port import LocalPort
+    from asya.local.mesh_client import LocalPort
+    from asya.tasks.service import TaskService
+    from asya.tasks.store.base import Detail
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from asya.codes import Code
 from asya.durations import format_duration
 from asya.envelope import raw_json
 from asya.errors import UsageError, nearest
-from asya.gateway.schedules import ScheduleSpec
 from asya.manifest import Flow, Manifests, Schedule
+from asya.tasks.schedule import ScheduleSpec
 
 
 def schedule_specs(manifests: Manifests, namespace: str) -> list[ScheduleSpec]:

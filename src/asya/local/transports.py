@@ -23,9 +23,9 @@ from asya.local.broker import NatsServer
 from asya.local.broker_watch import BrokerWatch
 from asya.settings import no_address
 from asya.transports.base import Transport
-from asya.transports.later import LaterTransport, Shelf
+from asya.transports.delayed import LaterTransport, Shelf
 from asya.transports.mixed import MixedTransport
-from asya.transports.nats import NatsTransport
+from asya.transports.nats.transport import NatsTransport
 from asya.transports.opening import open_transport
 
 if TYPE_CHECKING:

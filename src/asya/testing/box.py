@@ -46,7 +46,7 @@ from asya.sidecar import Cancels, EndActor, Sidecar, SidecarConfig
 from asya.testing.ledger import MemoryLedger
 from asya.testing.loopback import LoopbackCall, LoopbackRuntime
 from asya.testing.virtual_time import VirtualClock, run_virtual
-from asya.transports.memory import MemoryBroker, MemoryTransport
+from asya.transports.memory.transport import MemoryBroker, MemoryTransport
 
 NAMESPACE = "box"
 BLOB_THRESHOLD_BYTES = 16 * 1024

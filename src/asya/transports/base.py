@@ -29,7 +29,7 @@ class Capabilities:
         deduplicates: A second publish with the same `dedup_id` inside `dedup_window_s` is dropped.
         dedup_window_s: How long an id is remembered, in seconds.
         delay_max_s: The longest delay the broker keeps by itself, in seconds; None is no limit,
-            and 0 means that it keeps none. Longer ones are kept by `asya.transports.later`.
+            and 0 means that it keeps none. Longer ones are kept by `asya.transports.delayed`.
         delay_resolution_s: How coarse a delay is, in seconds.
         message_max_bytes: The largest message.
         lease_s: How long a delivery is ours without `extend`, in seconds; None means for as long

@@ -27,10 +27,12 @@ class _Row(NamedTuple):
 
 
 _ROWS: Final[Mapping[str, _Row]] = {
-    "nats": _Row("nats", "asya.transports.nats", "NatsTransport", lease=True),
-    "rabbitmq": _Row("pika", "asya.transports.rabbitmq", "RabbitTransport", lease=False),
-    "sqs": _Row("aiobotocore", "asya.transports.sqs", "SqsTransport", lease=True),
-    "pubsub": _Row("google.pubsub_v1", "asya.transports.pubsub", "PubSubTransport", lease=True),
+    "nats": _Row("nats", "asya.transports.nats.transport", "NatsTransport", lease=True),
+    "rabbitmq": _Row("pika", "asya.transports.rabbitmq.transport", "RabbitTransport", lease=False),
+    "sqs": _Row("aiobotocore", "asya.transports.sqs.transport", "SqsTransport", lease=True),
+    "pubsub": _Row(
+        "google.pubsub_v1", "asya.transports.pubsub.transport", "PubSubTransport", lease=True
+    ),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from asya.cli.logs import anything, followed, log_path, logs, of_envelope, wanted_of
 from asya.errors import MeshUnreachable, UsageError
-from asya.local.announcement import FILE, Announcement
+from asya.local.run_file import FILE, Announcement
 
 
 @pytest.fixture

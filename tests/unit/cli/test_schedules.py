@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from asya.cli.app import EXIT_USAGE, run
-from asya.cli.terms import Terms, begin, read_terms
+from asya.cli.send_options import Terms, begin, read_terms
 from asya.errors import UsageError
 
 NIGHTLY = {

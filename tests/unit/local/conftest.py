@@ -22,7 +22,7 @@ from asya.scaling import Bounds
 from asya.sidecar import Sidecar, SidecarConfig
 from asya.testing.ledger import MemoryLedger
 from asya.transports.base import Depth
-from asya.transports.memory import MemoryTransport
+from asya.transports.memory.transport import MemoryTransport
 
 HANDLERS = """
 import asyncio, os

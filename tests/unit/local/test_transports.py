@@ -17,7 +17,7 @@ from asya.errors import UsageError
 from asya.local.transports import LocalTransports, brokers_in_use, check_addresses
 from asya.settings import Settings
 from asya.transports.base import Transport
-from asya.transports.memory import MemoryTransport
+from asya.transports.memory.transport import MemoryTransport
 from asya.transports.mixed import MixedTransport
 
 Actors = Callable[..., list[manifest.AsyncActor]]

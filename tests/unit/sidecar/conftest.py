@@ -16,7 +16,7 @@ from asya.sidecar import Cancels, Sidecar, SidecarConfig
 from asya.testing.ledger import MemoryLedger
 from asya.testing.loopback import Handle, LoopbackRuntime
 from asya.testing.virtual_time import VirtualClock, run_virtual
-from asya.transports.memory import MemoryBroker, MemoryTransport
+from asya.transports.memory.transport import MemoryBroker, MemoryTransport
 
 
 class Bench:

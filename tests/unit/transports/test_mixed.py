@@ -11,7 +11,7 @@ from asya.errors import QueueMissing, TransportUnavailable
 from asya.testing.transport_contract import Mailbox
 from asya.testing.virtual_time import VirtualClock, run_virtual
 from asya.transports.base import Delivery
-from asya.transports.memory import MemoryBroker, MemoryTransport
+from asya.transports.memory.transport import MemoryBroker, MemoryTransport
 from asya.transports.mixed import MixedTransport
 
 

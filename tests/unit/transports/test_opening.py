@@ -9,7 +9,7 @@ import pytest
 from asya.addresses import parse_address
 from asya.codes import Code
 from asya.errors import UsageError
-from asya.transports.nats import NatsTransport
+from asya.transports.nats.transport import NatsTransport
 from asya.transports.opening import open_transport
 
 ADDRESSES = {

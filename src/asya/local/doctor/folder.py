@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 from asya.codes import Code
 from asya.errors import UsageError, how_to_install
-from asya.local import announcement
-from asya.local.announcement import Announcement
+from asya.local import run_file as announcement
 from asya.local.doctor.checks import Seen
 from asya.local.doctor.set_up import SetUp
 from asya.local.lock import holder
+from asya.local.run_file import Announcement
 
 REMOTE: Final = frozenset({
     "9p", "afs", "ceph", "cifs", "fuse.s3fs", "fuse.sshfs", "glusterfs", "lustre", "ncpfs", "nfs",

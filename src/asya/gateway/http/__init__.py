@@ -1,0 +1,1 @@
+"""The HTTP API: routes, the JSON shapes of requests and answers, problem documents."""

@@ -1,0 +1,187 @@
+"""The handlers of the operations on dead letters; part of `endpoints.Endpoints`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Final, TypeVar, cast
+
+from msgspec import Raw
+from starlette.requests import Request
+from starlette.responses import Response
+
+from asya.envelope import encode, raw_json
+from asya.errors import StoreError
+from asya.gateway.http import dead_letter_views as letter_views
+from asya.gateway.http import views
+from asya.gateway.http.body import Bodies, parse_as
+from asya.gateway.http.present import hops, summary_view
+from asya.gateway.http.problems import ProblemError
+from asya.gateway.http.respond import json_response
+from asya.gateway.http.views import ErrorView, Fault, RouteView
+from asya.tasks.dead_letters import OpenLetter, case_of
+from asya.tasks.service import TaskService, store_problem
+from asya.tasks.store.sqlite.dead_letters import LetterGroup, LetterQuery, LetterRow, LetterStatus
+
+LETTER_STATES: Final = ("dead", "retried", "purged")
+GROUPINGS: Final = ("fingerprint", "none")
+LETTERS_MAX: Final = 500
+
+_NULL: Final = Raw(b"null")
+_EMPTY: Final = Raw(b"{}")
+_T = TypeVar("_T")
+
+
+class LetterEndpoints:
+    """The handlers. Whoever takes them in has the two attributes."""
+
+    _service: TaskService
+    _bodies: Bodies
+
+    async def list_dead(self, request: Request) -> Response:
+        """A page of dead letters, or of groups of them."""
+        asked = request.query_params
+        group = _one_of(asked.get("group", "fingerprint"), "group", GROUPINGS)
+        status = _one_of(asked.get("status", "dead"), "status", LETTER_STATES)
+        limit = _number(asked.get("limit", "50"), "limit", LETTERS_MAX)
+        cursor = asked.get("cursor")
+        query = LetterQuery(
+            status=cast("LetterStatus", status),
+            actor=asked.get("actor"),
+            reason=asked.get("reason"),
+            fingerprint=asked.get("fingerprint"),
+            before=None if cursor is None else _number(cursor, "cursor", 2**62),
+            limit=limit + 1,
+        )
+        letters = self._service.letters
+        if group == "none":
+            rows = await _stored(letters.page(query))
+            last = str(rows[limit - 1].key) if len(rows) > limit else None
+            found = [_summary(row) for row in rows[:limit]]
+            return json_response(letter_views.LetterList(last, letters=found))
+        groups = await _stored(letters.groups(query))
+        last = str(groups[limit - 1].newest.key) if len(groups) > limit else None
+        return json_response(
+            letter_views.LetterList(last, groups=[_group(each) for each in groups[:limit]])
+        )
+
+    async def get_dead(self, request: Request) -> Response:
+        """One dead letter."""
+        return json_response(_view(await _stored(self._service.letters.get(_id(request)))))
+
+    async def retry_dead(self, request: Request) -> Response:
+        """Send one again."""
+        id_ = _id(request)
+        await _stored(self._service.letters.get_row(id_))
+        async with self._bodies.read(request) as data:
+            asked = parse_as(letter_views.RetryRequest, data or b"{}")
+        row = await _stored(self._service.letters.retry(id_, asked))
+        url = f"/v1/envelopes/{row.id}"
+        accepted = views.Accepted(row.id, summary_view(row).status, url, f"{url}/events")
+        return json_response(accepted, 202, {"Location": url})
+
+    async def retry_many_dead(self, request: Request) -> Response:
+        """Send many again."""
+        async with self._bodies.read(request) as data:
+            asked = parse_as(letter_views.BulkRetryRequest, data)
+        return json_response(await _stored(self._service.letters.retry_some(asked)))
+
+    async def purge_dead(self, request: Request) -> Response:
+        """Throw one away."""
+        await _stored(self._service.letters.purge_one(_id(request)))
+        return Response(status_code=204)
+
+    async def purge_many_dead(self, request: Request) -> Response:
+        """Throw many away."""
+        async with self._bodies.read(request) as data:
+            asked = parse_as(letter_views.PurgeRequest, data)
+        count = await _stored(self._service.letters.purge(asked))
+        return json_response(letter_views.Purged(count))
+
+
+async def _stored(working: Awaitable[_T]) -> _T:
+    try:
+        return await working
+    except StoreError as error:
+        raise store_problem(error) from error
+
+
+def _id(request: Request) -> str:
+    found: str = request.path_params["id"]
+    return found
+
+
+def _one_of(given: str, name: str, known: tuple[str, ...]) -> str:
+    if given not in known:
+        raise _bad(name, f"expected one of {', '.join(known)}, got {given!r}")
+    return given
+
+
+def _number(given: str, name: str, most: int) -> int:
+    number = int(given) if given.isascii() and given.isdigit() and len(given) < 20 else 0
+    if not 1 <= number <= most:
+        raise _bad(name, f"expected a whole number from 1 to {most}, got {given!r}")
+    return number
+
+
+def _bad(name: str, detail: str) -> ProblemError:
+    return ProblemError("invalid", f"?{name}: {detail}", errors=[Fault(f"?{name}", detail)])
+
+
+def _summary(row: LetterRow) -> letter_views.LetterSummary:
+    return letter_views.LetterSummary(
+        row.id,
+        row.status,
+        row.reason,
+        row.actor,
+        row.at,
+        row.fingerprint,
+        row.retried_as,
+        _error(row, whole=False),
+    )
+
+
+def _error(row: LetterRow, *, whole: bool) -> ErrorView | None:
+    error = row.error
+    if error is None:
+        return None
+    traceback = (error.traceback or None) if whole else None
+    return ErrorView(error.type, error.message, traceback, row.reason)
+
+
+def _group(group: LetterGroup) -> letter_views.LetterGroupView:
+    return letter_views.LetterGroupView(
+        group.fingerprint,
+        group.actor,
+        group.reasons,
+        group.count,
+        group.first_at,
+        group.last_at,
+        group.newest.id,
+        _error(group.newest, whole=False),
+    )
+
+
+def _view(letter: OpenLetter) -> letter_views.LetterView:
+    row, sent = letter.row, letter.sent
+    gone = sent is None or letter.payload_problem is not None
+    return letter_views.LetterView(
+        row.id,
+        row.status,
+        row.reason,
+        row.actor,
+        row.at,
+        row.fingerprint,
+        row.retried_as,
+        _error(row, whole=True),
+        None if sent is None else sent.parent_id,
+        RouteView([], row.actor, [])
+        if sent is None
+        else RouteView(sent.route.prev, sent.route.curr, sent.route.next),
+        1 if sent is None else sent.status.attempt,
+        _EMPTY if sent is None else raw_json(sent.headers),
+        _NULL if sent is None or gone else sent.payload,
+        letter.payload_problem,
+        _NULL if sent is None else case_of(sent),
+        _NULL if letter.envelope is None else Raw(encode(letter.envelope)),
+        [] if letter.detail is None else hops(letter.detail.events),
+    )

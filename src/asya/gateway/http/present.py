@@ -1,0 +1,166 @@
+"""From what is stored to what clients see: pure.
+
+Hops are folded from a task's `started` and `ended` events, so there is one record of what
+happened. Bytes of results and headers go into the views as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from asya.codes import failure_code
+from asya.envelope import TERMINAL_PHASES
+from asya.events import Flown
+from asya.gateway.http.views import (
+    ContentView,
+    EnvelopeView,
+    ErrorView,
+    FlyEvent,
+    HopView,
+    ProgressEvent,
+    RouteView,
+    StatusEvent,
+    StuckEvent,
+    TaskStatus,
+)
+from asya.tasks.rules import EventRow, Failure, HopData, StatusData, StuckData, TaskRow
+from asya.tasks.store.base import Detail
+
+_encode = msgspec.json.Encoder().encode
+_decode_hop = msgspec.json.Decoder(HopData).decode
+_decode_status = msgspec.json.Decoder(StatusData).decode
+_decode_stuck = msgspec.json.Decoder(StuckData).decode
+_decode_failure = msgspec.json.Decoder(Failure).decode
+
+
+def envelope_view(detail: Detail) -> EnvelopeView:
+    """All that is known of one envelope."""
+    view = summary_view(detail.row)
+    view.error = _error_view(detail.row)
+    view.hops = hops(detail.events)
+    view.result = None if detail.result is None else Raw(detail.result)
+    return view
+
+
+def summary_view(row: TaskRow) -> EnvelopeView:
+    """An envelope in a list: without hops, result and traceback."""
+    error = _error_view(row)
+    if error is not None:
+        error.traceback = None
+    return EnvelopeView(
+        id=row.id,
+        root=row.root,
+        parent_id=row.parent_id,
+        flow=row.flow,
+        status=cast("TaskStatus", row.status),
+        route=RouteView(row.route.prev, row.route.curr, row.route.next),
+        progress=row.progress,
+        attempt=row.attempt,
+        error=error,
+        headers=Raw(row.headers),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        deadline_at=row.deadline_at,
+        not_before=row.not_before,
+        stuck_at=row.stuck_at,
+        hops=UNSET,
+        result=UNSET,
+    )
+
+
+def _error_view(row: TaskRow) -> ErrorView | None:
+    return None if row.error is None else _error(_decode_failure(row.error))
+
+
+def _error(failure: Failure | None) -> ErrorView | None:
+    if failure is None:
+        return None
+    code = failure_code(failure.reason, failure.type)
+    return ErrorView(failure.type, failure.message, failure.traceback, failure.reason, str(code))
+
+
+def hops(events: Iterable[EventRow]) -> list[HopView]:
+    """The attempts, in the order of their first event.
+
+    Events may be missing (they may be dropped under load) and a hop may run twice (a replica
+    died): a second start after an end is an attempt of its own, a second start without one is not.
+    """
+    made: list[HopView] = []
+    open_: dict[tuple[int, int], HopView] = {}
+    for event in events:
+        if event.kind in {"status", "stuck"}:
+            continue
+        hop = _decode_hop(event.data)
+        at = (hop.n, hop.attempt)
+        view = open_.get(at)
+        if event.kind == "sent":
+            if view is not None:
+                view.sent_at = hop.at
+            continue
+        if view is None or (event.kind == "started" and view.ended_at is not None):
+            view = open_[at] = HopView(hop.n, hop.actor, hop.attempt, hop.state)
+            made.append(view)
+        _fill(view, hop, event.kind)
+    return made
+
+
+def _fill(view: HopView, hop: HopData, kind: str) -> None:
+    content = None if hop.body is None else ContentView(hop.body.size, hop.body.sha256)
+    view.state = hop.state
+    if kind == "started":
+        view.enqueued_at = hop.enqueued_at
+        view.started_at = hop.at
+        view.replica = hop.replica
+        view.content_in = content
+    else:
+        view.ended_at = hop.at
+        view.retry_at = hop.retry_at
+        view.attempts_max = hop.attempts_max
+        view.error = _error(hop.error)
+        view.content_out = content
+
+
+def event_text(id: str, event: EventRow) -> tuple[bytes, bool]:
+    """A stored event as SSE, and whether it is the last one of its envelope."""
+    if event.kind == "status":
+        data = _decode_status(event.data)
+        word = cast("TaskStatus", data.status)
+        status = StatusEvent(id, word, data.at, data.progress, _error(data.error))
+        return _sse("status", _encode(status), event.seq), word in TERMINAL_PHASES
+    if event.kind == "stuck":
+        stuck = _decode_stuck(event.data)
+        told = StuckEvent(id, stuck.at, stuck.actor, stuck.state, stuck.since, stuck.usual_s)
+        return _sse("stuck", _encode(told), event.seq), False
+    if event.kind == "sent":  # of interest to a trace only
+        return b"", False
+    hop = _decode_hop(event.data)
+    progress = ProgressEvent(
+        id,
+        hop.progress,
+        hop.at,
+        hop.n,
+        hop.actor,
+        hop.attempt,
+        hop.state,
+        hop.retry_at,
+        _error(hop.error),
+    )
+    if progress.error is not None:
+        progress.error.traceback = None
+    return _sse("progress", _encode(progress), event.seq), False
+
+
+def fly_text(event: Flown) -> bytes:
+    """What a handler streamed as SSE; without a number, since it is never stored."""
+    data = FlyEvent(event.id, event.actor, event.seq, event.at, event.data)
+    return _sse("fly", _encode(data), None)
+
+
+def _sse(name: str, data: bytes, number: int | None) -> bytes:
+    lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines())
+    head = b"" if number is None else b"id: %d\n" % number
+    return head + b"event: " + name.encode() + b"\n" + lines + b"\n"

@@ -1,0 +1,196 @@
+"""What a client may ask for: checks of a new envelope, before anything is stored.
+
+All refusals are `ProblemError`. Pure but for the two questions to the mesh that `Gate` asks: which
+actors there are, and how much waits for the first one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from msgspec import Raw
+
+from asya.durations import parse_duration
+from asya.envelope import SYSTEM_PREFIX, route_problem
+from asya.errors import TransportError, nearest
+from asya.gateway.http.problems import ProblemError
+from asya.gateway.http.views import Fault
+from asya.tasks.mesh import MeshPort
+
+ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}$"
+"""Ids that clients choose: they stand in URLs and in the broker's ids."""
+
+TIMEOUT_MAX_S: Final = 366 * 24 * 3600.0
+"""The longest time that a client may give an envelope, in seconds."""
+
+DEPTH_AGE_S: Final = 0.5
+"""How old a queue's depth may be before it is asked again, in seconds."""
+
+DEPTH_STALE_S: Final = 5.0
+"""How old it may be to be used at all, in seconds."""
+
+RETRY_AFTER_S: Final = 1
+"""What `Retry-After` says of a full queue or an unavailable mesh, in seconds."""
+
+_FEW: Final = 4
+_ID: Final = re.compile(ID_PATTERN)
+
+
+def check_id(id: str | None) -> None:
+    """Refuse an id that cannot stand in a URL."""
+    if id is not None and not _ID.match(id):
+        detail = "an id is 1 to 128 letters, digits and . _ : ~ -, and begins with one of the first"
+        raise ProblemError("invalid", detail, errors=[Fault("$.id", detail)])
+
+
+def check_route(actors: Sequence[str]) -> None:
+    """Refuse a route that has no actors, or names that cannot be actors."""
+    problem = route_problem(list(actors)) if actors else "a route holds at least one actor"
+    if problem is not None:
+        raise ProblemError("invalid", problem, errors=[Fault("$.route", problem)])
+
+
+def check_headers(headers: Mapping[str, Any]) -> None:
+    """Refuse headers that belong to the system."""
+    for name in headers:
+        if name.lower().startswith(SYSTEM_PREFIX):
+            detail = f"the header {name!r} belongs to the system; leave it out"
+            raise ProblemError("invalid", detail, errors=[Fault("$.headers", detail)])
+
+
+def check_payload(payload: Raw, payload_max_bytes: int) -> None:
+    """Refuse a payload over the limit."""
+    size = len(payload)
+    if size > payload_max_bytes:
+        raise ProblemError(
+            "too-large", f"the payload has {size} bytes, this mesh takes {payload_max_bytes}"
+        )
+
+
+def seconds(value: str | float, where: str) -> float:
+    """A duration that a client gave: Go style, or a number of seconds.
+
+    Raises:
+        ProblemError: It is neither, or not positive, or over a year.
+    """
+    found = math.nan
+    if isinstance(value, str):
+        try:
+            found = float(value) if _is_number(value) else parse_duration(value)
+        except ValueError as error:
+            raise ProblemError(
+                "invalid", f"{where}: {error}", errors=[Fault(where, str(error))]
+            ) from error
+    else:
+        found = float(value)
+    if not 0 <= found <= TIMEOUT_MAX_S:
+        detail = f"{where}: expected 0 to {TIMEOUT_MAX_S:.0f} seconds, got {value!r}"
+        raise ProblemError("invalid", detail, errors=[Fault(where, detail)])
+    return found
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text) is not None
+
+
+def digest(actors: Sequence[str], payload: Raw) -> bytes:
+    """What tells two envelopes of one id apart: their route and the payload's bytes."""
+    mark = hashlib.blake2b(",".join(actors).encode(), digest_size=16)
+    mark.update(b"\0")
+    mark.update(payload)
+    return mark.digest()
+
+
+@dataclass
+class _Depth:
+    ready: int
+    asked_at: float
+    refresh: asyncio.Task[None] | None = None
+
+
+class Gate:
+    """Asks the mesh whether a route can be taken now.
+
+    Args:
+        mesh: The mesh.
+        queue_max: Messages that may wait in the first actor's queue.
+    """
+
+    def __init__(self, mesh: MeshPort, queue_max: int) -> None:
+        self._mesh = mesh
+        self._queue_max = queue_max
+        self._depths: dict[str, _Depth] = {}
+
+    async def check(self, actors: Sequence[str]) -> None:
+        """Refuse a route with unknown actors, and one whose first queue is full.
+
+        Raises:
+            ProblemError: 503 with a mesh in trouble, 422, or 429.
+        """
+        self.check_mesh()
+        names = await self._mesh.actors()
+        known = names if len(actors) <= _FEW else frozenset(names)
+        for name in dict.fromkeys(actors):
+            if name not in known:
+                close = nearest(name, known)
+                detail = f"there is no actor {name!r} in this mesh"
+                hint = f"; did you mean {close!r}?" if close else ""
+                if name.startswith("x-"):
+                    hint = '; names that start with "x-" are the system\'s'
+                raise ProblemError(
+                    "unknown-actor",
+                    detail + hint,
+                    nearest=close,
+                    errors=[Fault(f"$.route[{list(actors).index(name)}]", detail)],
+                )
+        await self._check_depth(actors[0])
+
+    def check_mesh(self) -> None:
+        """Refuse everything while the mesh is in trouble."""
+        problem = self._mesh.problem()
+        if problem is not None:
+            raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
+
+    def admitted(self, actor: str) -> None:
+        """Count one more envelope into an actor's queue until the queue is asked again."""
+        depth = self._depths.get(actor)
+        if depth is not None:
+            depth.ready += 1
+
+    async def _check_depth(self, actor: str) -> None:
+        depth = self._depths.get(actor)
+        age = math.inf if depth is None else time.monotonic() - depth.asked_at
+        full = depth is not None and depth.ready >= self._queue_max
+        if depth is None or age > DEPTH_STALE_S or (full and age > DEPTH_AGE_S):
+            await self._ask(actor)
+        elif age > DEPTH_AGE_S and depth.refresh is None:
+            depth.refresh = asyncio.create_task(self._ask(actor))
+        depth = self._depths.get(actor)
+        if depth is not None and depth.ready >= self._queue_max:
+            raise ProblemError(
+                "queue-full",
+                f"{depth.ready} envelopes wait for the actor {actor!r}; the bound is "
+                f"{self._queue_max}",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    async def _ask(self, actor: str) -> None:
+        try:
+            ready = await self._mesh.ready(actor)
+        except TransportError:  # the publish that follows tells the client what is wrong
+            self._depths.pop(actor, None)
+        else:
+            self._depths[actor] = _Depth(ready, time.monotonic())
+
+    async def close(self) -> None:
+        """Wait for questions that are under way."""
+        asked = [depth.refresh for depth in self._depths.values() if depth.refresh is not None]
+        if asked:
+            await asyncio.wait(asked)

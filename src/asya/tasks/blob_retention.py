@@ -1,0 +1,110 @@
+"""Blobs go by age: the chore that removes old ones, and keeps those of dead letters.
+
+Steps are bounded and pause in between, so that neither the store nor the event loop is busy with
+it for long. A dead letter may be sent again as long as it is kept, so its payload is touched well
+before its time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Final
+
+from asya.blobs.base import BlobStore
+from asya.blobs.claims import reference
+from asya.clock import Clock
+from asya.envelope import BLOB_HEADER, decode
+from asya.errors import BlobError, BlobMissing, EnvelopeError, StoreError
+from asya.tasks.store.base import TaskStore
+from asya.tasks.store.sqlite.dead_letters import LetterQuery
+
+SWEEP_EVERY_S: Final = 3600.0
+STEP: Final = 500
+"""Blobs that one step of a sweep looks at."""
+
+PAUSE_S: Final = 0.05
+"""Between two steps."""
+
+PAGE: Final = 100
+"""Dead letters read at a time."""
+
+_NAME: Final = BLOB_HEADER.encode()
+_log = logging.getLogger(__name__)
+
+
+class BlobCare:
+    """The chore. `start`, then `stop`.
+
+    Args:
+        blobs: The store.
+        tasks: For the dead letters.
+        clock: The time of day.
+        kept_s: How long a blob is kept that nobody stores or reads, in seconds.
+    """
+
+    def __init__(self, blobs: BlobStore, tasks: TaskStore, clock: Clock, kept_s: float) -> None:
+        self._blobs = blobs
+        self._tasks = tasks
+        self._clock = clock
+        self._kept_s = kept_s
+        self._chores: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin."""
+        self._chores = [
+            asyncio.create_task(self._often(self.sweep, SWEEP_EVERY_S), name="asya-blobs"),
+            asyncio.create_task(self._often(self.keep, self._kept_s / 4), name="asya-letters"),
+        ]
+
+    async def stop(self) -> None:
+        """End. Idempotent."""
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+
+    async def sweep(self) -> int:
+        """One round: remove what is old. How many were removed."""
+        before = self._clock.now() - timedelta(seconds=self._kept_s)
+        removed = 0
+        while True:
+            swept = await self._blobs.sweep(before, STEP)
+            removed += swept.removed
+            if swept.done:
+                return removed
+            await asyncio.sleep(PAUSE_S)
+
+    async def keep(self) -> int:
+        """Begin the age of all dead letters' payloads anew. How many there are."""
+        after, kept = 0, 0
+        while True:
+            query = LetterQuery(after=after, newest_first=False, limit=PAGE)
+            page = await self._tasks.letters(query)
+            for row in page:
+                letter = await self._tasks.letter(row.id)
+                kept += letter is not None and await self._keep_one(letter.body)
+            if len(page) < PAGE:
+                return kept
+            after = page[-1].key
+            await asyncio.sleep(PAUSE_S)
+
+    async def _keep_one(self, body: bytes) -> bool:
+        if _NAME not in body:
+            return False
+        with contextlib.suppress(BlobMissing, EnvelopeError):
+            ref = reference(decode(body))
+            if ref is not None:
+                await self._blobs.touch(ref)
+                return True
+        return False
+
+    async def _often(self, chore: Callable[[], Awaitable[int]], every_s: float) -> None:
+        while True:
+            try:
+                await chore()
+            except (BlobError, StoreError) as error:
+                _log.warning("old blobs are looked after later: %s", error)
+            await asyncio.sleep(every_s)

@@ -1,0 +1,1 @@
+"""The task store in one SQLite file."""

@@ -1,0 +1,202 @@
+"""Dead letters in the store: what is kept of them, and the SQL; `sqlite` calls it in its threads.
+
+A letter is `dead` until it is `retried` (a new envelope was made from it) or `purged` (its bytes
+are gone). Neither comes back when the same death is told again. The sweep forgets those that were
+settled long ago; one that is dead stays until somebody deals with it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, Final, Literal
+
+import msgspec
+
+from asya.envelope import ErrorInfo
+from asya.events import DeadLetter
+from asya.tasks.fingerprint import fingerprint
+
+LetterStatus = Literal["dead", "retried", "purged"]
+
+_COLUMNS: Final = "key, id, reason, actor, at, status, changed_at, retried_as, fingerprint, error"
+_encode: Final = msgspec.json.Encoder().encode
+_decode_error: Final = msgspec.json.Decoder(ErrorInfo).decode
+
+
+class LetterRow(msgspec.Struct):
+    """A dead letter as it is stored; `body` is empty in lists, and of one that is purged."""
+
+    key: int
+    id: str
+    reason: str
+    actor: str
+    at: str
+    status: LetterStatus
+    changed_at: str
+    retried_as: str | None
+    fingerprint: str
+    error: ErrorInfo | None
+    body: bytes = b""
+
+
+class LetterQuery(msgspec.Struct, frozen=True):
+    """Which letters; all that is given must hold.
+
+    Attributes:
+        status: Only this status; None for any.
+        ids: Only these envelopes.
+        older_than: Only those that died before this time.
+        before: Only keys below this one.
+        after: Only keys above this one.
+        newest_first: The order of a list.
+        limit: At most so many.
+    """
+
+    status: LetterStatus | None = "dead"
+    actor: str | None = None
+    reason: str | None = None
+    fingerprint: str | None = None
+    ids: tuple[str, ...] | None = None
+    older_than: str | None = None
+    before: int | None = None
+    after: int | None = None
+    newest_first: bool = True
+    limit: int = 50
+
+
+class LetterGroup(msgspec.Struct, frozen=True):
+    """Letters of one actor that are about the same error, with the newest of them."""
+
+    fingerprint: str
+    actor: str
+    count: int
+    first_at: str
+    last_at: str
+    reasons: list[str]
+    newest: LetterRow
+
+
+def sql_fingerprint(reason: str, error: bytes | None) -> str:
+    """The fingerprint as a function of the database, for its migration."""
+    return fingerprint(reason, None if error is None else _decode_error(error))
+
+
+def bury(connection: sqlite3.Connection, letter: DeadLetter) -> None:
+    """See `TaskStore.bury`."""
+    error = None if letter.error is None else _encode(letter.error)
+    connection.execute(
+        "INSERT INTO dead_letters "
+        "(id, reason, actor, at, status, changed_at, fingerprint, error, body) "
+        "VALUES (?, ?, ?, ?, 'dead', ?, ?, ?, ?) ON CONFLICT (id, reason) DO NOTHING",
+        (
+            letter.id, letter.reason, letter.actor, letter.at, letter.at,
+            fingerprint(letter.reason, letter.error), error, letter.body,
+        ),
+    )  # fmt: skip
+
+
+def letter(connection: sqlite3.Connection, id: str) -> LetterRow | None:
+    """See `TaskStore.letter`."""
+    return _letter(
+        connection, "id = ? ORDER BY status = 'dead' DESC, key DESC LIMIT 1", (id,), ", body"
+    )
+
+
+def by_key(connection: sqlite3.Connection, key: int) -> LetterRow | None:
+    """The letter with a key, without its bytes."""
+    return _letter(connection, "key = ?", (key,))
+
+
+def _letter(
+    connection: sqlite3.Connection, where: str, values: tuple[object, ...], more: str = ""
+) -> LetterRow | None:
+    sql = f"SELECT {_COLUMNS}{more} FROM dead_letters WHERE {where}"  # noqa: S608  our own texts
+    found = connection.execute(sql, values).fetchone()
+    return None if found is None else _row(found)
+
+
+def letters(connection: sqlite3.Connection, query: LetterQuery) -> list[LetterRow]:
+    """See `TaskStore.letters`."""
+    where, values = _where(query)
+    order = "DESC" if query.newest_first else "ASC"
+    sql = f"SELECT {_COLUMNS} FROM dead_letters WHERE {where} ORDER BY key {order} LIMIT ?"  # noqa: S608  own clauses, bound values
+    return [_row(found) for found in connection.execute(sql, (*values, query.limit))]
+
+
+def groups(connection: sqlite3.Connection, query: LetterQuery) -> list[LetterGroup]:
+    """See `TaskStore.letter_groups`."""
+    where, values = _where(msgspec.structs.replace(query, before=None))
+    sql = (
+        "SELECT fingerprint, actor, count(*), min(at), max(at), group_concat(DISTINCT reason), "  # noqa: S608  own clauses, bound values
+        f"max(key) FROM dead_letters WHERE {where} GROUP BY actor, fingerprint "
+        "HAVING ? IS NULL OR max(key) < ? ORDER BY max(key) DESC LIMIT ?"
+    )
+    found = connection.execute(sql, (*values, query.before, query.before, query.limit)).fetchall()
+    made = []
+    for mark, actor, count, first, last, reasons, key in found:
+        newest = by_key(connection, key)
+        if newest is not None:  # purged in between: two statements may see two states of the file
+            group = LetterGroup(mark, actor, count, first, last, sorted(reasons.split(",")), newest)
+            made.append(group)
+    return made
+
+
+def purge(connection: sqlite3.Connection, query: LetterQuery, at: str) -> int:
+    """See `TaskStore.purge_letters`."""
+    where, values = _where(query)
+    return connection.execute(
+        "UPDATE dead_letters SET status = 'purged', changed_at = ?, body = x'' WHERE key IN "  # noqa: S608  own clauses, bound values
+        f"(SELECT key FROM dead_letters WHERE {where} AND status <> 'purged' LIMIT ?)",
+        (at, *values, query.limit),
+    ).rowcount
+
+
+def settle(connection: sqlite3.Connection, key: int, at: str, retried_as: str) -> None:
+    """Mark a letter as retried."""
+    connection.execute(
+        "UPDATE dead_letters SET status = 'retried', changed_at = ?, retried_as = ? WHERE key = ?",
+        (at, retried_as, key),
+    )
+
+
+def revive(connection: sqlite3.Connection, before: LetterRow, retried_as: str) -> None:
+    """Undo the mark of a retry that made no envelope."""
+    connection.execute(
+        "UPDATE dead_letters SET status = ?, changed_at = ?, retried_as = ? "
+        "WHERE key = ? AND status = 'retried' AND retried_as = ?",
+        (before.status, before.changed_at, before.retried_as, before.key, retried_as),
+    )
+
+
+def sweep(connection: sqlite3.Connection, before: str, limit: int) -> None:
+    """Forget letters that were settled before a time."""
+    connection.execute(
+        "DELETE FROM dead_letters WHERE key IN (SELECT key FROM dead_letters "
+        "WHERE status <> 'dead' AND changed_at < ? LIMIT ?)",
+        (before, limit),
+    )
+
+
+def _where(query: LetterQuery) -> tuple[str, tuple[object, ...]]:
+    wanted: list[tuple[str, object]] = [
+        ("status = ?", query.status),
+        ("actor = ?", query.actor),
+        ("reason = ?", query.reason),
+        ("fingerprint = ?", query.fingerprint),
+        ("at < ?", query.older_than),
+        ("key < ?", query.before),
+        ("key > ?", query.after),
+    ]
+    given = [(clause, value) for clause, value in wanted if value is not None]
+    clauses = [clause for clause, _ in given]
+    values = [value for _, value in given]
+    if query.ids is not None:
+        clauses.append("id IN (SELECT value FROM json_each(?))")
+        values.append(_encode(query.ids).decode())
+    return " AND ".join(clauses) or "1", tuple(values)
+
+
+def _row(found: tuple[Any, ...]) -> LetterRow:
+    error = None if found[9] is None else _decode_error(found[9])
+    values: tuple[Any, ...] = (*found[:9], error, *found[10:])
+    return LetterRow(*values)

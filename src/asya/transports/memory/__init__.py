@@ -1,0 +1,1 @@
+"""Queues in memory, for tests and benchmarks."""

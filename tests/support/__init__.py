@@ -1,0 +1,1 @@
+"""Servers and kits that only our own tests use."""

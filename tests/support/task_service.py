@@ -1,0 +1,106 @@
+"""A mesh of one list: what the gateway published, and switches for its troubles."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from asya.tasks.mesh import FlowSpec
+from asya.tasks.service import ServiceLimits, TaskService
+from asya.tasks.store.sqlite.tasks import SqliteStore
+
+
+@dataclass
+class ListMesh:
+    """Keeps what it is given. A `dedup_id` that was seen is dropped, as a broker does."""
+
+    published: list[Any] = field(default_factory=list)
+    times: list[datetime | None] = field(default_factory=list)
+    canceled: list[set[str]] = field(default_factory=list)
+    depths: dict[str, int] = field(default_factory=dict)
+    asked: int = 0
+    trouble: str | None = None
+    failure: Exception | None = None
+    keeps_on_failure: bool = False
+    seen: set[str] = field(default_factory=set)
+    statuses: dict[str, Any] = field(default_factory=dict)
+    namespace: str = "default"
+    gate: asyncio.Event | None = None
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def publish(self, envelope, *, dedup_id, not_before=None):
+        self.arrived.set()
+        self.times.append(not_before)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is None or self.keeps_on_failure:
+            if dedup_id not in self.seen:
+                self.published.append(envelope)
+            self.seen.add(dedup_id)
+        if self.failure is not None:
+            raise self.failure
+
+    async def actors(self):
+        return ["embedder", "reranker", "a", "b"]
+
+    async def ready(self, actor):
+        self.asked += 1
+        return self.depths.get(actor, 0)
+
+    def cancel(self, ids):
+        self.canceled.append(set(ids))
+
+    async def actor_status(self):
+        return []
+
+    async def one_status(self, actor):
+        return self.statuses.get(actor)
+
+    def flows(self):
+        return {"search": FlowSpec("search", ("embedder", "reranker"))}
+
+    def problem(self):
+        return self.trouble
+
+
+class StandingClock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self):
+        return self.moment
+
+    def move(self, seconds):
+        self.moment += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def mesh():
+    return ListMesh()
+
+
+@pytest.fixture
+def clock():
+    return StandingClock()
+
+
+@pytest.fixture
+def make_service(tmp_path, mesh, clock):
+    def make(**limits):
+        return TaskService(SqliteStore(tmp_path / "tasks.db"), mesh, clock, ServiceLimits(**limits))
+
+    return make
+
+
+@pytest.fixture
+async def service(make_service):
+    service = make_service(queue_max=10)
+    await service.start()
+    yield service
+    await service.close()

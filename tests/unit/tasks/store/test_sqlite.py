@@ -1,0 +1,188 @@
+"""The SQLite store: the contract, and what only a file can do wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asya.errors import StoreError, StoreFull
+from asya.tasks.store.base import Query
+from asya.tasks.store.sqlite.dead_letters import LetterQuery
+from asya.tasks.store.sqlite.tasks import SqliteStore, migrations
+from asya.tasks.store.sqlite.worker import Worker
+from asya.testing.store_contract import StoreContract, bury, finished, new_task, started
+
+
+@pytest.fixture
+async def store(tmp_path):
+    store = SqliteStore(tmp_path / "data" / "tasks.db")
+    await store.open()
+    yield store
+    await store.close()
+
+
+class TestSqliteStore(StoreContract):
+    pass
+
+
+async def test_a_store_that_is_opened_again_has_everything(tmp_path):
+    path = tmp_path / "tasks.db"
+    first = SqliteStore(path)
+    await first.open()
+    await first.insert(new_task("t"), b"body")
+    await first.finish(finished("u"))
+    await first.close()
+
+    second = SqliteStore(path)
+    await second.open()
+    assert [row.id for row in await second.tasks(Query())] == ["u", "t"]
+    assert len(await second.outbox()) == 1
+    await second.close()
+
+
+async def test_jobs_that_were_asked_before_the_close_are_done(tmp_path):
+    store = SqliteStore(tmp_path / "tasks.db")
+    await store.open()
+    inserts = [asyncio.create_task(store.insert(new_task(f"t{n}"), b"")) for n in range(50)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert all(insertion.created for insertion in await asyncio.gather(*inserts))
+    with pytest.raises(StoreError, match="closed"):
+        await store.get("t0")
+
+
+async def test_a_newer_schema_is_refused(tmp_path):
+    path = tmp_path / "tasks.db"
+    newest = migrations()[-1][0]
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version={newest + 1}")
+    connection.close()
+    with pytest.raises(StoreError, match=f"newer version of Asya .schema {newest + 1}"):
+        await SqliteStore(path).open()
+
+
+async def test_letters_of_an_older_schema_get_their_fingerprints(tmp_path):
+    path = tmp_path / "tasks.db"
+    with sqlite3.connect(path) as connection:
+        for number, sql in migrations()[:3]:
+            connection.executescript(f"{sql}\nPRAGMA user_version={number};")
+        letters = "INSERT INTO dead_letters (id, reason, actor, at, error, body) VALUES "
+        error = b'{"type":"ValueError","message":"row 1"}'
+        connection.execute(f"{letters} ('old', 'PolicyExhausted', 'a', 'then', ?, x'31')", (error,))
+        connection.execute(f"{letters} ('odd', 'ParseError', 'a', 'then', NULL, x'32')")
+    connection.close()
+    store = SqliteStore(path)
+    await store.open()
+    await bury(store, "new", message="row 2")
+    new, odd, old = await store.letters(LetterQuery())
+    assert new.fingerprint == old.fingerprint != odd.fingerprint
+    assert (old.status, old.changed_at, new.key > odd.key) == ("dead", "then", True)
+    kept = await store.letter("old")
+    assert kept is not None
+    assert kept.body == b"1"
+    await store.close()
+
+
+async def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "tasks.db"
+    path.write_bytes(b"this is no database, and long enough to be read as one" * 100)
+    with pytest.raises(StoreError, match=r"tasks\.db is damaged .* move the file away"):
+        await SqliteStore(path).open()
+    assert path.read_bytes().startswith(b"this is no database")
+
+
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file/data .* cannot be made .* --data"):
+        await SqliteStore(tmp_path / "file" / "data" / "tasks.db").open()
+
+
+def test_a_folder_without_write_permission_is_named(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o555)
+    tmp_path.chmod(0o755)
+    program = (
+        "import asyncio, os, pathlib, sys\n"
+        "from asya.errors import StoreError\n"
+        "from asya.tasks.store.sqlite.tasks import SqliteStore\n"
+        "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try: asyncio.run(SqliteStore(pathlib.Path(sys.argv[1])).open())\n"
+        "except StoreError as error: print(error)\n"
+    )
+    linked = Path("/tmp") / f"asya-locked-{os.getpid()}"
+    if os.getuid() == 0:  # the folders above tmp_path may be closed to others
+        linked.mkdir(mode=0o755)
+        folder = linked
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(folder / "tasks.db")],
+            capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+    finally:
+        if linked.exists():
+            linked.rmdir()
+    assert "cannot be written" in done.stdout
+    assert "--data" in done.stdout
+
+
+async def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+    """Given no more room, when a task is inserted, then it is refused; what was there stays."""
+    path = tmp_path / "tasks.db"
+    store = SqliteStore(path, pages_max=60)
+    await store.open()
+    kept = []
+    with pytest.raises(StoreFull, match="full; make room"):  # noqa: PT012  until it is full
+        for number in range(1000):
+            await store.insert(new_task(f"t{number}"), b"x" * 5000)
+            kept.append(f"t{number}")
+    assert kept
+    assert [row.id for row in reversed(await store.tasks(Query(limit=1000)))] == kept
+    await store.close()
+
+    roomy = SqliteStore(path)
+    await roomy.open()
+    assert (await roomy.insert(new_task("after"), b"x" * 5000)).created
+    assert len(await roomy.tasks(Query(limit=1000))) == len(kept) + 1
+    await roomy.close()
+
+
+async def test_one_bad_job_does_not_harm_its_neighbours(tmp_path):
+    """Given jobs of one transaction, when one fails, then only that one does."""
+    path = tmp_path / "jobs.db"
+
+    def connect():
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("CREATE TABLE IF NOT EXISTS numbers (n INTEGER PRIMARY KEY)")
+        return connection
+
+    def add(number) -> Any:
+        return lambda connection: connection.execute("INSERT INTO numbers VALUES (?)", (number,))
+
+    worker = Worker("test-writer", str(path), connect, writes=True)
+    await worker.start()
+    outcomes = await asyncio.gather(
+        *(worker.run(add(number)) for number in (1, 2, 1, 3)), return_exceptions=True
+    )
+    numbers = await worker.run(lambda c: [n for (n,) in c.execute("SELECT n FROM numbers")])
+    await worker.close()
+    assert [isinstance(outcome, StoreError) for outcome in outcomes] == [False, False, True, False]
+    assert numbers == [1, 2, 3]
+
+
+async def test_a_caller_that_gives_up_does_not_undo_its_job(store):
+    insert = asyncio.create_task(store.insert(new_task("t"), b""))
+    await asyncio.sleep(0)
+    insert.cancel()
+    await asyncio.gather(insert, return_exceptions=True)
+    await store.record([started("t")])
+    detail = await store.get("t")
+    assert detail.row.digest == b"digest"
+    assert detail.row.status == "running"

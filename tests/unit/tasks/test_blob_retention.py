@@ -1,0 +1,110 @@
+"""Old blobs go, and those of dead letters stay."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from asya.blobs.claims import Claims
+from asya.blobs.memory import MemoryBlobs
+from asya.clock import to_rfc3339
+from asya.envelope import Envelope, encode, new_envelope, raw_json
+from asya.errors import BlobMissing
+from asya.events import DeadLetter
+from asya.tasks import blob_retention as blob_care
+from asya.tasks.blob_retention import BlobCare
+from asya.tasks.store.base import TaskStore
+from asya.tasks.store.sqlite.tasks import SqliteStore
+
+KEPT_S = 14 * 86_400.0
+
+
+class Place:
+    """A blob store and a task store on one clock, and the chore between them."""
+
+    def __init__(self, tasks: TaskStore) -> None:
+        self.clock = MovedClock()
+        self.blobs = MemoryBlobs(self.clock)
+        self.tasks = tasks
+        self.claims = Claims(self.blobs, 5000)
+        self.care = BlobCare(self.blobs, tasks, self.clock, KEPT_S)
+
+    async def dead(self, name: str, text: str) -> Envelope:
+        envelope = new_envelope(["a"], raw_json(text), now=self.clock.now(), id=name)
+        await self.claims.check_in(envelope)
+        at = to_rfc3339(self.clock.now())
+        await self.tasks.bury(DeadLetter(name, at, "PolicyExhausted", "a", encode(envelope)))
+        return envelope
+
+
+class MovedClock:
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def move(self, seconds: float) -> None:
+        self.moment += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+async def place(tmp_path):
+    tasks = SqliteStore(tmp_path / "tasks.db")
+    await tasks.open()
+    yield Place(tasks)
+    await tasks.close()
+
+
+async def test_what_nobody_used_for_its_time_goes(place):
+    ref = await place.blobs.put(b"x" * 10_000)
+    place.clock.move(KEPT_S - 1)
+    assert await place.care.sweep() == 0
+    place.clock.move(2)
+    assert await place.care.sweep() == 1
+    with pytest.raises(BlobMissing):
+        await place.blobs.get(ref)
+
+
+async def test_many_blobs_are_swept_in_steps(place, monkeypatch):
+    monkeypatch.setattr(blob_care, "STEP", 3)
+    monkeypatch.setattr(blob_care, "PAUSE_S", 0)
+    for number in range(10):
+        await place.blobs.put(b"%d" % number)
+    place.clock.move(KEPT_S + 1)
+    assert await place.care.sweep() == 10
+
+
+async def test_a_dead_letter_keeps_its_payload_for_as_long_as_it_is_there(place, monkeypatch):
+    monkeypatch.setattr(blob_care, "PAGE", 2)
+    monkeypatch.setattr(blob_care, "PAUSE_S", 0)
+    dead = [await place.dead(f"big-{n}", f"{n}" + "x" * 10_000) for n in range(5)]
+    await place.dead("small", "here")
+    for _ in range(6):
+        place.clock.move(KEPT_S / 2)
+        assert await place.care.keep() == 5
+        assert await place.care.sweep() == 0
+    assert bytes((await place.claims.restore(dead[0])).payload) == b'"0' + b"x" * 10_000 + b'"'
+
+
+async def test_a_letter_whose_payload_is_gone_stops_nothing(place):
+    await place.dead("lost", "x" * 10_000)
+    place.blobs.blobs.clear()
+    await place.dead("there", "y" * 10_000)
+    assert await place.care.keep() == 1
+
+
+async def test_the_chore_goes_on_after_an_outage(place, monkeypatch, caplog):
+    monkeypatch.setattr(blob_care, "SWEEP_EVERY_S", 0.001)
+    place.blobs.outage = "away"
+    place.care.start()
+    while "looked after later: away" not in caplog.text:
+        await asyncio.sleep(0.001)
+    place.blobs.outage = None
+    await place.blobs.put(b"old")
+    place.clock.move(KEPT_S + 1)
+    while place.blobs.blobs:
+        await asyncio.sleep(0.001)
+    await place.care.stop()

@@ -1,0 +1,281 @@
+"""Dead letters: sent again once, in pages, at a rate; thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from msgspec import Raw
+
+from asya.blobs.claims import Claims
+from asya.blobs.memory import MemoryBlobs
+from asya.clock import to_rfc3339
+from asya.crew import Sink, Sump
+from asya.envelope import BLOB_HEADER, ErrorInfo, new_envelope
+from asya.errors import MessageTooLarge, TransportUnavailable
+from asya.gateway.http.dead_letter_views import (
+    Assignment,
+    BulkRetryRequest,
+    LetterFilter,
+    PurgeRequest,
+    RetryRequest,
+)
+from asya.gateway.http.problems import ProblemError
+from asya.sidecar.decide import fail, unparsable
+from asya.tasks import dead_letters as letters_module
+from asya.tasks.service import TaskService
+from asya.tasks.store.base import Query
+from asya.tasks.store.sqlite.dead_letters import LetterQuery
+from asya.tasks.store.sqlite.tasks import SqliteStore
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+ONCE = RetryRequest()
+
+
+@pytest.fixture
+def kill(service):
+    """Let envelopes die at the first actor of their route; gives the sump's envelope."""
+    return lambda *args, **more: die(service, *args, **more)
+
+
+async def die(service, id, *route, payload=b'{"row":1}', message="row 1 is bad", claims=None):
+    envelope = new_envelope(list(route or ("a", "b")), Raw(payload), now=START, id=id)
+    if claims is not None:
+        await claims.check_in(envelope)
+    dead = fail(envelope, "PolicyExhausted", ErrorInfo("ValueError", message), START).envelope
+    await Sump(service).accept(dead)
+    return dead
+
+
+def reason(refused) -> str:
+    return str(refused.value.document.type.rpartition(":")[2])
+
+
+async def test_a_letter_is_sent_again_once(service, mesh, kill):
+    await kill("t")
+    row = await service.letters.retry("t", ONCE)
+    (sent,) = mesh.published
+    assert (sent.id, sent.parent_id, sent.route.curr, sent.route.next) == (row.id, "t", "a", ["b"])
+    assert bytes(sent.payload) == b'{"row":1}'
+    detail = await service.get(row.id)
+    assert (detail.row.status, detail.row.parent_id) == ("pending", "t")
+    with pytest.raises(ProblemError, match=f"was retried as {row.id}") as refused:
+        await service.letters.retry("t", ONCE)
+    assert (reason(refused), refused.value.document.retried_as) == ("not-dead", row.id)
+    again = await service.letters.retry("t", RetryRequest(force=True))
+    assert [each.id for each in mesh.published] == [row.id, again.id]
+    found = (await service.facts("t")).letter
+    assert found is not None
+    assert (found.status, found.retried_as) == ("retried", again.id)
+
+
+async def test_a_double_click_sends_once(service, mesh, kill):
+    await kill("t")
+    clicks = (service.letters.retry("t", ONCE) for _ in range(5))
+    answers = await asyncio.gather(*clicks, return_exceptions=True)
+    assert sum(not isinstance(each, ProblemError) for each in answers) == 1
+    assert len(mesh.published) == 1
+
+
+async def test_what_is_not_dead_is_not_sent(service, kill):
+    await kill("t")
+    await service.admit(["a"], Raw(b"1"), id="open-one-17")
+    with pytest.raises(ProblemError, match="it is pending") as refused:
+        await service.letters.retry("open-one-17", ONCE)
+    assert reason(refused) == "not-dead"
+    with pytest.raises(ProblemError, match="did you mean open-one-17") as refused:
+        await service.letters.retry("open-one-71", ONCE)
+    assert reason(refused) == "unknown-envelope"
+    late = new_envelope(["a"], Raw(b"1"), now=START, id="late")
+    late = fail(late, "DeadlineExceeded", ErrorInfo("TimeoutError"), START).envelope
+    await Sink(service, Sump(service)).accept(late)
+    with pytest.raises(ProblemError, match=r"it is failed \(DeadlineExceeded\)"):
+        await service.letters.retry("late", ONCE)
+    await service.letters.purge_one("t")
+    with pytest.raises(ProblemError, match="was purged"):
+        await service.letters.retry("t", RetryRequest(force=True))
+
+
+async def test_a_route_that_cannot_be_taken_leaves_the_letter_dead(service, mesh, kill):
+    await kill("t", "embeder")
+    with pytest.raises(ProblemError, match="did you mean 'embedder'"):
+        await service.letters.retry("t", ONCE)
+    mesh.failure = MessageTooLarge("too large")
+    with pytest.raises(ProblemError, match="too large"):
+        await service.letters.retry("t", RetryRequest(route=["a"]))
+    assert (await service.letters.get_row("t")).status == "dead"
+    assert [row.id for row in await service.list(Query())] == ["t"]
+    mesh.failure = None
+    await service.letters.retry("t", RetryRequest(route=["a"], timeout="30s"))
+    assert mesh.published[0].deadline is not None
+
+
+async def test_a_broker_that_does_not_answer_delays_a_retry(service, mesh, kill, make_service):
+    await kill("t")
+    mesh.failure = TransportUnavailable("no answer")
+    row = await service.letters.retry("t", ONCE)
+    mesh.failure = None
+    await service.close()
+    heir = make_service()
+    await heir.start()
+    await asyncio.wait_for(mesh.arrived.wait(), 30)
+    while not mesh.published:
+        await asyncio.sleep(0)
+    assert [each.id for each in mesh.published] == [row.id]
+    await heir.close()
+
+
+async def test_a_run_goes_page_by_page_and_stops_where_it_began(service, mesh, kill):
+    for number in range(5):
+        await kill(f"t{number}")
+    await kill("other", "b", message="no such page")
+    first = await service.letters.retry_some(
+        BulkRetryRequest(filter=LetterFilter(actor="a"), limit=2)
+    )
+    assert [each.id for each in first.retried] == ["t0", "t1"]
+    await kill("late")
+    cursor, ids = first.next_cursor, []
+    while cursor is not None:
+        step = await service.letters.retry_some(
+            BulkRetryRequest(filter=LetterFilter(actor="a"), limit=2, cursor=cursor)
+        )
+        ids += [each.id for each in step.retried]
+        cursor = step.next_cursor
+    assert ids == ["t2", "t3", "t4"]
+    assert [row.id for row in await service.letters.page(LetterQuery())] == ["late", "other"]
+    assert len(mesh.published) == 5
+
+
+async def test_a_page_asked_for_twice_sends_nothing_twice(service, mesh, kill):
+    for number in range(4):
+        await kill(f"t{number}")
+    ids = ["t0", "t1", "t2", "t3", "none"]
+    one = await service.letters.retry_some(BulkRetryRequest(ids=ids, limit=3))
+    two = await service.letters.retry_some(BulkRetryRequest(ids=ids, limit=3))
+    assert two.already == one.retried
+    assert (two.retried, two.next_cursor) == ([], "3")
+    rest = await service.letters.retry_some(BulkRetryRequest(ids=ids, cursor="3"))
+    assert [each.id for each in rest.retried] == ["t3"]
+    assert [each.id for each in rest.refused] == ["none"]
+    assert rest.next_cursor is None
+    assert len(mesh.published) == 4
+
+
+async def test_a_rate_is_kept(service, kill):
+    for number in range(6):
+        await kill(f"t{number}")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    done = await service.letters.retry_some(BulkRetryRequest(all=True, rate=50))
+    assert len(done.retried) == 6
+    assert loop.time() - began >= 6 / 50
+
+
+async def test_a_request_ends_after_a_while(service, kill, monkeypatch):
+    monkeypatch.setattr(letters_module, "BATCH_S", 0.0)
+    for number in range(3):
+        await kill(f"t{number}")
+    done = await service.letters.retry_some(BulkRetryRequest(all=True))
+    assert len(done.retried) == 1
+    assert done.next_cursor is not None
+
+
+async def test_a_full_queue_ends_a_page_early(service, mesh, kill):
+    await kill("t0", "a")
+    await kill("t1", "b")
+    await kill("t2", "a")
+    mesh.depths = {"b": 10}
+    done = await service.letters.retry_some(BulkRetryRequest(all=True))
+    assert [each.id for each in done.retried] == ["t0"]
+    with pytest.raises(ProblemError) as refused:
+        await service.letters.retry_some(BulkRetryRequest(all=True, cursor=done.next_cursor))
+    assert reason(refused) == "queue-full"
+
+
+async def test_what_cannot_be_mended_is_named_and_passed_over(service, kill):
+    await kill("t0")
+    await Sump(service).accept(unparsable("a", "not JSON", b"oops", START).envelope)
+    await kill("t1", payload=b"[]")
+    asked = BulkRetryRequest(all=True, set=[Assignment(".payload.row", Raw(b"2"))])
+    done = await service.letters.retry_some(asked)
+    assert [each.id for each in done.retried] == ["t0"]
+    assert ["it has no route" in done.refused[0].detail, done.refused[1].detail] == [
+        True,
+        ".payload is no object, so it has no 'row'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        BulkRetryRequest(),
+        BulkRetryRequest(all=True, ids=["t"]),
+        BulkRetryRequest(all=True, cursor="x"),
+        BulkRetryRequest(all=True, cursor="1"),
+        BulkRetryRequest(ids=["t"], cursor="-1"),
+    ],
+)
+async def test_a_choice_that_is_none_is_refused(service, asked):
+    with pytest.raises(ProblemError) as refused:
+        await service.letters.retry_some(asked)
+    assert reason(refused) == "invalid"
+
+
+async def test_letters_are_purged_by_age_and_filter(service, clock, kill):
+    await kill("t0")
+    await kill("t1", "b")
+    clock.move(3600)
+    assert await service.letters.purge(PurgeRequest(all=True, older_than="2h")) == 0
+    chosen = LetterFilter(actor="b")
+    assert await service.letters.purge(PurgeRequest(filter=chosen, older_than="30m")) == 1
+    assert await service.letters.purge(PurgeRequest(ids=["t0", "t1"])) == 1
+    opened = await service.letters.get("t0")
+    assert (opened.row.status, opened.sent, opened.payload_problem) == (
+        "purged",
+        None,
+        "it was purged",
+    )
+    assert opened.row.changed_at == to_rfc3339(clock.now())
+
+
+@pytest.fixture
+async def claiming(tmp_path, mesh, clock):
+    """A service whose payloads over 4 KiB go to a blob store."""
+    claims = Claims(MemoryBlobs(), 4096)
+    service = TaskService(SqliteStore(tmp_path / "big.db"), mesh, clock, claims=claims)
+    await service.start()
+    yield service, claims
+    await service.close()
+
+
+BIG = b'{"text":"' + b"x" * 5000 + b'","row":1}'
+
+
+async def test_a_big_payload_stays_where_it_is(claiming, mesh):
+    service, claims = claiming
+    await die(service, "t", payload=BIG, claims=claims)
+    assert bytes((await service.letters.get("t")).sent.payload) == BIG
+    await service.letters.retry("t", ONCE)
+    assert BLOB_HEADER in mesh.published[0].headers
+    assert bytes((await claims.restore(mesh.published[0])).payload) == BIG
+
+
+async def test_a_part_of_a_big_payload_is_set(claiming, mesh):
+    service, claims = claiming
+    await die(service, "t", payload=BIG, claims=claims)
+    await service.letters.retry("t", RetryRequest(set=[Assignment(".payload.row", Raw(b"2"))]))
+    whole = await claims.restore(mesh.published[0])
+    assert bytes(whole.payload) == BIG.replace(b'"row":1', b'"row":2')
+    await service.letters.retry("t", RetryRequest([Assignment(".payload", Raw(b"3"))], force=True))
+    assert BLOB_HEADER not in mesh.published[1].headers
+    assert bytes(mesh.published[1].payload) == b"3"
+
+
+async def test_a_big_payload_that_is_gone_is_said_to_be(claiming):
+    service, _ = claiming
+    await die(service, "t", payload=BIG, claims=Claims(MemoryBlobs(), 4096))
+    assert "blob" in (await service.letters.get("t")).payload_problem
+    with pytest.raises(ProblemError) as refused:
+        await service.letters.retry("t", RetryRequest(set=[Assignment(".payload.row", Raw(b"2"))]))
+    assert reason(refused) == "invalid"

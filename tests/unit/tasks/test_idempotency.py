@@ -1,0 +1,222 @@
+"""Idempotency keys and begin times: how they are read, and what the service makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from asya.errors import QueueMissing, TransportUnavailable
+from asya.gateway.http.problems import ProblemError
+from asya.tasks.idempotency import AdmissionKey, begin_time, read_key
+from asya.tasks.mesh import Idempotency
+from asya.tasks.store.base import Query
+
+PAYLOAD = Raw(b'{"q": 1.0}')
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def key(policy: Any = "return-existing", life_s: float | None = 3600.0) -> AdmissionKey:
+    return AdmissionKey("route:a", "order-17", Idempotency(policy, life_s))
+
+
+async def refusal(awaitable) -> ProblemError:
+    with pytest.raises(ProblemError) as caught:
+        await awaitable
+    return caught.value
+
+
+def name_of(error: ProblemError) -> str:
+    return str(error.document.type.rpartition(":")[2])
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("order-17", "order-17"),
+        ('"order-17"', "order-17"),
+        (' "two words" ', "two words"),
+        (r'"a\"b\\c"', 'a"b\\c'),
+        ("x" * 255, "x" * 255),
+    ],
+)
+def test_a_key_is_a_string_in_quotes_or_bare(given, read):
+    found = read_key({"Idempotency-Key": given}, "flow:f", Idempotency())
+    assert found == AdmissionKey("flow:f", read, Idempotency())
+
+
+def test_a_request_says_its_own_rules():
+    headers = {
+        "Idempotency-Key": "k",
+        "Idempotency-Policy": "replace",
+        "Idempotency-Life": "active",
+    }
+    found = read_key(headers, "flow:f", Idempotency("reject", 5.0))
+    assert found is not None
+    assert found.rules == Idempotency("replace", None)
+    del headers["Idempotency-Policy"]
+    headers["Idempotency-Life"] = "90s"
+    found = read_key(headers, "flow:f", Idempotency("reject", 5.0))
+    assert found is not None
+    assert found.rules == Idempotency("reject", 90.0)
+    assert read_key({}, "flow:f", Idempotency()) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Idempotency-Key": ""}, "printable ASCII"),
+        ({"Idempotency-Key": '""'}, "printable ASCII"),
+        ({"Idempotency-Key": "x" * 256}, "1 to 255"),
+        ({"Idempotency-Key": "schlüssel"}, "printable ASCII"),
+        ({"Idempotency-Key": "k", "Idempotency-Policy": "replce"}, "did you mean replace?"),
+        ({"Idempotency-Key": "k", "Idempotency-Life": "0s"}, "longer than 0"),
+        ({"Idempotency-Key": "k", "Idempotency-Life": "soon"}, "expected a duration"),
+        ({"Idempotency-Policy": "reject"}, "together with Idempotency-Key"),
+        ({"Idempotency-Life": "1h"}, "together with Idempotency-Key"),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_refused(headers, said):
+    with pytest.raises(ProblemError) as caught:
+        read_key(headers, "flow:f", Idempotency())
+    assert (name_of(caught.value), said in caught.value.document.detail) == ("invalid", True)
+
+
+def test_begin_times():
+    assert begin_time(None, None, NOW, "?") is None
+    assert begin_time("10m", None, NOW, "?") == NOW + timedelta(minutes=10)
+    assert begin_time(None, "10m", NOW, "?") == NOW + timedelta(minutes=10)
+    assert begin_time(None, 2.5, NOW, "?") == NOW + timedelta(seconds=2.5)
+    assert begin_time("2026-02-01T00:00:00+01:00", None, NOW, "?") == datetime(
+        2026, 1, 31, 23, tzinfo=UTC
+    )
+
+
+@pytest.mark.parametrize(
+    ("not_before", "delay", "said"),
+    [
+        ("10m", "10m", "not both"),
+        ("tomorrow", None, "RFC 3339"),
+        ("2026-02-01T00:00:00", None, "with an offset"),
+        ("2028-01-01T00:00:00Z", None, "within the next year"),
+        ("0001-01-01T00:00:00+23:59", None, "RFC 3339"),
+        (None, "never", "expected a duration"),
+        (None, -1.0, "expected 0 to"),
+    ],
+)
+def test_a_begin_time_that_cannot_be_used_is_refused(not_before, delay, said):
+    with pytest.raises(ProblemError) as caught:
+        begin_time(not_before, delay, NOW, "?")
+    assert said in caught.value.document.detail
+
+
+async def test_two_hundred_requests_with_one_key_are_one_task(service, mesh):
+    taken = await asyncio.gather(*(service.take(["a"], PAYLOAD, key=key()) for _ in range(200)))
+    assert len({each.row.id for each in taken}) == 1
+    assert [each.replayed for each in taken].count(False) == 1
+    assert [envelope.id for envelope in mesh.published] == [taken[0].row.id]
+
+
+async def test_a_second_request_waits_until_the_first_one_is_sure(service, mesh):
+    # given a first request whose publish hangs, and a second one with its key
+    mesh.gate = asyncio.Event()
+    first = asyncio.create_task(service.take(["a"], PAYLOAD, key=key()))
+    await mesh.arrived.wait()
+    second = asyncio.create_task(service.take(["a"], PAYLOAD, key=key()))
+    await asyncio.sleep(0)
+    # when the queue of the first turns out to be missing, then neither is told of a task
+    mesh.failure = QueueMissing("a")
+    mesh.gate.set()
+    assert name_of(await refusal(first)) == name_of(await refusal(second)) == "unknown-actor"
+    assert await service.list(Query()) == []
+
+
+async def test_a_key_survives_a_restart(make_service, mesh):
+    ids = set()
+    for _ in range(3):
+        service = make_service()
+        await service.start()
+        ids.add((await service.take(["a"], PAYLOAD, key=key())).row.id)
+        await service.close()
+    assert len(ids) == 1
+
+
+async def test_reject_names_the_task_that_holds_the_key(service):
+    first = await service.admit(["a"], PAYLOAD, key=key())
+    error = await refusal(service.admit(["a"], PAYLOAD, key=key("reject")))
+    assert (name_of(error), error.document.status) == ("key-taken", 409)
+    assert error.document.id == first.id
+
+
+async def test_the_same_key_with_another_payload_is_refused(service):
+    first = await service.admit(["a"], PAYLOAD, key=key())
+    error = await refusal(service.admit(["a"], Raw(b"2"), key=key()))
+    assert (name_of(error), error.document.status) == ("key-reused", 422)
+    assert error.document.id == first.id
+
+
+async def test_replace_cancels_the_old_one_everywhere(service, mesh):
+    first = await service.admit(["a"], PAYLOAD, key=key())
+    with service.ending(first.id) as ending:
+        second = await service.take(["a"], Raw(b"2"), key=key("replace"))
+        assert await ending.within(30)
+    assert not second.replayed
+    assert mesh.canceled[0] == {first.id}
+    assert (await service.get(first.id)).row.status == "canceled"
+    assert (await service.get(second.row.id)).row.status == "pending"
+
+
+async def test_an_active_key_is_free_after_the_end(service, clock):
+    first = await service.admit(["a"], PAYLOAD, key=key(life_s=None))
+    clock.move(10**7)
+    assert (await service.take(["a"], PAYLOAD, key=key(life_s=None))).row.id == first.id
+    await service.cancel(first.id)
+    assert (await service.take(["a"], PAYLOAD, key=key(life_s=None))).row.id != first.id
+
+
+async def test_a_key_outlives_a_broker_that_gave_no_answer(service, mesh):
+    # given a broker that takes the envelope and does not say so
+    mesh.failure, mesh.keeps_on_failure = TransportUnavailable("no answer"), True
+    error = await refusal(service.admit(["a"], PAYLOAD, key=key()))
+    assert name_of(error) == "unavailable"
+    # when the client asks again, then it is that task
+    mesh.failure = None
+    again = await service.take(["a"], PAYLOAD, key=key())
+    assert (again.row.id, again.replayed) == (error.document.id, True)
+    assert len(mesh.published) == 1
+
+
+async def test_an_envelope_for_later_is_pending_with_its_time(service, mesh, clock):
+    later = clock.now() + timedelta(hours=1)
+    row = await service.admit(["a"], PAYLOAD, not_before=later, timeout_s=30)
+    assert (row.status, row.not_before) == ("pending", "2026-01-01T01:00:00.000Z")
+    # the time limit begins when it may begin, and so does the time in the queue
+    assert row.deadline_at == "2026-01-01T01:00:30.000Z"
+    (envelope,) = mesh.published
+    assert envelope.status.created_at == "2026-01-01T00:00:00.000Z"
+    assert envelope.status.updated_at == "2026-01-01T01:00:00.000Z"
+    assert mesh.times == [later]
+
+
+async def test_a_time_that_has_passed_is_now(service, mesh, clock):
+    row = await service.admit(
+        ["a"], PAYLOAD, not_before=clock.now() - timedelta(hours=1), timeout_s=30
+    )
+    assert (row.not_before, row.deadline_at) == (None, "2026-01-01T00:00:30.000Z")
+    assert mesh.times == [None]
+
+
+async def test_what_was_stored_and_not_published_is_published_for_its_time(make_service, mesh):
+    later = NOW + timedelta(hours=1)
+    mesh.failure = TransportUnavailable("gone")
+    service = make_service()
+    await service.start()
+    await refusal(service.admit(["a"], PAYLOAD, not_before=later, key=key()))
+    mesh.failure = None
+    mesh.times.clear()
+    await service._publish_page(older_than=None)
+    assert set(mesh.times) == {later}  # the service's own look at the start may come, too
+    await service.close()
