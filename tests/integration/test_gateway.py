@@ -26,7 +26,7 @@ from asya.gateway.app import make_app
 from asya.gateway.http import sse as stream_module
 from asya.gateway.http.openapi import document
 from asya.gateway.http.operations import OPERATIONS
-from asya.gateway.http.problems import KINDS, type_of
+from asya.gateway.http.problems import PROBLEM_TYPES, type_of
 from asya.gateway.server import HttpServer, bind
 from asya.tasks.mesh import ActorStatus, FlowSpec, ReplicaStatus
 from asya.tasks.service import ServiceLimits, TaskService
@@ -168,7 +168,7 @@ def problem(answer, status, name) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/problem+json"
     found: dict[str, Any] = answer.json()
     assert (found["type"], found["status"]) == (type_of(name), status)
-    assert found["code"] == KINDS[name].code
+    assert found["code"] == PROBLEM_TYPES[name].code
     assert found["title"]
     assert found["detail"]
     return found
@@ -742,4 +742,4 @@ async def test_a_port_in_use_is_named(gateway):
 
 
 def test_every_kind_of_problem_has_its_own_words():
-    assert len({title for _, title, _ in KINDS.values()}) == len(KINDS)
+    assert len({title for _, title, _ in PROBLEM_TYPES.values()}) == len(PROBLEM_TYPES)

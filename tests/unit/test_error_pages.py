@@ -17,7 +17,7 @@ from asya.codes import TYPES, Code, failure_code
 from asya.envelope import HOP_HEADER, HOPS_MAX, Envelope, Route, decode, raw_json
 from asya.error_pages import RANGES, pages
 from asya.errors import AsyaError, MeshRunning, full_name
-from asya.gateway.http.problems import KINDS, type_of
+from asya.gateway.http.problems import PROBLEM_TYPES, type_of
 from asya.gateway.server import bind
 from asya.local.broker import find_binary
 from asya.local.environment import parse_dotenv, replica_environment
@@ -170,12 +170,14 @@ def test_a_page_says_cause_example_and_remedy(code):
     assert code in page.example
 
 
-DOCUMENTS = [name for name, kind in KINDS.items() if pages()[kind.code].example.startswith("{")]
+DOCUMENTS = [
+    name for name, kind in PROBLEM_TYPES.items() if pages()[kind.code].example.startswith("{")
+]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_example_of_a_refusal_is_its_document(name):
-    kind = KINDS[name]
+    kind = PROBLEM_TYPES[name]
     document = json.loads(pages()[kind.code].example)
     assert document["type"] == type_of(name)
     assert (document["title"], document["status"]) == (kind.title, kind.status)

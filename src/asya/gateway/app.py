@@ -14,18 +14,18 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.status import HTTP_404_NOT_FOUND
 
 from asya.errors import nearest
 from asya.gateway.guard import LoopbackGuard
 from asya.gateway.http.envelopes import Endpoints
 from asya.gateway.http.operations import OPERATIONS, Operation
-from asya.gateway.http.problems import ProblemError
+from asya.gateway.http.problems import HttpProblem
 from asya.gateway.http.respond import problem_response
-from asya.gateway.http.views import Fault
 from asya.gateway.middleware import ROUTE, Observed
+from asya.gateway.settings import GatewaySettings
 from asya.settings import is_loopback
-from asya.tasks.mesh import GatewaySettings, MeshPort
+from asya.tasks.mesh import MeshClient
+from asya.tasks.refusals import Fault, Kind, Refusal
 from asya.tasks.service import TaskService
 from asya.telemetry.metrics import Metrics
 from asya.telemetry.spans import Spans
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 def make_app(
     service: TaskService,
-    mesh: MeshPort,
+    mesh: MeshClient,
     settings: GatewaySettings,
     metrics: Metrics | None = None,
     spans: Spans | None = None,
@@ -63,7 +63,8 @@ def make_app(
         ],
         middleware=[observed, *guards],
         exception_handlers={
-            ProblemError: _on_problem,
+            Refusal: _on_problem,
+            HttpProblem: _on_problem,
             HTTPException: _on_http,
             ClientDisconnect: _on_disconnect,
             Exception: _on_bug,
@@ -87,7 +88,7 @@ def _strict(handler: Handler, operation: Operation) -> Handler:
         if faults:
             text = "; ".join(f"{fault.path}: {fault.message}" for fault in faults)
             close = nearest(faults[0].path[1:], known)
-            raise ProblemError("invalid", text, errors=faults, nearest=close)
+            raise Refusal(Kind.INVALID, text, faults=faults, nearest=close)
         return await handler(request)
 
     return checked
@@ -106,9 +107,9 @@ def _dispatch(path: str, handlers: dict[str, Handler], service: TaskService) -> 
         handler = handlers["GET" if request.method == "HEAD" else request.method]
         try:
             return await handler(request)
-        except ProblemError as error:
+        except Refusal as error:
             given = request.path_params.get("id")
-            if error.document.status != HTTP_404_NOT_FOUND or given is None:
+            if error.kind is not Kind.UNKNOWN_ENVELOPE or given is None:
                 raise
             whole = await service.whole_id(given)
             if whole is None or whole == given:
@@ -120,7 +121,7 @@ def _dispatch(path: str, handlers: dict[str, Handler], service: TaskService) -> 
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ProblemError)
+    assert isinstance(error, Refusal | HttpProblem)
     return problem_response(error)
 
 
@@ -130,18 +131,18 @@ async def _on_http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 404:
         detail = f"there is nothing at {request.url.path}; see /openapi.json"
-        return problem_response(ProblemError("not-found", detail), headers)
+        return problem_response(Refusal(Kind.NOT_FOUND, detail), headers)
     if error.status_code == 405:
         detail = f"{request.url.path} takes {headers.get('Allow', 'other methods')}"
-        return problem_response(ProblemError("method-not-allowed", detail), headers)
-    return problem_response(ProblemError("bad-request", error.detail), headers)
+        return problem_response(HttpProblem("method-not-allowed", detail), headers)
+    return problem_response(HttpProblem("bad-request", error.detail), headers)
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
-    return problem_response(ProblemError("bad-request", "the body was cut off"))
+    return problem_response(HttpProblem("bad-request", "the body was cut off"))
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     detail = f"{type(error).__name__}; the gateway's log has the whole story"
-    return problem_response(ProblemError("internal", detail))
+    return problem_response(Refusal(Kind.INTERNAL, detail))

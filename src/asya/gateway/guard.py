@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asya.gateway.http.problems import ProblemError
+from asya.gateway.http.problems import HttpProblem
 from asya.gateway.http.respond import problem_response
 from asya.settings import is_loopback
 
@@ -28,7 +28,7 @@ class LoopbackGuard:
         else:
             await problem_response(problem)(scope, receive, send)
 
-    def _problem(self, scope: Scope) -> ProblemError | None:
+    def _problem(self, scope: Scope) -> HttpProblem | None:
         host = origin = None
         for name, value in scope["headers"]:
             if name == b"host":
@@ -36,13 +36,13 @@ class LoopbackGuard:
             elif name == b"origin":
                 origin = value.decode("latin-1").lower()
         if host is None or not self._is_good(host):
-            return ProblemError(
+            return HttpProblem(
                 "forbidden-origin",
                 f"the Host header names {host!r}; on loopback only localhost, 127.0.0.1 and [::1] "
                 "are answered",
             )
         if origin is not None and origin != f"http://{host}":
-            return ProblemError(
+            return HttpProblem(
                 "forbidden-origin",
                 f"pages of {origin} may not use this gateway; call it from a program, or serve "
                 "the page behind a proxy of your own",

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from asya.codes import Code
 from asya.errors import SettingsError
-from asya.gateway.http.problems import KINDS, type_of
+from asya.gateway.http.problems import PROBLEM_TYPES, type_of
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted."""
@@ -145,7 +145,7 @@ class _Protocol(HttpToolsProtocol):
     """Answers bytes that are no HTTP with a problem document, too."""
 
     def send_400_response(self, msg: str) -> None:
-        status, title, code = KINDS["bad-request"]
+        status, title, code = PROBLEM_TYPES["bad-request"]
         problem: dict[str, Any] = {
             "type": type_of("bad-request"),
             "title": title,

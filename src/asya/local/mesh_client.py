@@ -1,4 +1,4 @@
-"""The mesh as the gateway sees it: the local side of `asya.tasks.mesh.MeshPort`."""
+"""The mesh as the gateway sees it: the local side of `asya.tasks.mesh.MeshClient`."""
 
 from __future__ import annotations
 

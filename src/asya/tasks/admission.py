@@ -1,6 +1,6 @@
 """What a client may ask for: checks of a new envelope, before anything is stored.
 
-All refusals are `ProblemError`. Pure but for the two questions to the mesh that `Gate` asks: which
+All refusals are `Refusal`. Pure but for the two questions to the mesh that `Gate` asks: which
 actors there are, and how much waits for the first one.
 """
 
@@ -20,9 +20,8 @@ from msgspec import Raw
 from asya.durations import parse_duration
 from asya.envelope import SYSTEM_PREFIX, route_problem
 from asya.errors import TransportError, nearest
-from asya.gateway.http.problems import ProblemError
-from asya.gateway.http.views import Fault
-from asya.tasks.mesh import MeshPort
+from asya.tasks.mesh import MeshClient
+from asya.tasks.refusals import RETRY_AFTER_S, Fault, Kind, Refusal
 
 ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}$"
 """Ids that clients choose: they stand in URLs and in the broker's ids."""
@@ -36,9 +35,6 @@ DEPTH_AGE_S: Final = 0.5
 DEPTH_STALE_S: Final = 5.0
 """How old it may be to be used at all, in seconds."""
 
-RETRY_AFTER_S: Final = 1
-"""What `Retry-After` says of a full queue or an unavailable mesh, in seconds."""
-
 _FEW: Final = 4
 _ID: Final = re.compile(ID_PATTERN)
 
@@ -47,14 +43,14 @@ def check_id(id: str | None) -> None:
     """Refuse an id that cannot stand in a URL."""
     if id is not None and not _ID.match(id):
         detail = "an id is 1 to 128 letters, digits and . _ : ~ -, and begins with one of the first"
-        raise ProblemError("invalid", detail, errors=[Fault("$.id", detail)])
+        raise Refusal(Kind.INVALID, detail, faults=[Fault("$.id", detail)])
 
 
 def check_route(actors: Sequence[str]) -> None:
     """Refuse a route that has no actors, or names that cannot be actors."""
     problem = route_problem(list(actors)) if actors else "a route holds at least one actor"
     if problem is not None:
-        raise ProblemError("invalid", problem, errors=[Fault("$.route", problem)])
+        raise Refusal(Kind.INVALID, problem, faults=[Fault("$.route", problem)])
 
 
 def check_headers(headers: Mapping[str, Any]) -> None:
@@ -62,15 +58,15 @@ def check_headers(headers: Mapping[str, Any]) -> None:
     for name in headers:
         if name.lower().startswith(SYSTEM_PREFIX):
             detail = f"the header {name!r} belongs to the system; leave it out"
-            raise ProblemError("invalid", detail, errors=[Fault("$.headers", detail)])
+            raise Refusal(Kind.INVALID, detail, faults=[Fault("$.headers", detail)])
 
 
 def check_payload(payload: Raw, payload_max_bytes: int) -> None:
     """Refuse a payload over the limit."""
     size = len(payload)
     if size > payload_max_bytes:
-        raise ProblemError(
-            "too-large", f"the payload has {size} bytes, this mesh takes {payload_max_bytes}"
+        raise Refusal(
+            Kind.TOO_LARGE, f"the payload has {size} bytes, this mesh takes {payload_max_bytes}"
         )
 
 
@@ -78,21 +74,21 @@ def seconds(value: str | float, where: str) -> float:
     """A duration that a client gave: Go style, or a number of seconds.
 
     Raises:
-        ProblemError: It is neither, or not positive, or over a year.
+        Refusal: It is neither, or not positive, or over a year.
     """
     found = math.nan
     if isinstance(value, str):
         try:
             found = float(value) if _is_number(value) else parse_duration(value)
         except ValueError as error:
-            raise ProblemError(
-                "invalid", f"{where}: {error}", errors=[Fault(where, str(error))]
+            raise Refusal(
+                Kind.INVALID, f"{where}: {error}", faults=[Fault(where, str(error))]
             ) from error
     else:
         found = float(value)
     if not 0 <= found <= TIMEOUT_MAX_S:
         detail = f"{where}: expected 0 to {TIMEOUT_MAX_S:.0f} seconds, got {value!r}"
-        raise ProblemError("invalid", detail, errors=[Fault(where, detail)])
+        raise Refusal(Kind.INVALID, detail, faults=[Fault(where, detail)])
     return found
 
 
@@ -123,7 +119,7 @@ class Gate:
         queue_max: Messages that may wait in the first actor's queue.
     """
 
-    def __init__(self, mesh: MeshPort, queue_max: int) -> None:
+    def __init__(self, mesh: MeshClient, queue_max: int) -> None:
         self._mesh = mesh
         self._queue_max = queue_max
         self._depths: dict[str, _Depth] = {}
@@ -132,7 +128,7 @@ class Gate:
         """Refuse a route with unknown actors, and one whose first queue is full.
 
         Raises:
-            ProblemError: 503 with a mesh in trouble, 422, or 429.
+            Refusal: 503 with a mesh in trouble, 422, or 429.
         """
         self.check_mesh()
         names = await self._mesh.actors()
@@ -144,11 +140,11 @@ class Gate:
                 hint = f"; did you mean {close!r}?" if close else ""
                 if name.startswith("x-"):
                     hint = '; names that start with "x-" are the system\'s'
-                raise ProblemError(
-                    "unknown-actor",
+                raise Refusal(
+                    Kind.UNKNOWN_ACTOR,
                     detail + hint,
                     nearest=close,
-                    errors=[Fault(f"$.route[{list(actors).index(name)}]", detail)],
+                    faults=[Fault(f"$.route[{list(actors).index(name)}]", detail)],
                 )
         await self._check_depth(actors[0])
 
@@ -156,7 +152,7 @@ class Gate:
         """Refuse everything while the mesh is in trouble."""
         problem = self._mesh.problem()
         if problem is not None:
-            raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
+            raise Refusal(Kind.UNAVAILABLE, problem, retry_after_s=RETRY_AFTER_S)
 
     def admitted(self, actor: str) -> None:
         """Count one more envelope into an actor's queue until the queue is asked again."""
@@ -174,8 +170,8 @@ class Gate:
             depth.refresh = asyncio.create_task(self._ask(actor))
         depth = self._depths.get(actor)
         if depth is not None and depth.ready >= self._queue_max:
-            raise ProblemError(
-                "queue-full",
+            raise Refusal(
+                Kind.QUEUE_FULL,
                 f"{depth.ready} envelopes wait for the actor {actor!r}; the bound is "
                 f"{self._queue_max}",
                 retry_after_s=RETRY_AFTER_S,

@@ -19,8 +19,7 @@ from asya.blobs.claims import reference
 from asya.clock import Clock
 from asya.envelope import BLOB_HEADER, decode
 from asya.errors import BlobError, BlobMissing, EnvelopeError, StoreError
-from asya.tasks.store.base import TaskStore
-from asya.tasks.store.sqlite.dead_letters import LetterQuery
+from asya.tasks.store.base import LetterQuery, TaskStore
 
 SWEEP_EVERY_S: Final = 3600.0
 STEP: Final = 500

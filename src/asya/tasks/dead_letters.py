@@ -13,7 +13,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -30,23 +30,13 @@ from asya.errors import (
     TransportError,
     TransportUnavailable,
 )
-from asya.gateway.http.dead_letter_views import (
-    BulkRetried,
-    BulkRetryRequest,
-    LetterFilter,
-    PurgeRequest,
-    RefusedLetter,
-    RetriedLetter,
-    RetryRequest,
-)
-from asya.gateway.http.problems import ProblemError
-from asya.gateway.http.views import Fault
 from asya.tasks import redrive as mending
-from asya.tasks.admission import RETRY_AFTER_S, check_payload, check_route, seconds
-from asya.tasks.mesh import MeshPort
+from asya.tasks.admission import check_payload, check_route
+from asya.tasks.mesh import MeshClient
+from asya.tasks.redrive import RedriveOptions
+from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal
 from asya.tasks.rules import Failure, TaskRow
-from asya.tasks.store.base import Detail, TaskStore
-from asya.tasks.store.sqlite.dead_letters import LetterGroup, LetterQuery, LetterRow
+from asya.tasks.store.base import Detail, LetterGroup, LetterQuery, LetterRow, TaskStore
 
 BATCH_S: Final = 1.0
 """How long a request about many letters works before it answers, in seconds."""
@@ -54,7 +44,6 @@ BATCH_S: Final = 1.0
 PURGE_STEP: Final = 500
 """Letters that one transaction throws away."""
 
-_BUSY: Final = 429
 _log = logging.getLogger(__name__)
 
 
@@ -77,6 +66,23 @@ class OpenLetter:
     detail: Detail | None
 
 
+@dataclass
+class Redriven:
+    """What one step of a run over many letters did.
+
+    Attributes:
+        retried: Pairs of a letter's id and the id of the envelope that was made of it.
+        already: The same for letters that were retried before.
+        refused: Pairs of an id and the text that says why its letter stays as it is.
+        next_cursor: Where the next step begins, or None when the run is over.
+    """
+
+    retried: list[tuple[str, str]] = field(default_factory=list)
+    already: list[tuple[str, str]] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    next_cursor: str | None = None
+
+
 class Letters:
     """The dead letters of a mesh.
 
@@ -94,14 +100,14 @@ class Letters:
     def __init__(
         self,
         store: TaskStore,
-        mesh: MeshPort,
+        mesh: MeshClient,
         clock: Clock,
         claims: Claims,
         *,
         payload_max_bytes: int,
         check: Callable[[Sequence[str]], Awaitable[None]],
         published: Callable[[Envelope], None],
-        unknown: Callable[[str], Awaitable[ProblemError]],
+        unknown: Callable[[str], Awaitable[Refusal]],
     ) -> None:
         self._store = store
         self._mesh = mesh
@@ -126,7 +132,7 @@ class Letters:
         """One letter.
 
         Raises:
-            ProblemError: The envelope is not dead, or not known.
+            Refusal: The envelope is not dead, or not known.
         """
         row = await self.get_row(id)
         detail = await self._store.get(id)
@@ -144,7 +150,7 @@ class Letters:
         """One letter as it is stored.
 
         Raises:
-            ProblemError: The envelope is not dead, or not known.
+            Refusal: The envelope is not dead, or not known.
         """
         letter = await self._store.letter(id)
         if letter is not None:
@@ -152,20 +158,20 @@ class Letters:
         detail = await self._store.get(id)
         if detail is None:
             raise await self._unknown(id)
-        raise ProblemError(
-            "not-dead", f"the envelope {id} is no dead letter: it is {_state(detail.row)}", id=id
+        raise Refusal(
+            Kind.NOT_DEAD, f"the envelope {id} is no dead letter: it is {_state(detail.row)}", id=id
         )
 
-    async def retry(self, id: str, asked: RetryRequest) -> TaskRow:
+    async def retry(self, id: str, options: RedriveOptions) -> TaskRow:
         """Send a letter again; when this returns the new envelope is stored.
 
         Raises:
-            ProblemError: Refused, the letter stays as it is.
+            Refusal: Refused, the letter stays as it is.
         """
         letter = await self.get_row(id)
-        if letter.status == "purged" or (letter.status == "retried" and not asked.force):
+        if letter.status == "purged" or (letter.status == "retried" and not options.force):
             raise _settled(letter)
-        envelope = await self._new_try(letter, asked)
+        envelope = await self._new_try(letter, options)
         row = TaskRow(
             id=envelope.id,
             root=envelope.id,
@@ -177,67 +183,60 @@ class Letters:
             headers=bytes(raw_json(envelope.headers)),
             deadline_at=envelope.status.deadline_at,
         )
-        settled = await self._store.retry_letter(letter, row, encode(envelope), force=asked.force)
+        settled = await self._store.retry_letter(letter, row, encode(envelope), force=options.force)
         if settled is not None:
             raise _settled(settled)
         await self._publish(letter, envelope)
         return row
 
-    async def retry_some(self, asked: BulkRetryRequest) -> BulkRetried:
-        """Send letters again, one by one, for about a second.
+    async def retry_some(
+        self,
+        query: LetterQuery,
+        options: RedriveOptions,
+        *,
+        rate: float | None = None,
+        cursor: str | None = None,
+    ) -> Redriven:
+        """Send letters again, the oldest first and one by one, for about a second.
+
+        Args:
+            query: Which letters: `ids`, or all that match; `limit` is the size of a step.
+            options: How each one is sent.
+            rate: Letters per second at most, or None.
+            cursor: `next_cursor` of the step before, or None for the first step.
 
         Raises:
-            ProblemError: The request does not fit, or nothing could be done now.
+            Refusal: The cursor cannot be read, or nothing could be done now.
         """
-        how = RetryRequest(asked.set, asked.route, asked.timeout, asked.force)
-        ids, cursors = await self._chosen(asked)
-        done = BulkRetried([], [], [], None)
+        ids, cursors = await self._chosen(query, cursor)
+        done = Redriven()
         started = time.monotonic()
         for count, (id_, before) in enumerate(zip(ids, cursors, strict=False), start=1):
             try:
-                row = await self.retry(id_, how)
-            except ProblemError as error:
-                document = error.document
-                if document.status == _BUSY or document.status >= 500:
+                row = await self.retry(id_, options)
+            except Refusal as error:
+                if error.transient:
                     if count == 1:
                         raise
                     done.next_cursor = before
                     break
-                if document.retried_as is not None:
-                    done.already.append(RetriedLetter(id_, document.retried_as))
+                if error.retried_as is not None:
+                    done.already.append((id_, error.retried_as))
                 else:
-                    done.refused.append(RefusedLetter(id_, document.detail))
+                    done.refused.append((id_, error.text))
             else:
-                done.retried.append(RetriedLetter(id_, row.id))
-                if asked.rate is not None:
-                    slot = started + len(done.retried) / asked.rate
+                done.retried.append((id_, row.id))
+                if rate is not None:
+                    slot = started + len(done.retried) / rate
                     await asyncio.sleep(max(0.0, slot - time.monotonic()))
             done.next_cursor = cursors[count]
             if time.monotonic() - started >= BATCH_S:
                 break
         return done
 
-    async def purge(self, asked: PurgeRequest) -> int:
-        """Throw letters away; gives how many.
-
-        Raises:
-            ProblemError: The request does not fit.
-        """
+    async def purge(self, query: LetterQuery) -> int:
+        """Throw away all letters that match, in steps of `query.limit`; gives how many."""
         now = self._clock.now()
-        _check_choice(asked)
-        older_than = None
-        if asked.older_than is not None:
-            age_s = seconds(asked.older_than, "$.older_than")
-            older_than = to_rfc3339(now - timedelta(seconds=age_s))
-        chosen = asked.filter or LetterFilter()
-        query = LetterQuery(
-            actor=chosen.actor,
-            reason=chosen.reason,
-            fingerprint=chosen.fingerprint,
-            ids=None if asked.ids is None else tuple(asked.ids),
-            older_than=older_than,
-            limit=PURGE_STEP,
-        )
         purged = 0
         while step := await self._store.purge_letters(query, to_rfc3339(now)):
             purged += step
@@ -247,7 +246,7 @@ class Letters:
         """Throw one letter away, also one that was retried; idempotent.
 
         Raises:
-            ProblemError: The envelope is not dead, or not known.
+            Refusal: The envelope is not dead, or not known.
         """
         letter = await self.get_row(id)
         query = LetterQuery(status=None, ids=(letter.id,), limit=PURGE_STEP)
@@ -261,20 +260,20 @@ class Letters:
         """
         return await self._claims.restore(sent)
 
-    async def _new_try(self, letter: LetterRow, asked: RetryRequest) -> Envelope:
+    async def _new_try(self, letter: LetterRow, options: RedriveOptions) -> Envelope:
         buried = decode(letter.body)
         sent = mending.as_sent(buried)
         now = self._clock.now()
-        actors = mending.retry_route(buried, sent, asked.route)
+        actors = mending.retry_route(buried, sent, options.route)
         check_route(actors)
-        timeout_s = None if asked.timeout is None else seconds(asked.timeout, "$.timeout")
+        timeout_s = options.timeout_s
         try:
-            if mending.needs_payload(asked.set):
+            if mending.needs_payload(options.assignments):
                 sent = await self._whole(sent)
             made = mending.new_try(
                 _named(sent, letter.id),
                 actors,
-                asked.set,
+                options.assignments,
                 id=str(uuid.uuid4()),
                 now=now,
                 deadline=None if timeout_s is None else now + timedelta(seconds=timeout_s),
@@ -284,12 +283,11 @@ class Letters:
             await self._check(actors)
             await self._claims.check_in(made)
         except BlobUnavailable as error:
-            raise ProblemError(
-                "blobs-unavailable", str(error), id=letter.id, retry_after_s=RETRY_AFTER_S
+            raise Refusal(
+                Kind.BLOBS_UNAVAILABLE, str(error), id=letter.id, retry_after_s=RETRY_AFTER_S
             ) from error
         except BlobError as error:
-            faults = [Fault("$.set", str(error))]
-            raise ProblemError("invalid", str(error), id=letter.id, errors=faults) from error
+            raise Refusal.invalid(str(error), "$.set", id=letter.id) from error
         return made
 
     async def _publish(self, letter: LetterRow, envelope: Envelope) -> None:
@@ -299,39 +297,34 @@ class Letters:
             _log.warning("it is not published yet: %s", error, extra={"envelope": envelope.id})
         except TransportError as error:
             await self._store.unretry_letter(letter, envelope.id)
-            name = "too-large" if isinstance(error, MessageTooLarge) else "unknown-actor"
-            raise ProblemError(name, str(error), id=letter.id) from error
+            kind = Kind.TOO_LARGE if isinstance(error, MessageTooLarge) else Kind.UNKNOWN_ACTOR
+            raise Refusal(kind, str(error), id=letter.id) from error
         else:
             self._published(envelope)
 
-    async def _chosen(self, asked: BulkRetryRequest) -> tuple[list[str], list[str | None]]:
+    async def _chosen(
+        self, query: LetterQuery, cursor: str | None
+    ) -> tuple[list[str], list[str | None]]:
         """Ids of a page, and cursors: that before each one, and after the last."""
-        _check_choice(asked)
-        if asked.ids is not None:
-            start = _numbers(asked.cursor or "0", 1)[0]
-            ids = asked.ids[start : start + asked.limit]
+        if query.ids is not None:
+            start = _numbers(cursor or "0", 1)[0]
+            ids = list(query.ids[start : start + query.limit])
             cursors: list[str | None] = [str(start + number) for number in range(len(ids) + 1)]
-            if start + len(ids) >= len(asked.ids):
+            if start + len(ids) >= len(query.ids):
                 cursors[-1] = None
             return ids, cursors
-        chosen = asked.filter or LetterFilter()
-        query = LetterQuery(
-            actor=chosen.actor,
-            reason=chosen.reason,
-            fingerprint=chosen.fingerprint,
-            newest_first=False,
-            limit=asked.limit + 1,
-        )
-        if asked.cursor is None:
+        if cursor is None:
             # what dies again while the run goes on is no part of it
             newest = await self._store.letters(LetterQuery(status=None, limit=1))
             after, until = 0, newest[0].key if newest else 0
         else:
-            after, until = _numbers(asked.cursor, 2)
+            after, until = _numbers(cursor, 2)
         found = await self._store.letters(
-            msgspec.structs.replace(query, after=after, before=until + 1)
+            msgspec.structs.replace(
+                query, after=after, before=until + 1, newest_first=False, limit=query.limit + 1
+            )
         )
-        rows, more = found[: asked.limit], len(found) > asked.limit
+        rows, more = found[: query.limit], len(found) > query.limit
         places: list[str | None] = [f"{key}-{until}" for key in (after, *(row.key for row in rows))]
         if not more:
             places[-1] = None
@@ -359,19 +352,12 @@ def _state(row: TaskRow) -> str:
     return f"{row.status} ({failure.reason})" if failure and failure.reason else row.status
 
 
-def _settled(letter: LetterRow) -> ProblemError:
+def _settled(letter: LetterRow) -> Refusal:
     text = f"the letter {letter.id} was {letter.status}"
     if letter.status == "retried":
         text += f" as {letter.retried_as}; with `force` it is sent once more"
     retried_as = letter.retried_as if letter.status == "retried" else None
-    return ProblemError("not-dead", text, id=letter.id, retried_as=retried_as)
-
-
-def _check_choice(asked: BulkRetryRequest | PurgeRequest) -> None:
-    given = (asked.ids is not None) + (asked.filter is not None) + asked.all
-    if given != 1:
-        detail = "give exactly one of ids, filter and all"
-        raise ProblemError("invalid", detail, errors=[Fault("$", detail)])
+    return Refusal(Kind.NOT_DEAD, text, id=letter.id, retried_as=retried_as)
 
 
 def _numbers(cursor: str, count: int) -> list[int]:
@@ -380,5 +366,5 @@ def _numbers(cursor: str, count: int) -> list[int]:
         part.isascii() and part.isdigit() and len(part) < 19 for part in parts
     ):
         detail = f"{cursor!r} is no cursor of this list"
-        raise ProblemError("invalid", detail, errors=[Fault("$.cursor", detail)])
+        raise Refusal.invalid(detail, "$.cursor")
     return [int(part) for part in parts]

@@ -17,11 +17,10 @@ from msgspec import Raw
 from asya.clock import from_rfc3339, to_rfc3339
 from asya.durations import parse_duration
 from asya.errors import nearest
-from asya.gateway.http.problems import ProblemError
-from asya.gateway.http.views import Fault
 from asya.tasks.admission import TIMEOUT_MAX_S, digest, seconds
 from asya.tasks.key_reservation import Claim, KeyPolicy, Verdict
 from asya.tasks.mesh import Idempotency
+from asya.tasks.refusals import Fault, Kind, Refusal
 
 KEY_HEADER: Final = "Idempotency-Key"
 POLICY_HEADER: Final = "Idempotency-Policy"
@@ -67,7 +66,7 @@ def read_key(headers: Mapping[str, str], scope: str, rules: Idempotency) -> Admi
         rules: Where the request does not give its own.
 
     Raises:
-        ProblemError: It, its policy or its life cannot be used.
+        Refusal: It, its policy or its life cannot be used.
     """
     given = headers.get(KEY_HEADER)
     policy, life = headers.get(POLICY_HEADER), headers.get(LIFE_HEADER)
@@ -102,16 +101,16 @@ def _life(given: str) -> float | None:
     return found
 
 
-def refused_key(verdict: Verdict, claim: Claim, holder: str) -> ProblemError:
+def refused_key(verdict: Verdict, claim: Claim, holder: str) -> Refusal:
     """The refusal of a key that another task holds."""
     if verdict == "reused":
         detail = (
             f"the key {claim.key!r} came with another payload before, and belongs to the envelope "
             f"{holder}; a new payload needs a new key"
         )
-        return ProblemError("key-reused", detail, id=holder)
-    return ProblemError(
-        "key-taken", f"the key {claim.key!r} belongs to the envelope {holder}", id=holder
+        return Refusal(Kind.KEY_REUSED, detail, id=holder)
+    return Refusal(
+        Kind.KEY_TAKEN, f"the key {claim.key!r} belongs to the envelope {holder}", id=holder
     )
 
 
@@ -127,7 +126,7 @@ def begin_time(
         where: What stands before the names in the refusals: `?` or `$.`.
 
     Raises:
-        ProblemError: Neither form, both fields, or over a year ahead.
+        Refusal: Neither form, both fields, or over a year ahead.
     """
     if not_before is not None and delay is not None:
         raise _bad(f"{where}delay", f"give {where}not_before or {where}delay, not both")
@@ -153,5 +152,5 @@ def begin_time(
     return moment
 
 
-def _bad(place: str, detail: str) -> ProblemError:
-    return ProblemError("invalid", f"{place}: {detail}", errors=[Fault(place, detail)])
+def _bad(place: str, detail: str) -> Refusal:
+    return Refusal(Kind.INVALID, f"{place}: {detail}", faults=[Fault(place, detail)])

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from asya.gateway.http.problems import ProblemError
-from asya.gateway.http.views import Fault
 from asya.tasks.mesh import FlowSpec
+from asya.tasks.refusals import Fault, Kind, Refusal
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -31,7 +30,7 @@ class Schemas:
         """What is wrong with a payload; empty when it fits.
 
         Raises:
-            ProblemError: The schema itself cannot be used.
+            Refusal: The schema itself cannot be used.
         """
         if flow.input_schema is None:
             return []
@@ -45,8 +44,8 @@ class Schemas:
                 if len(faults) >= FAULTS_MAX:
                     break
         except (SchemaError, Unresolvable, RecursionError) as error:
-            raise ProblemError(
-                "internal", f"the input schema of the flow {flow.name} cannot be used: {error}"
+            raise Refusal(
+                Kind.INTERNAL, f"the input schema of the flow {flow.name} cannot be used: {error}"
             ) from error
         return faults[:FAULTS_MAX]
 

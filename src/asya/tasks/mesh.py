@@ -1,7 +1,7 @@
-"""What the gateway needs of the mesh around it, and nothing more.
+"""What the task service needs of the mesh around it: flows, actors, and the way to their queues.
 
-The local mesh implements `MeshPort`; a gateway on a cluster gets another one. All names here are
-plain data, so that a test can stand in for a mesh with a few lines.
+`local/mesh_client.py` implements `MeshClient` on one machine. Everything else here is plain data,
+so a test stands in for a mesh with a few lines.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class ActorStatus:
     queue_p99_ms: float | None = None
 
 
-class MeshPort(Protocol):
-    """The mesh as the gateway sees it."""
+class MeshClient(Protocol):
+    """The mesh as the task service sees it."""
 
     @property
     def namespace(self) -> str:
@@ -143,23 +143,4 @@ class MeshPort(Protocol):
 
     def problem(self) -> str | None:
         """Why no envelope can be taken now, for people, or None when all is well."""
-        ...
-
-
-class GatewaySettings(Protocol):
-    """The settings that the HTTP face reads; `asya.settings.Settings` has them all."""
-
-    @property
-    def host(self) -> str:
-        """The address that is bound; on loopback `Host` and `Origin` are checked."""
-        ...
-
-    @property
-    def body_max_bytes(self) -> int:
-        """The largest request body."""
-        ...
-
-    @property
-    def streams_max(self) -> int:
-        """Event streams that may be open at a time."""
         ...

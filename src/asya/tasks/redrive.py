@@ -2,13 +2,14 @@
 
 The new envelope begins anew at the actor that failed: an id of its own, the old one as `parent_id`,
 attempt 1, no deadline unless one is given. Payload and headers are as they were sent, byte by byte,
-but for what the client sets. Refusals are `ProblemError`. Called by `letters`.
+but for what the client sets. Refusals are `Refusal`. Called by `letters`.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -27,19 +28,37 @@ from asya.envelope import (
     raw_json,
 )
 from asya.errors import ParseError, nearest
-from asya.gateway.http.dead_letter_views import Assignment
-from asya.gateway.http.problems import ProblemError
-from asya.gateway.http.views import Fault
 from asya.runtime.paths import parse_path
+from asya.tasks.refusals import Fault, Kind, Refusal
 
 KEPT_HEADERS: Final = frozenset({FLOW_HEADER, BLOB_HEADER})
 """Headers of the system that the new envelope takes over: by which flow it came, and where its
 payload is."""
 
+Assignment = tuple[str, Raw]
+"""A path such as `.payload.x`, `.payload.list[0]` or `.headers.name`, and the JSON value there."""
+
 _SECTIONS: Final = ("payload", "headers")
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list: Final = msgspec.json.Decoder(list[Raw]).decode
 _decode_any: Final = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True)
+class RedriveOptions:
+    """How a dead letter is sent again.
+
+    Attributes:
+        assignments: What is set in the new envelope, in this order.
+        route: In place of the failing actor and the rest of its route, or None.
+        timeout_s: Seconds to the new envelope's deadline, or None for no deadline.
+        force: Send a letter once more that was retried before.
+    """
+
+    assignments: Sequence[Assignment] = ()
+    route: Sequence[str] | None = None
+    timeout_s: float | None = None
+    force: bool = False
 
 
 def as_sent(letter: Envelope) -> Envelope:
@@ -103,13 +122,13 @@ def retry_route(letter: Envelope, sent: Envelope, given: Sequence[str] | None) -
     """The actors of a retry.
 
     Raises:
-        ProblemError: None were given, and the letter does not tell.
+        Refusal: None were given, and the letter does not tell.
     """
     if given is not None:
         return list(given)
     if letter.status.reason == "ParseError":
         detail = "the message could not be read, so it has no route; give one"
-        raise ProblemError("invalid", detail, id=letter.id, errors=[Fault("$.route", detail)])
+        raise Refusal(Kind.INVALID, detail, id=letter.id, faults=[Fault("$.route", detail)])
     return [sent.route.curr, *sent.route.next]
 
 
@@ -117,7 +136,7 @@ def needs_payload(assignments: Sequence[Assignment]) -> bool:
     """Whether the payload must be at hand: a part of it is to be set."""
     return any(
         path.startswith(".payload") and len(_steps(number, path)) > 1
-        for number, path in enumerate(each.path for each in assignments)
+        for number, (path, _) in enumerate(assignments)
     )
 
 
@@ -141,7 +160,7 @@ def new_try(
         deadline: When its time is over, or None.
 
     Raises:
-        ProblemError: A path is none, or does not exist.
+        Refusal: A path is none, or does not exist.
     """
     at = to_rfc3339(now)
     made = Envelope(
@@ -169,7 +188,7 @@ def _is_kept(name: str) -> bool:
 
 
 def _assign(made: Envelope, number: int, assignment: Assignment) -> None:
-    path, value = assignment.path, Raw(assignment.value)
+    path, value = assignment
     section, *steps = _steps(number, path)
     if section == "payload":
         if not steps:
@@ -224,7 +243,7 @@ def _replaced(
     return raw_json(items)
 
 
-def _no_key(number: int, where: str, key: str, fields: Mapping[str, Raw]) -> ProblemError:
+def _no_key(number: int, where: str, key: str, fields: Mapping[str, Raw]) -> Refusal:
     close = nearest(key, fields)
     if close is not None:
         return _no_path(number, f"{where} has no {key!r}; did you mean {close!r}?", close)
@@ -234,6 +253,6 @@ def _no_key(number: int, where: str, key: str, fields: Mapping[str, Raw]) -> Pro
     )
 
 
-def _no_path(number: int, detail: str, close: str | None = None) -> ProblemError:
+def _no_path(number: int, detail: str, close: str | None = None) -> Refusal:
     faults = [Fault(f"$.set[{number}].path", detail)]
-    return ProblemError("invalid", detail, nearest=close, errors=faults)
+    return Refusal(Kind.INVALID, detail, nearest=close, faults=faults)

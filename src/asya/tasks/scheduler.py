@@ -20,8 +20,8 @@ from msgspec import Raw
 
 from asya.clock import Clock, from_rfc3339, seconds_until, to_rfc3339
 from asya.errors import StoreError, nearest
-from asya.gateway.http.problems import ProblemError
 from asya.tasks.idempotency import AdmissionKey
+from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.rules import TaskRow
 from asya.tasks.schedule import DUE_HEADER, NAME_HEADER, ScheduleSpec, plan, run_id
 from asya.tasks.store.base import ScheduleRow
@@ -34,9 +34,6 @@ RETRY_S: Final = 0.5
 
 SUSPENDED_NOTE: Final = timedelta(seconds=60)
 """How old `seen_at` of a suspended schedule may become: what was due meanwhile is not missed."""
-
-AGAIN: Final = frozenset({429, 503, 507})
-"""Statuses of refusals that pass by themselves."""
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +141,7 @@ class Scheduler:
         """One schedule.
 
         Raises:
-            ProblemError: There is none of this name.
+            Refusal: There is none of this name.
             StoreError: The store cannot be read.
         """
         spec = self._spec(name)
@@ -158,7 +155,7 @@ class Scheduler:
             id: The run's id; the same id again is the same run.
 
         Raises:
-            ProblemError: There is none of this name, or the run is refused.
+            Refusal: There is none of this name, or the run is refused.
             StoreError: The store cannot be used; the run may have been admitted.
         """
         spec = self._spec(name)
@@ -175,7 +172,7 @@ class Scheduler:
         """Make no more runs, or make them again; what was due meanwhile is not made up for.
 
         Raises:
-            ProblemError: There is none of this name.
+            Refusal: There is none of this name.
             StoreError: The store cannot be used; nothing has changed.
         """
         spec = self._spec(name)
@@ -251,8 +248,8 @@ class Scheduler:
             at = to_rfc3339(due)
             try:
                 task = await self._admit(spec, run_id(self._namespace, spec.name, due), due)
-            except ProblemError as error:
-                if error.document.status in AGAIN:
+            except Refusal as error:
+                if error.transient:
                     return False
                 row.last_error = f"no run at {at}: {_reason(error)}"
                 _log.warning("schedule %s: %s", spec.name, row.last_error)
@@ -298,8 +295,8 @@ class Scheduler:
         if spec is None:
             close = nearest(name, self._specs)
             hint = f"; did you mean {close!r}?" if close else ""
-            raise ProblemError(
-                "unknown-schedule", f"there is no schedule {name!r}{hint}", nearest=close
+            raise Refusal(
+                Kind.UNKNOWN_SCHEDULE, f"there is no schedule {name!r}{hint}", nearest=close
             )
         return spec
 
@@ -325,7 +322,7 @@ def _no_headers(name: str) -> Mapping[str, str]:
     return {}
 
 
-def _reason(error: ProblemError) -> str:
-    if error.document.type.endswith(":key-taken"):
-        return f"the run before, {error.document.id}, has not ended"
-    return str(error)
+def _reason(error: Refusal) -> str:
+    if error.kind is Kind.KEY_TAKEN:
+        return f"the run before, {error.id}, has not ended"
+    return error.text

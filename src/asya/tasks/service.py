@@ -33,9 +33,7 @@ from asya.errors import (
     TransportUnavailable,
 )
 from asya.events import DeadLetter, Event, Finished, Flown, Forked, Ledger
-from asya.gateway.http.problems import ProblemError
 from asya.tasks.admission import (
-    RETRY_AFTER_S,
     Gate,
     check_headers,
     check_id,
@@ -49,8 +47,9 @@ from asya.tasks.diagnosis.facts import Capturing, Insight
 from asya.tasks.diagnosis.why import Facts
 from asya.tasks.idempotency import AdmissionKey, refused_key
 from asya.tasks.key_reservation import Claim
-from asya.tasks.mesh import MeshPort
+from asya.tasks.mesh import MeshClient
 from asya.tasks.recorder import Recorder
+from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal
 from asya.tasks.rules import TaskRow, note_of
 from asya.tasks.schedule import ScheduleSpec
 from asya.tasks.scheduler import Scheduler
@@ -160,7 +159,7 @@ class TaskService:
     def __init__(
         self,
         store: TaskStore,
-        mesh: MeshPort,
+        mesh: MeshClient,
         clock: Clock,
         limits: ServiceLimits | None = None,
         schedules: Sequence[ScheduleSpec] = (),
@@ -252,11 +251,11 @@ class TaskService:
         """Find out whether the service can do its work.
 
         Raises:
-            ProblemError: It cannot.
+            Refusal: It cannot.
         """
         problem = self.problem()
         if problem is not None:
-            raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
+            raise Refusal(Kind.UNAVAILABLE, problem, retry_after_s=RETRY_AFTER_S)
         await _read(self._store.outbox(limit=1))
 
     # What clients ask for
@@ -314,7 +313,7 @@ class TaskService:
             key: The client's idempotency key with its rules.
 
         Raises:
-            ProblemError: Refused; nothing is left behind. After `unavailable` it may run
+            Refusal: Refused; nothing is left behind. After `unavailable` it may run
                 nevertheless (the broker's answer was lost); the same id or key again is safe.
         """
         check_route(actors)
@@ -357,15 +356,15 @@ class TaskService:
         try:
             return await self._claims.claim(payload, self._claims.threshold_bytes)
         except BlobUnavailable as error:
-            raise ProblemError(
-                "blobs-unavailable", str(error), retry_after_s=RETRY_AFTER_S
+            raise Refusal(
+                Kind.BLOBS_UNAVAILABLE, str(error), retry_after_s=RETRY_AFTER_S
             ) from error
 
     async def _check_route(self, actors: Sequence[str]) -> None:
         """Refuse a route that cannot be taken now."""
         problem = self.problem()
         if problem is not None:
-            raise ProblemError("unavailable", problem, retry_after_s=RETRY_AFTER_S)
+            raise Refusal(Kind.UNAVAILABLE, problem, retry_after_s=RETRY_AFTER_S)
         await self._gate.check(actors)
 
     def _is_published(self, envelope: Envelope) -> None:
@@ -374,7 +373,7 @@ class TaskService:
         self._recorder.add_published(envelope.id)
         self._gate.admitted(envelope.route.curr)
 
-    async def unknown(self, id: str) -> ProblemError:
+    async def unknown(self, id: str) -> Refusal:
         """The refusal of an id that no task has; names the nearest one that has."""
         return unknown(id, await _read(self.insight.nearest_id(id)))
 
@@ -476,7 +475,7 @@ class TaskService:
         """One task.
 
         Raises:
-            ProblemError: Not known, or the store cannot be read.
+            Refusal: Not known, or the store cannot be read.
         """
         detail = await _read(self._store.get(id))
         if detail is None:
@@ -492,15 +491,15 @@ class TaskService:
         """What was kept of a hop's payload.
 
         Raises:
-            ProblemError: The envelope is not known, or nothing was kept.
+            Refusal: The envelope is not known, or nothing was kept.
         """
         await self._recorder.flush()
         found = await _read(self._store.payload(id, n, side, attempt))
         if found is not None:
             return found
         await self.get(id)
-        raise ProblemError(
-            "not-found",
+        raise Refusal(
+            Kind.NOT_FOUND,
             f"of hop {n} no payload ({side}) is kept: it has not come there, spec.capture leaves "
             "it out, or it was forgotten",
             id=id,
@@ -534,7 +533,7 @@ class TaskService:
         """End a task as canceled, and all children of this root; what has ended stays as it is.
 
         Raises:
-            ProblemError: Not known, or the store cannot be written.
+            Refusal: Not known, or the store cannot be written.
         """
         await self._recorder.flush()
         at = to_rfc3339(self._clock.now())
@@ -687,8 +686,8 @@ def _check_found(row: TaskRow, insertion: Insertion, claim: Claim | None) -> Non
     if insertion.refused is not None and claim is not None:
         raise refused_key(insertion.refused, claim, found.id)
     if not insertion.created and found.id == row.id and found.digest not in {None, row.digest}:
-        raise ProblemError(
-            "id-conflict",
+        raise Refusal(
+            Kind.ID_CONFLICT,
             f"the id {row.id!r} belongs to an envelope with another route or payload",
             id=row.id,
         )
@@ -701,24 +700,24 @@ async def _read(reading: Awaitable[_T]) -> _T:
         raise store_problem(error) from error
 
 
-def unknown(id: str, close: str | None = None) -> ProblemError:
+def unknown(id: str, close: str | None = None) -> Refusal:
     """The refusal of an id that no task has; `close` is the nearest one that has."""
     hint = f"; did you mean {close}?" if close else ""
     text = f"there is no envelope {id!r}, or it was swept{hint}"
-    return ProblemError("unknown-envelope", text, id=id, nearest=close)
+    return Refusal(Kind.UNKNOWN_ENVELOPE, text, id=id, nearest=close)
 
 
-def store_problem(error: StoreError) -> ProblemError:
+def store_problem(error: StoreError) -> Refusal:
     """The refusal of what the store cannot do now."""
-    name = "disk-full" if isinstance(error, StoreFull) else "store-unavailable"
-    return ProblemError(name, str(error), retry_after_s=RETRY_AFTER_S)
+    kind = Kind.DISK_FULL if isinstance(error, StoreFull) else Kind.STORE_UNAVAILABLE
+    return Refusal(kind, str(error), retry_after_s=RETRY_AFTER_S)
 
 
-def _publish_problem(envelope: Envelope, error: TransportError) -> ProblemError:
+def _publish_problem(envelope: Envelope, error: TransportError) -> Refusal:
     if isinstance(error, MessageTooLarge):
-        return ProblemError("too-large", str(error), id=envelope.id)
+        return Refusal(Kind.TOO_LARGE, str(error), id=envelope.id)
     if isinstance(error, QueueMissing):
-        return ProblemError(
-            "unknown-actor", f"the actor {envelope.route.curr!r} has no queue", id=envelope.id
+        return Refusal(
+            Kind.UNKNOWN_ACTOR, f"the actor {envelope.route.curr!r} has no queue", id=envelope.id
         )
-    return ProblemError("unavailable", str(error), id=envelope.id, retry_after_s=RETRY_AFTER_S)
+    return Refusal(Kind.UNAVAILABLE, str(error), id=envelope.id, retry_after_s=RETRY_AFTER_S)

@@ -26,9 +26,8 @@ from asya.envelope import ErrorInfo, Route
 from asya.events import DeadLetter, Finished, Forked, HopEnded, HopSent, HopStarted
 from asya.tasks.key_reservation import Claim, KeyPolicy
 from asya.tasks.rules import Note, StuckData, TaskRow, note_of
-from asya.tasks.store.base import Detail, Query, ScheduleRow, TaskStore
+from asya.tasks.store.base import Detail, LetterQuery, LetterRow, Query, ScheduleRow, TaskStore
 from asya.tasks.store.payloads import Keeping, Seen
-from asya.tasks.store.sqlite.dead_letters import LetterQuery, LetterRow
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -10,13 +10,13 @@ from asya.errors import QueueMissing, TransportUnavailable
 from asya.local.mesh_client import LocalPort
 from asya.scaling import Bounds
 from asya.sidecar import Cancels
-from asya.tasks.mesh import FlowSpec, MeshPort
+from asya.tasks.mesh import FlowSpec, MeshClient
 
 FLOWS = {"search": FlowSpec("search", ("work",))}
 
 
 @pytest.fixture
-async def port(cell: Any) -> MeshPort:
+async def port(cell: Any) -> MeshClient:
     await cell.start(Bounds(minimum=0, maximum=1, cooldown_s=60))
     return LocalPort(
         "default",
@@ -28,7 +28,7 @@ async def port(cell: Any) -> MeshPort:
     )
 
 
-async def test_an_envelope_goes_to_the_queue_it_names(port: MeshPort, cell: Any):
+async def test_an_envelope_goes_to_the_queue_it_names(port: MeshClient, cell: Any):
     envelope = new_envelope(["work"], raw_json(0), now=SystemClock().now(), id="e")
     await port.publish(envelope, dedup_id="e")
     await port.publish(envelope, dedup_id="e")
@@ -40,7 +40,7 @@ async def test_an_envelope_goes_to_the_queue_it_names(port: MeshPort, cell: Any)
 
 
 async def test_the_queue_of_an_actor_that_runs_is_missing_for_a_while_only(
-    port: MeshPort, cell: Any
+    port: MeshClient, cell: Any
 ):
     envelope = new_envelope(["work"], raw_json(0), now=SystemClock().now(), id="e")
     await cell.transport.delete("asya-default-work")
@@ -48,7 +48,7 @@ async def test_the_queue_of_an_actor_that_runs_is_missing_for_a_while_only(
         await port.publish(envelope, dedup_id="e")
 
 
-async def test_it_tells_what_runs(port: MeshPort, cell: Any):
+async def test_it_tells_what_runs(port: MeshClient, cell: Any):
     assert await port.actors() == ["work"]
     assert port.flows() == FLOWS
     assert port.namespace == "default"
@@ -64,7 +64,7 @@ async def test_it_tells_what_runs(port: MeshPort, cell: Any):
     gate.touch()
 
 
-async def test_a_replica_that_loads_is_shown_and_so_is_one_that_cannot(port: MeshPort, cell: Any):
+async def test_a_replica_that_loads_is_shown_and_so_is_one_that_cannot(port: MeshClient, cell: Any):
     cell.replicas.start(1)
     await cell.until(lambda: cell.replicas.starting)
     (status,) = await port.actor_status()
@@ -78,7 +78,7 @@ async def test_a_replica_that_loads_is_shown_and_so_is_one_that_cannot(port: Mes
 
 
 async def test_a_broker_that_does_not_answer_hides_no_actor(
-    port: MeshPort, cell: Any, monkeypatch: pytest.MonkeyPatch
+    port: MeshClient, cell: Any, monkeypatch: pytest.MonkeyPatch
 ):
     async def no_answer(queue: str) -> None:
         raise TransportUnavailable("no answer")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from asya.errors import TransportUnavailable
-from asya.gateway.http.problems import ProblemError
 from asya.tasks.admission import Gate, seconds
 from asya.tasks.input_schema import Schemas
 from asya.tasks.mesh import FlowSpec
+from asya.tasks.refusals import Kind, Refusal
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_duration_is_a_text_or_a_number(given, found):
 
 @pytest.mark.parametrize("given", ["", "soon", "-1s", "1e3", "9" * 50, -0.1, 1e12, float("nan")])
 def test_what_is_no_duration_is_refused(given):
-    with pytest.raises(ProblemError, match=r"\?wait"):
+    with pytest.raises(Refusal, match=r"\?wait"):
         seconds(given, "?wait")
 
 
@@ -30,11 +30,11 @@ async def test_a_queue_that_was_full_is_asked_again_soon(mesh, monkeypatch):
     monkeypatch.setattr("asya.tasks.admission.time.monotonic", lambda: now[0])
     gate = Gate(mesh, queue_max=5)
     mesh.depths["a"] = 5
-    with pytest.raises(ProblemError):
+    with pytest.raises(Refusal):
         await gate.check(["a"])
     mesh.depths["a"] = 0
     now[0] += 0.4
-    with pytest.raises(ProblemError):
+    with pytest.raises(Refusal):
         await gate.check(["a"])
     now[0] += 0.2
     await gate.check(["a"])
@@ -77,8 +77,6 @@ def test_faults_are_bounded():
     "schema", [{"type": "strnig"}, {"$ref": "#/nowhere"}, {"$ref": "http://127.0.0.1:9/schema"}]
 )
 def test_a_schema_that_cannot_be_used_is_the_meshs_fault(schema):
-    with pytest.raises(
-        ProblemError, match="the input schema of the flow f cannot be used"
-    ) as caught:
+    with pytest.raises(Refusal, match="the input schema of the flow f cannot be used") as caught:
         faults(schema, 1)
-    assert caught.value.document.status == 500
+    assert caught.value.kind is Kind.INTERNAL

@@ -12,9 +12,10 @@ from asya.blobs.memory import MemoryBlobs
 from asya.envelope import BLOB_HEADER, Route, raw_json
 from asya.events import Finished
 from asya.gateway.http.body import parse, parse_as
-from asya.gateway.http.problems import ProblemError
+from asya.gateway.http.problems import HttpProblem
 from asya.gateway.http.results import envelope_response
 from asya.gateway.http.views import EnvelopeRequest
+from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.service import ServiceLimits, TaskService
 from asya.tasks.store.sqlite.tasks import SqliteStore
 
@@ -62,22 +63,22 @@ class TestAdmission:
 
     async def test_the_same_id_with_another_big_payload_is_refused(self, service):
         await service.admit(["a"], BIG, id="one")
-        with pytest.raises(ProblemError) as refused:
+        with pytest.raises(Refusal) as refused:
             await service.admit(["a"], raw_json("y" * 10_000), id="one")
-        assert refused.value.document.title == "The id belongs to another envelope"
+        assert refused.value.kind is Kind.ID_CONFLICT
 
     async def test_an_outage_refuses_big_payloads_and_leaves_nothing(self, service, mesh, blobs):
         blobs.outage = "the disk is full"
-        with pytest.raises(ProblemError) as refused:
+        with pytest.raises(Refusal) as refused:
             await service.admit(["a"], BIG, id="one")
-        assert (refused.value.document.status, mesh.published) == (503, [])
-        assert "the disk is full" in refused.value.document.detail
-        with pytest.raises(ProblemError):
+        assert (refused.value.kind, mesh.published) == (Kind.BLOBS_UNAVAILABLE, [])
+        assert "the disk is full" in refused.value.text
+        with pytest.raises(Refusal):
             await service.get("one")
         await service.admit(["a"], raw_json("small"))
 
     async def test_a_client_cannot_name_a_blob_itself(self, service):
-        with pytest.raises(ProblemError, match="belongs to the system"):
+        with pytest.raises(Refusal, match="belongs to the system"):
             await service.admit(["a"], Raw(b"null"), headers={BLOB_HEADER: {}})
 
 
@@ -128,16 +129,16 @@ class TestResults:
     async def test_one_that_is_gone_says_so(self, service, blobs):
         detail = await self.ended(service, BIG)
         blobs.blobs.clear()
-        with pytest.raises(ProblemError) as gone:
+        with pytest.raises(HttpProblem) as gone:
             await envelope_response(detail, blobs)
-        assert gone.value.document.status == 410
+        assert gone.value.name == "result-gone"
 
     async def test_one_that_cannot_be_had_now_says_when_to_ask_again(self, service, blobs):
         detail = await self.ended(service, BIG)
         blobs.outage = "away"
-        with pytest.raises(ProblemError) as away:
+        with pytest.raises(Refusal) as away:
             await envelope_response(detail, blobs)
-        assert (away.value.document.status, away.value.retry_after_s) == (503, 1)
+        assert (away.value.kind, away.value.retry_after_s) == (Kind.BLOBS_UNAVAILABLE, 1)
 
 
 class TestBodies:
@@ -164,14 +165,14 @@ class TestBodies:
         ],
     )
     def test_a_number_that_no_schema_fits_is_named(self, data, path):
-        with pytest.raises(ProblemError) as refused:
+        with pytest.raises(Refusal) as refused:
             parse(data)
-        assert refused.value.document.status == 422
-        assert [fault.path for fault in refused.value.document.errors or ()] == [path]
+        assert refused.value.kind is Kind.INVALID_PAYLOAD
+        assert [fault.path for fault in refused.value.faults] == [path]
 
     @pytest.mark.parametrize("end", [b"", b",}", b'\xff"}', b'\\x"}', b'"} 1'])
     def test_what_is_no_json_is_refused_however_large(self, end):
         for size in (1, LARGE):
-            with pytest.raises(ProblemError) as refused:
+            with pytest.raises(HttpProblem) as refused:
                 parse(b'{"text":"' + b"x" * size + end, values=False)
-            assert refused.value.document.status == 400
+            assert refused.value.name == "not-json"

@@ -10,9 +10,9 @@ import pytest
 from msgspec import Raw
 
 from asya.errors import QueueMissing, TransportUnavailable
-from asya.gateway.http.problems import ProblemError
 from asya.tasks.idempotency import AdmissionKey, begin_time, read_key
 from asya.tasks.mesh import Idempotency
+from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.store.base import Query
 
 PAYLOAD = Raw(b'{"q": 1.0}')
@@ -23,14 +23,14 @@ def key(policy: Any = "return-existing", life_s: float | None = 3600.0) -> Admis
     return AdmissionKey("route:a", "order-17", Idempotency(policy, life_s))
 
 
-async def refusal(awaitable) -> ProblemError:
-    with pytest.raises(ProblemError) as caught:
+async def refusal(awaitable) -> Refusal:
+    with pytest.raises(Refusal) as caught:
         await awaitable
     return caught.value
 
 
-def name_of(error: ProblemError) -> str:
-    return str(error.document.type.rpartition(":")[2])
+def name_of(error: Refusal) -> str:
+    return str(error.kind)
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_a_request_says_its_own_rules():
     ],
 )
 def test_a_key_that_cannot_be_used_is_refused(headers, said):
-    with pytest.raises(ProblemError) as caught:
+    with pytest.raises(Refusal) as caught:
         read_key(headers, "flow:f", Idempotency())
-    assert (name_of(caught.value), said in caught.value.document.detail) == ("invalid", True)
+    assert (name_of(caught.value), said in caught.value.text) == ("invalid", True)
 
 
 def test_begin_times():
@@ -108,9 +108,9 @@ def test_begin_times():
     ],
 )
 def test_a_begin_time_that_cannot_be_used_is_refused(not_before, delay, said):
-    with pytest.raises(ProblemError) as caught:
+    with pytest.raises(Refusal) as caught:
         begin_time(not_before, delay, NOW, "?")
-    assert said in caught.value.document.detail
+    assert said in caught.value.text
 
 
 async def test_two_hundred_requests_with_one_key_are_one_task(service, mesh):
@@ -147,15 +147,15 @@ async def test_a_key_survives_a_restart(make_service, mesh):
 async def test_reject_names_the_task_that_holds_the_key(service):
     first = await service.admit(["a"], PAYLOAD, key=key())
     error = await refusal(service.admit(["a"], PAYLOAD, key=key("reject")))
-    assert (name_of(error), error.document.status) == ("key-taken", 409)
-    assert error.document.id == first.id
+    assert error.kind is Kind.KEY_TAKEN
+    assert error.id == first.id
 
 
 async def test_the_same_key_with_another_payload_is_refused(service):
     first = await service.admit(["a"], PAYLOAD, key=key())
     error = await refusal(service.admit(["a"], Raw(b"2"), key=key()))
-    assert (name_of(error), error.document.status) == ("key-reused", 422)
-    assert error.document.id == first.id
+    assert error.kind is Kind.KEY_REUSED
+    assert error.id == first.id
 
 
 async def test_replace_cancels_the_old_one_everywhere(service, mesh):
@@ -185,7 +185,7 @@ async def test_a_key_outlives_a_broker_that_gave_no_answer(service, mesh):
     # when the client asks again, then it is that task
     mesh.failure = None
     again = await service.take(["a"], PAYLOAD, key=key())
-    assert (again.row.id, again.replayed) == (error.document.id, True)
+    assert (again.row.id, again.replayed) == (error.id, True)
     assert len(mesh.published) == 1
 
 

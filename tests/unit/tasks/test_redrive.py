@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from asya.envelope import Envelope, ErrorInfo, Route, Status, decode, encode, raw_json
-from asya.gateway.http.dead_letter_views import Assignment
-from asya.gateway.http.problems import ProblemError
 from asya.sidecar.decide import fail, mismatch, undeliverable, unparsable
 from asya.tasks.redrive import as_sent, needs_payload, new_try, retry_route
+from asya.tasks.refusals import Refusal
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BODY = (
@@ -34,7 +33,7 @@ def letter() -> Envelope:
 def tried(letter, *assignments, route=None):
     sent = as_sent(letter)
     actors = retry_route(letter, sent, route)
-    return new_try(sent, actors, [Assignment(*each) for each in assignments], id="new", now=NOW)
+    return new_try(sent, actors, assignments, id="new", now=NOW)
 
 
 def test_the_failing_actor_gets_it_again_and_the_rest_of_its_route(letter):
@@ -84,7 +83,7 @@ def test_a_foreign_envelope_goes_to_the_actor_that_it_names():
 )
 def test_what_was_no_envelope_needs_a_route(body, payload):
     letter = unparsable("a", "not JSON", body, NOW).envelope
-    with pytest.raises(ProblemError, match="it has no route; give one"):
+    with pytest.raises(Refusal, match="it has no route; give one"):
         tried(letter)
     made = tried(letter, route=["a"])
     assert json.loads(bytes(made.payload)) == payload
@@ -128,19 +127,17 @@ def test_a_header_is_set(letter):
     ],
 )
 def test_a_path_that_does_not_exist_is_refused(letter, path, text, close):
-    with pytest.raises(ProblemError, match=re.escape(text)) as refused:
+    with pytest.raises(Refusal, match=re.escape(text)) as refused:
         tried(letter, (".payload.text", Raw(b"1")), (path, Raw(b"1")))
-    assert refused.value.document.nearest == close
-    faults = refused.value.document.errors
+    assert refused.value.nearest == close
+    faults = refused.value.faults
     assert faults is not None
     assert faults[0].path == "$.set[1].path"
 
 
 def test_only_parts_of_the_payload_need_it():
-    assert needs_payload([Assignment(".payload.x", Raw(b"1"))])
-    assert not needs_payload(
-        [Assignment(".payload", Raw(b"1")), Assignment(".headers.x", Raw(b""))]
-    )
+    assert needs_payload([(".payload.x", Raw(b"1"))])
+    assert not needs_payload([(".payload", Raw(b"1")), (".headers.x", Raw(b""))])
 
 
 @given(

@@ -13,7 +13,7 @@ from msgspec import Raw
 from asya.clock import to_rfc3339
 from asya.envelope import Route
 from asya.errors import StoreError
-from asya.gateway.http.problems import ProblemError
+from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.rules import TaskRow
 from asya.tasks.schedule import MISSED_MAX, ScheduleSpec, plan, run_id
 from asya.tasks.scheduler import Scheduler
@@ -64,8 +64,8 @@ class Admissions:
         self.taken: dict[str, Any] = {}
         self.asked: list[str] = []
         self.traces: list[str | None] = []
-        self.refusals: list[ProblemError] = []
-        self.trouble: ProblemError | None = None
+        self.refusals: list[Refusal] = []
+        self.trouble: Refusal | None = None
 
     async def admit(self, actors, payload, *, id, headers, timeout_s, flow, key) -> TaskRow:
         self.asked.append(id)
@@ -235,7 +235,7 @@ def test_a_thousand_schedules_are_looked_at_when_they_are_due():
 
 def test_a_mesh_in_trouble_gets_the_run_when_it_is_back():
     async def story(world):
-        world.admissions.trouble = ProblemError("unavailable", "the broker is gone")
+        world.admissions.trouble = Refusal(Kind.UNAVAILABLE, "the broker is gone")
         running = asyncio.create_task(world.during(HOUR + 120, hourly(missed_runs="skip")))
         await asyncio.sleep(HOUR + 20)
         world.admissions.trouble = None
@@ -248,7 +248,7 @@ def test_a_mesh_in_trouble_gets_the_run_when_it_is_back():
 
 def test_a_run_that_can_never_be_admitted_is_left_out_and_told_of():
     async def story(world):
-        world.admissions.refusals = [ProblemError("unknown-actor", "there is no actor 'a'")]
+        world.admissions.refusals = [Refusal(Kind.UNKNOWN_ACTOR, "there is no actor 'a'")]
         running = world.scheduler(hourly())
         running.start()
         await asyncio.sleep(HOUR + 60)
@@ -265,7 +265,7 @@ def test_a_run_that_can_never_be_admitted_is_left_out_and_told_of():
 
 def test_forbid_leaves_a_run_out_while_the_one_before_runs():
     async def story(world):
-        world.admissions.refusals = [ProblemError("key-taken", "held", id="before")]
+        world.admissions.refusals = [Refusal(Kind.KEY_TAKEN, "held", id="before")]
         await world.during(HOUR + 60, hourly(concurrency_policy="forbid"))
 
     world = play(story)
@@ -328,9 +328,9 @@ def test_run_now_is_a_run_of_its_own():
         assert (await running.run("report")).id != "mine"
         state = await running.state("report")
         assert state.last_at == to_rfc3339(START + timedelta(seconds=10))
-        with pytest.raises(ProblemError, match="did you mean 'report'"):
+        with pytest.raises(Refusal, match="did you mean 'report'"):
             await running.run("reprot")
-        with pytest.raises(ProblemError, match="no schedule 'x'"):
+        with pytest.raises(Refusal, match="no schedule 'x'"):
             await running.suspend("x", suspended=True)
 
     play(story)

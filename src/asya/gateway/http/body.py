@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Raw
 from starlette.requests import Request
 
-from asya.gateway.http.problems import ProblemError
-from asya.gateway.http.views import Fault
+from asya.gateway.http.problems import HttpProblem
 from asya.tasks.input_schema import member_path
+from asya.tasks.refusals import Fault, Kind, Refusal
 
 BODY_TIMEOUT_S: Final = 30.0
 """Seconds within which a body must have arrived."""
@@ -52,7 +52,8 @@ class Bodies:
         """The body, for the time of the block.
 
         Raises:
-            ProblemError: Not JSON by its media type, too large, too slow, or no room now.
+            HttpProblem: Not JSON by its media type, or too slow.
+            Refusal: Too large, or no room now.
         """
         _check_media_type(request)
         announced = _announced(request)
@@ -78,19 +79,19 @@ class Bodies:
                         hold.size = size
                     parts.append(chunk)
         except TimeoutError:
-            raise ProblemError(
+            raise HttpProblem(
                 "body-timeout", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} seconds"
             ) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _check_size(self, size: int) -> None:
         if size > self._body_max:
-            raise ProblemError("too-large", f"a body may have {self._body_max} bytes")
+            raise Refusal(Kind.TOO_LARGE, f"a body may have {self._body_max} bytes")
 
     def _reserve(self, size: int) -> None:
         if self.held_bytes + size > self._all_max:
-            raise ProblemError(
-                "unavailable", "too many large bodies arrive at the same time", retry_after_s=1
+            raise Refusal(
+                Kind.UNAVAILABLE, "too many large bodies arrive at the same time", retry_after_s=1
             )
         self.held_bytes += size
 
@@ -101,7 +102,7 @@ def _check_media_type(request: Request) -> None:
         return
     kind = given.split(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and "+json" in kind):
-        raise ProblemError(
+        raise HttpProblem(
             "not-json-type",
             f"the body is said to be {kind or 'nothing'}; send JSON with the header "
             "`Content-Type: application/json`",
@@ -124,7 +125,8 @@ def parse(data: bytes, *, values: bool = True) -> tuple[Any, Raw]:
         values: Whether the values are wanted; without, they are None.
 
     Raises:
-        ProblemError: It is not JSON, or (`values`) a number is too large to be compared.
+        HttpProblem: It is not JSON.
+        Refusal: With `values`, a number is too large to be compared.
     """
     try:
         if not data.isascii():
@@ -132,12 +134,12 @@ def parse(data: bytes, *, values: bool = True) -> tuple[Any, Raw]:
         raw = _decode_raw(data)
         return (_built(data) if values else None), raw
     except RecursionError:
-        raise ProblemError("not-json", "the JSON is nested too deeply") from None
+        raise HttpProblem("not-json", "the JSON is nested too deeply") from None
     except UnicodeDecodeError as error:
-        raise ProblemError("not-json", f"the body is not UTF-8: {error.reason}") from error
+        raise HttpProblem("not-json", f"the body is not UTF-8: {error.reason}") from error
     except msgspec.DecodeError as error:
         detail = str(error) if data.strip() else "the body is empty; send a JSON value"
-        raise ProblemError("not-json", detail) from error
+        raise HttpProblem("not-json", detail) from error
 
 
 def _built(data: bytes) -> Any:
@@ -148,10 +150,10 @@ def _built(data: bytes) -> Any:
         # msgspec's path leaves the keys out
         path = _path_of_overflow(data)
         said = "the number is out of the range that a schema can be applied to"
-        raise ProblemError(
-            "invalid-payload",
+        raise Refusal(
+            Kind.INVALID_PAYLOAD,
             f"the payload cannot be compared with the input schema: {path}: {said}",
-            errors=[Fault(path, said)],
+            faults=[Fault(path, said)],
         ) from error
 
 
@@ -181,7 +183,8 @@ def parse_as(kind: type[T], data: bytes) -> T:
     """A JSON text as a struct.
 
     Raises:
-        ProblemError: Not JSON, or a field is missing, unknown or of a wrong type.
+        HttpProblem: Not JSON.
+        Refusal: A field is missing, unknown or of a wrong type.
     """
     parse(data, values=False)
     try:
@@ -189,4 +192,4 @@ def parse_as(kind: type[T], data: bytes) -> T:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `")
         fault = Fault(path.rstrip("`") or "$", message)
-        raise ProblemError("invalid", str(error), errors=[fault]) from error
+        raise Refusal(Kind.INVALID, str(error), faults=[fault]) from error

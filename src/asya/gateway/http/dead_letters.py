@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from datetime import timedelta
 from typing import Final, TypeVar, cast
 
 from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
 
+from asya.clock import to_rfc3339
 from asya.envelope import encode, raw_json
 from asya.errors import StoreError
 from asya.gateway.http import dead_letter_views as letter_views
 from asya.gateway.http import views
 from asya.gateway.http.body import Bodies, parse_as
 from asya.gateway.http.present import hops, summary_view
-from asya.gateway.http.problems import ProblemError
 from asya.gateway.http.respond import json_response
-from asya.gateway.http.views import ErrorView, Fault, RouteView
-from asya.tasks.dead_letters import OpenLetter, case_of
+from asya.gateway.http.views import ErrorView, RouteView
+from asya.tasks.admission import seconds
+from asya.tasks.dead_letters import PURGE_STEP, OpenLetter, case_of
+from asya.tasks.redrive import RedriveOptions
+from asya.tasks.refusals import Fault, Kind, Refusal
 from asya.tasks.service import TaskService, store_problem
-from asya.tasks.store.sqlite.dead_letters import LetterGroup, LetterQuery, LetterRow, LetterStatus
+from asya.tasks.store.base import LetterGroup, LetterQuery, LetterRow, LetterStatus
 
 LETTER_STATES: Final = ("dead", "retried", "purged")
 GROUPINGS: Final = ("fingerprint", "none")
@@ -74,7 +78,7 @@ class LetterEndpoints:
         await _stored(self._service.letters.get_row(id_))
         async with self._bodies.read(request) as data:
             asked = parse_as(letter_views.RetryRequest, data or b"{}")
-        row = await _stored(self._service.letters.retry(id_, asked))
+        row = await _stored(self._service.letters.retry(id_, _options(asked)))
         url = f"/v1/envelopes/{row.id}"
         accepted = views.Accepted(row.id, summary_view(row).status, url, f"{url}/events")
         return json_response(accepted, 202, {"Location": url})
@@ -83,7 +87,18 @@ class LetterEndpoints:
         """Send many again."""
         async with self._bodies.read(request) as data:
             asked = parse_as(letter_views.BulkRetryRequest, data)
-        return json_response(await _stored(self._service.letters.retry_some(asked)))
+        query, options = _query(asked, limit=asked.limit), _options(asked)
+        done = await _stored(
+            self._service.letters.retry_some(query, options, rate=asked.rate, cursor=asked.cursor)
+        )
+        return json_response(
+            letter_views.BulkRetried(
+                [letter_views.RetriedLetter(*each) for each in done.retried],
+                [letter_views.RetriedLetter(*each) for each in done.already],
+                [letter_views.RefusedLetter(*each) for each in done.refused],
+                done.next_cursor,
+            )
+        )
 
     async def purge_dead(self, request: Request) -> Response:
         """Throw one away."""
@@ -94,8 +109,40 @@ class LetterEndpoints:
         """Throw many away."""
         async with self._bodies.read(request) as data:
             asked = parse_as(letter_views.PurgeRequest, data)
-        count = await _stored(self._service.letters.purge(asked))
-        return json_response(letter_views.Purged(count))
+        older_than = None
+        if asked.older_than is not None:
+            age = timedelta(seconds=seconds(asked.older_than, "$.older_than"))
+            older_than = to_rfc3339(self._service.now() - age)
+        query = _query(asked, limit=PURGE_STEP, older_than=older_than)
+        return json_response(letter_views.Purged(await _stored(self._service.letters.purge(query))))
+
+
+def _options(asked: letter_views.RetryRequest | letter_views.BulkRetryRequest) -> RedriveOptions:
+    return RedriveOptions(
+        [(each.path, Raw(each.value)) for each in asked.set],
+        asked.route,
+        None if asked.timeout is None else seconds(asked.timeout, "$.timeout"),
+        asked.force,
+    )
+
+
+def _query(
+    asked: letter_views.BulkRetryRequest | letter_views.PurgeRequest,
+    *,
+    limit: int,
+    older_than: str | None = None,
+) -> LetterQuery:
+    if (asked.ids is not None) + (asked.filter is not None) + asked.all != 1:
+        raise Refusal.invalid("give exactly one of ids, filter and all", "$")
+    chosen = asked.filter or letter_views.LetterFilter()
+    return LetterQuery(
+        actor=chosen.actor,
+        reason=chosen.reason,
+        fingerprint=chosen.fingerprint,
+        ids=None if asked.ids is None else tuple(asked.ids),
+        older_than=older_than,
+        limit=limit,
+    )
 
 
 async def _stored(working: Awaitable[_T]) -> _T:
@@ -123,8 +170,8 @@ def _number(given: str, name: str, most: int) -> int:
     return number
 
 
-def _bad(name: str, detail: str) -> ProblemError:
-    return ProblemError("invalid", f"?{name}: {detail}", errors=[Fault(f"?{name}", detail)])
+def _bad(name: str, detail: str) -> Refusal:
+    return Refusal(Kind.INVALID, f"?{name}: {detail}", faults=[Fault(f"?{name}", detail)])
 
 
 def _summary(row: LetterRow) -> letter_views.LetterSummary:

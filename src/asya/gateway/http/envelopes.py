@@ -1,7 +1,7 @@
 """The handlers of the operations in `operations`, one method each.
 
 They read the request, ask the task service, and answer; what is refused is raised as a
-`ProblemError`. A payload's bytes are let go before a request begins to wait.
+`Refusal` or an `HttpProblem`. A payload's bytes are let go before a request begins to wait.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from asya.gateway.http.body import Bodies, parse, parse_as
 from asya.gateway.http.dead_letters import LetterEndpoints
 from asya.gateway.http.operations import LIST_MAX, STATUSES
 from asya.gateway.http.present import summary_view
-from asya.gateway.http.problems import ProblemError
+from asya.gateway.http.problems import HttpProblem
 from asya.gateway.http.respond import json_response
 from asya.gateway.http.results import envelope_response
 from asya.gateway.http.schedules import ScheduleEndpoints
 from asya.gateway.http.sse import EventStream
-from asya.gateway.http.views import Fault
 from asya.gateway.metrics import metrics_response
 from asya.gateway.middleware import TRACE
+from asya.gateway.settings import GatewaySettings
 from asya.tasks.admission import check_id, seconds
 from asya.tasks.diagnosis.why import why
 from asya.tasks.idempotency import REPLAYED_HEADER, begin_time, read_key
 from asya.tasks.input_schema import Schemas
-from asya.tasks.mesh import FlowSpec, GatewaySettings, Idempotency, MeshPort
+from asya.tasks.mesh import FlowSpec, Idempotency, MeshClient
+from asya.tasks.refusals import Fault, Kind, Refusal
 from asya.tasks.rules import TaskRow
 from asya.tasks.service import Admission, Ending, TaskService
 from asya.tasks.store.base import Query
@@ -64,7 +65,7 @@ class Endpoints(ScheduleEndpoints, LetterEndpoints):
     """
 
     def __init__(
-        self, service: TaskService, mesh: MeshPort, settings: GatewaySettings, metrics: Metrics
+        self, service: TaskService, mesh: MeshClient, settings: GatewaySettings, metrics: Metrics
     ) -> None:
         super().__init__(service)
         self._mesh = mesh
@@ -139,10 +140,10 @@ class Endpoints(ScheduleEndpoints, LetterEndpoints):
             faults = self._schemas.faults(flow, value)
         if faults:
             paths = ", ".join(dict.fromkeys(fault.path for fault in faults))
-            raise ProblemError(
-                "invalid-payload",
+            raise Refusal(
+                Kind.INVALID_PAYLOAD,
                 f"the payload does not fit the input schema of the flow {flow.name}: {paths}",
-                errors=faults,
+                faults=faults,
             )
 
     async def _answer(
@@ -249,13 +250,13 @@ class Endpoints(ScheduleEndpoints, LetterEndpoints):
     async def stream_events(self, request: Request) -> Response:
         """Stream events."""
         if request.method == "HEAD":
-            raise ProblemError("method-not-allowed", "a stream has no HEAD", allow="GET")
+            raise HttpProblem("method-not-allowed", "a stream has no HEAD", allow="GET")
         id_ = request.path_params["id"]
         seen = request.headers.get("last-event-id", "0")
         if not (seen.isascii() and seen.isdigit() and len(seen) < 19):
-            raise ProblemError("bad-request", f"Last-Event-ID is a number, not {seen!r}")
+            raise HttpProblem("bad-request", f"Last-Event-ID is a number, not {seen!r}")
         if self._streams >= self._streams_max:
-            raise ProblemError(
+            raise HttpProblem(
                 "too-many-streams",
                 f"{self._streams_max} event streams are open, which is the bound",
                 retry_after_s=5,
@@ -273,7 +274,7 @@ class Endpoints(ScheduleEndpoints, LetterEndpoints):
         try:
             actors = await self._mesh.actor_status()
         except TransportError as error:
-            raise ProblemError("unavailable", str(error), retry_after_s=1) from error
+            raise Refusal(Kind.UNAVAILABLE, str(error), retry_after_s=1) from error
         paced = [self._service.insight.with_pace(each) for each in actors]
         return json_response(views.ActorList(paced))
 
@@ -332,7 +333,7 @@ class Endpoints(ScheduleEndpoints, LetterEndpoints):
         if flow is None:
             close = nearest(name, flows)
             hint = f"; did you mean {close!r}?" if close else ""
-            raise ProblemError("unknown-flow", f"there is no flow {name!r}{hint}", nearest=close)
+            raise Refusal(Kind.UNKNOWN_FLOW, f"there is no flow {name!r}{hint}", nearest=close)
         return flow
 
 
@@ -366,5 +367,5 @@ def _yes_or_no(given: str | None, name: str) -> bool | None:
     return None if given is None else given == "true"
 
 
-def _bad_query(name: str, detail: str) -> ProblemError:
-    return ProblemError("invalid", f"?{name}: {detail}", errors=[Fault(f"?{name}", detail)])
+def _bad_query(name: str, detail: str) -> Refusal:
+    return Refusal(Kind.INVALID, f"?{name}: {detail}", faults=[Fault(f"?{name}", detail)])

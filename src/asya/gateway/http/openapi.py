@@ -20,7 +20,7 @@ from asya.gateway.http.operations import (
     Operation,
     Parameter,
 )
-from asya.gateway.http.problems import KINDS
+from asya.gateway.http.problems import PROBLEM_TYPES
 
 _REF: Final = "#/components/schemas/{name}"
 _PROBLEM: Final = "application/problem+json"
@@ -98,11 +98,11 @@ def _problems(operation: Operation) -> dict[str, Any]:
     names: dict[int, list[str]] = {}
     strict = ("invalid",) if operation.strict else ()
     for name in (*operation.problems, *strict, *COMMON_PROBLEMS):
-        names.setdefault(KINDS[name][0], []).append(name)
+        names.setdefault(PROBLEM_TYPES[name][0], []).append(name)
     schema = {"$ref": _REF.format(name="Problem")}
     made: dict[str, Any] = {}
     for status, kinds in sorted(names.items()):
-        titles = "; ".join(f"`{name}`: {KINDS[name][1]}" for name in dict.fromkeys(kinds))
+        titles = "; ".join(f"`{name}`: {PROBLEM_TYPES[name][1]}" for name in dict.fromkeys(kinds))
         made[str(status)] = {"description": titles, "content": {_PROBLEM: {"schema": schema}}}
         if status in {429, 503, 507}:
             made[str(status)]["headers"] = {

@@ -37,7 +37,7 @@ class Operation:
     Attributes:
         name: Also the operation's id and the handler's name.
         answers: Model by status; None is an answer without content.
-        problems: Names in `problems.KINDS`; those that every operation may give are left out.
+        problems: Names in `problems.PROBLEM_TYPES`; those that every operation may give are left out.
         body: Model of the request's body, `Any` for any JSON value, or None.
         media: The media type of the answers.
     """

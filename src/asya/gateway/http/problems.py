@@ -1,20 +1,21 @@
-"""Everything the HTTP face refuses: one table of problems (RFC 9457), one exception.
+"""Problem documents (RFC 9457): one table from the kind of a refusal to its HTTP status and title.
 
-Raised by the task service and the face alike; `app` turns them into documents. The name is the
-stable part that clients switch on, the detail says what was wrong, where, and what to do.
+The task service raises a `Refusal`. What only HTTP can refuse (a body that is no JSON, an unknown
+path) is an `HttpProblem`. `app` turns both into documents. Clients switch on the `type`, which has
+the code and the name of the kind; the `detail` says what was wrong, where, and what to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from asya.codes import Code
 from asya.errors import AsyaError
-from asya.gateway.http.views import Fault, Problem
+from asya.gateway.http.views import Problem
+from asya.tasks.refusals import Kind, Refusal
 
 
-class Kind(NamedTuple):
+class ProblemType(NamedTuple):
     """A row of the table: the HTTP status, a title, and the code whose page tells the rest."""
 
     status: int
@@ -22,53 +23,52 @@ class Kind(NamedTuple):
     code: Code
 
 
-KINDS: Final[dict[str, Kind]] = {
-    "bad-request": Kind(400, "The request cannot be read", Code.BAD_REQUEST),
-    "not-json": Kind(400, "The body is not JSON", Code.NOT_JSON),
-    "forbidden-origin": Kind(403, "Not for web pages of other sites", Code.FORBIDDEN_ORIGIN),
-    "not-found": Kind(404, "There is no such resource", Code.NOT_FOUND),
-    "unknown-flow": Kind(404, "There is no such flow", Code.UNKNOWN_FLOW),
-    "unknown-envelope": Kind(404, "There is no such envelope", Code.UNKNOWN_ENVELOPE),
-    "unknown-schedule": Kind(404, "There is no such schedule", Code.UNKNOWN_SCHEDULE),
-    "method-not-allowed": Kind(
+PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
+    "bad-request": ProblemType(400, "The request cannot be read", Code.BAD_REQUEST),
+    "not-json": ProblemType(400, "The body is not JSON", Code.NOT_JSON),
+    "forbidden-origin": ProblemType(403, "Not for web pages of other sites", Code.FORBIDDEN_ORIGIN),
+    "method-not-allowed": ProblemType(
         405, "The resource does not take this method", Code.METHOD_NOT_ALLOWED
     ),
-    "body-timeout": Kind(408, "The body did not arrive in time", Code.BODY_TIMEOUT),
-    "result-gone": Kind(410, "The result is not in the blob store any more", Code.BLOB_MISSING),
-    "id-conflict": Kind(409, "The id belongs to another envelope", Code.ID_CONFLICT),
-    "not-dead": Kind(409, "The envelope is no dead letter", Code.NOT_DEAD),
-    "key-taken": Kind(409, "Another envelope holds the idempotency key", Code.KEY_TAKEN),
-    "too-large": Kind(413, "The request is too large", Code.REQUEST_TOO_LARGE),
-    "not-json-type": Kind(415, "The media type is not JSON", Code.NOT_JSON_TYPE),
-    "invalid": Kind(422, "The request does not fit", Code.INVALID_REQUEST),
-    "invalid-payload": Kind(
-        422, "The payload does not fit the flow's input schema", Code.INVALID_PAYLOAD
+    "body-timeout": ProblemType(408, "The body did not arrive in time", Code.BODY_TIMEOUT),
+    "result-gone": ProblemType(
+        410, "The result is not in the blob store any more", Code.BLOB_MISSING
     ),
-    "key-reused": Kind(
-        422, "The idempotency key came with another payload before", Code.KEY_REUSED
-    ),
-    "unknown-actor": Kind(422, "The route names an actor that does not exist", Code.UNKNOWN_ROUTE),
-    "queue-full": Kind(429, "Too much waits already", Code.QUEUE_FULL),
-    "too-many-streams": Kind(429, "Too many event streams are open", Code.TOO_MANY_STREAMS),
-    "internal": Kind(500, "The gateway made a mistake", Code.GATEWAY_INTERNAL),
-    "unavailable": Kind(503, "The mesh cannot take envelopes now", Code.UNAVAILABLE),
-    "blobs-unavailable": Kind(503, "The blob store cannot be used now", Code.BLOB_UNAVAILABLE),
-    "store-unavailable": Kind(503, "The task store cannot be used now", Code.STORE_UNAVAILABLE),
-    "disk-full": Kind(507, "The disk is full", Code.DISK_FULL),
+    "not-json-type": ProblemType(415, "The media type is not JSON", Code.NOT_JSON_TYPE),
+    "too-many-streams": ProblemType(429, "Too many event streams are open", Code.TOO_MANY_STREAMS),
+} | {
+    kind: ProblemType(status, title, kind.code)
+    for kind, status, title in (
+        (Kind.NOT_FOUND, 404, "There is no such resource"),
+        (Kind.UNKNOWN_FLOW, 404, "There is no such flow"),
+        (Kind.UNKNOWN_ENVELOPE, 404, "There is no such envelope"),
+        (Kind.UNKNOWN_SCHEDULE, 404, "There is no such schedule"),
+        (Kind.ID_CONFLICT, 409, "The id belongs to another envelope"),
+        (Kind.NOT_DEAD, 409, "The envelope is no dead letter"),
+        (Kind.KEY_TAKEN, 409, "Another envelope holds the idempotency key"),
+        (Kind.TOO_LARGE, 413, "The request is too large"),
+        (Kind.INVALID, 422, "The request does not fit"),
+        (Kind.INVALID_PAYLOAD, 422, "The payload does not fit the flow's input schema"),
+        (Kind.KEY_REUSED, 422, "The idempotency key came with another payload before"),
+        (Kind.UNKNOWN_ACTOR, 422, "The route names an actor that does not exist"),
+        (Kind.QUEUE_FULL, 429, "Too much waits already"),
+        (Kind.INTERNAL, 500, "The gateway made a mistake"),
+        (Kind.UNAVAILABLE, 503, "The mesh cannot take envelopes now"),
+        (Kind.BLOBS_UNAVAILABLE, 503, "The blob store cannot be used now"),
+        (Kind.STORE_UNAVAILABLE, 503, "The task store cannot be used now"),
+        (Kind.DISK_FULL, 507, "The disk is full"),
+    )
 }
-"""By name; the document's type carries code and name, see `type_of`."""
+"""By name: first what only HTTP refuses, then every kind of refusal of the task service."""
 
 
-def type_of(name: str) -> str:
-    """The URN of a problem: `urn:asya:problem:ASYA-6006:unknown-flow`."""
-    return f"urn:asya:problem:{KINDS[name].code}:{name}"
-
-
-class ProblemError(AsyaError):
-    """A request that is refused.
+class HttpProblem(AsyaError):
+    """A request that HTTP itself refuses: the task service never sees it.
 
     Attributes:
-        document: What the client gets.
+        name: A key of `PROBLEM_TYPES`.
+        text: What is wrong, what was expected, what to do.
+        id: The envelope that it is about, or None.
         retry_after_s: Seconds for the header `Retry-After`, or None.
         allow: Methods for the header `Allow` of a 405, or None.
     """
@@ -78,27 +78,32 @@ class ProblemError(AsyaError):
     def __init__(
         self,
         name: str,
-        detail: str,
+        text: str,
         *,
         id: str | None = None,
-        nearest: str | None = None,
-        retried_as: str | None = None,
-        errors: Sequence[Fault] | None = None,
         retry_after_s: int | None = None,
         allow: str | None = None,
     ) -> None:
-        status, title, code = KINDS[name]
-        self.document = Problem(
-            type_of(name),
-            title,
-            status,
-            detail,
-            str(code),
-            id=id,
-            nearest=nearest,
-            retried_as=retried_as,
-            errors=list(errors) if errors else None,
-        )
+        super().__init__(text, code=PROBLEM_TYPES[name].code)
+        self.name = name
+        self.text = text
+        self.id = id
         self.retry_after_s = retry_after_s
         self.allow = allow
-        super().__init__(detail, code=code)
+
+
+def type_of(name: str) -> str:
+    """The URN of a problem: `urn:asya:problem:ASYA-6006:unknown-flow`."""
+    return f"urn:asya:problem:{PROBLEM_TYPES[name].code}:{name}"
+
+
+def problem_of(error: Refusal | HttpProblem) -> Problem:
+    """The problem document of a refused request."""
+    name = error.kind if isinstance(error, Refusal) else error.name
+    status, title, code = PROBLEM_TYPES[name]
+    problem = Problem(type_of(name), title, status, error.text, str(code), id=error.id)
+    if isinstance(error, Refusal):
+        problem.nearest = error.nearest
+        problem.retried_as = error.retried_as
+        problem.errors = list(error.faults) or None
+    return problem

@@ -20,8 +20,9 @@ from asya.blobs.claims import read_reference
 from asya.envelope import BLOB_HEADER
 from asya.errors import BlobMissing, BlobUnavailable
 from asya.gateway.http.present import envelope_view
-from asya.gateway.http.problems import ProblemError
+from asya.gateway.http.problems import HttpProblem
 from asya.gateway.http.respond import json_response
+from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.store.base import Detail
 
 _NAME = BLOB_HEADER.encode()
@@ -47,7 +48,8 @@ async def envelope_response(
     """The envelope with its whole result.
 
     Raises:
-        ProblemError: The result is not to be had, any more or now.
+        HttpProblem: The blob store does not have the result any more.
+        Refusal: The blob store does not answer.
     """
     view = envelope_view(detail)
     try:
@@ -57,9 +59,9 @@ async def envelope_response(
         pieces = blobs.stream(ref)
         first = await anext(pieces)
     except BlobMissing as error:
-        raise ProblemError("result-gone", str(error), id=view.id) from error
+        raise HttpProblem("result-gone", str(error), id=view.id) from error
     except BlobUnavailable as error:
-        raise ProblemError("blobs-unavailable", str(error), id=view.id, retry_after_s=1) from error
+        raise Refusal(Kind.BLOBS_UNAVAILABLE, str(error), id=view.id, retry_after_s=1) from error
     mark = secrets.token_hex(16)
     view.result = Raw(f'"{mark}"'.encode())
     head, tail = _encode(view).split(bytes(view.result))

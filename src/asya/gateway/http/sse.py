@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from asya.gateway.http.present import event_text, fly_text
-from asya.gateway.http.problems import ProblemError
+from asya.tasks.refusals import Refusal
 from asya.tasks.service import TaskService
 from asya.tasks.store.base import EventPage
 from asya.tasks.watchers import Watch
@@ -82,7 +82,7 @@ class EventStream(Response):
         while not watch.closing:
             try:
                 page = await self._service.events(self._id, after=self._after, limit=PAGE)
-            except ProblemError as error:  # the client connects again and goes on where it was
+            except Refusal as error:  # the client connects again and goes on where it was
                 _log.warning("an event stream was cut: %s", error, extra={"envelope": self._id})
                 return
             if page is None:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from asya.tasks.mesh import ActorStatus
+from asya.tasks.refusals import Fault
 
 TaskStatus = Literal["pending", "running", "paused", "succeeded", "failed", "canceled"]
 Moment = Annotated[
@@ -235,13 +236,6 @@ class Index(msgspec.Struct):
     version: str
     namespace: str
     links: dict[str, str]
-
-
-class Fault(msgspec.Struct):
-    """One thing that is wrong in the request; `path` is a JSON path such as `$.query`."""
-
-    path: str
-    message: str
 
 
 class Problem(msgspec.Struct, omit_defaults=True):

@@ -23,11 +23,10 @@ from asya.errors import AsyaError, TransportError, nearest
 from asya.events import Event, HopEnded, HopStarted
 from asya.tasks.diagnosis.latency import ActorPace, Paces
 from asya.tasks.diagnosis.why import Facts, LetterFact, Spot, stuck_after_s
-from asya.tasks.mesh import ActorStatus, MeshPort
+from asya.tasks.mesh import ActorStatus, MeshClient
 from asya.tasks.rules import EventRow, Failure, HopData, StuckData, TaskRow
-from asya.tasks.store.base import Query, Standing, TaskStore
+from asya.tasks.store.base import LetterQuery, Query, Standing, TaskStore
 from asya.tasks.store.payloads import Keeping, Seen
-from asya.tasks.store.sqlite.dead_letters import LetterQuery
 
 LOOK_EVERY_S: Final = 2.0
 """Time between two looks of the watcher, while anything is open."""
@@ -80,7 +79,7 @@ class Insight:
     def __init__(
         self,
         store: TaskStore,
-        mesh: MeshPort,
+        mesh: MeshClient,
         clock: Clock,
         capturing: Capturing | None = None,
         on_marked: Callable[[Iterable[str]], None] = lambda ids: None,

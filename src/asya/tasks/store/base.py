@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
+from asya.envelope import ErrorInfo
 from asya.events import DeadLetter, Finished
 from asya.tasks.key_reservation import Claim, Verdict
 from asya.tasks.rules import EventRow, Note, StuckData, TaskRow
-from asya.tasks.store.sqlite.dead_letters import LetterGroup, LetterQuery, LetterRow
 from asya.transports.delayed import Shelf
 
 EVENTS_MAX: Final = 5_000
@@ -135,6 +135,62 @@ class Query(msgspec.Struct, frozen=True):
     stuck: bool | None = None
     before: int | None = None
     limit: int = 50
+
+
+LetterStatus = Literal["dead", "retried", "purged"]
+
+
+class LetterRow(msgspec.Struct):
+    """A dead letter as it is stored; `body` is empty in lists, and of one that is purged."""
+
+    key: int
+    id: str
+    reason: str
+    actor: str
+    at: str
+    status: LetterStatus
+    changed_at: str
+    retried_as: str | None
+    fingerprint: str
+    error: ErrorInfo | None
+    body: bytes = b""
+
+
+class LetterQuery(msgspec.Struct, frozen=True):
+    """Which letters; all that is given must hold.
+
+    Attributes:
+        status: Only this status; None for any.
+        ids: Only these envelopes.
+        older_than: Only those that died before this time.
+        before: Only keys below this one.
+        after: Only keys above this one.
+        newest_first: The order of a list.
+        limit: At most so many.
+    """
+
+    status: LetterStatus | None = "dead"
+    actor: str | None = None
+    reason: str | None = None
+    fingerprint: str | None = None
+    ids: tuple[str, ...] | None = None
+    older_than: str | None = None
+    before: int | None = None
+    after: int | None = None
+    newest_first: bool = True
+    limit: int = 50
+
+
+class LetterGroup(msgspec.Struct, frozen=True):
+    """Letters of one actor that are about the same error, with the newest of them."""
+
+    fingerprint: str
+    actor: str
+    count: int
+    first_at: str
+    last_at: str
+    reasons: list[str]
+    newest: LetterRow
 
 
 class TaskStore(ABC):

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from asya.gateway.http.openapi import document, text
 from asya.gateway.http.operations import OPERATIONS
-from asya.gateway.http.problems import KINDS
+from asya.gateway.http.problems import PROBLEM_TYPES
 
 DOCS = Path(__file__).parents[4] / "docs" / "reference"
 
@@ -63,7 +63,7 @@ def test_every_operation_is_whole(operation):
 
 def test_every_problem_and_operation_is_explained():
     page = (DOCS / "http.md").read_text()
-    for name, (status, _, code) in KINDS.items():
+    for name, (status, _, code) in PROBLEM_TYPES.items():
         assert f"| `{name}` | `{code}` | {status} |" in page
     for operation in OPERATIONS:
         assert f"`{operation.method} {operation.path}`" in page

@@ -13,11 +13,11 @@ from asya.clock import to_rfc3339
 from asya.envelope import ErrorInfo, Route
 from asya.events import Forked, HopEnded, HopSent, HopStarted
 from asya.gateway.http.present import envelope_view, event_text
-from asya.gateway.http.problems import ProblemError
 from asya.tasks import recorder
 from asya.tasks.diagnosis import facts as insight
 from asya.tasks.diagnosis.why import SAMPLES_MIN, why
 from asya.tasks.mesh import ActorStatus
+from asya.tasks.refusals import Refusal
 from asya.tasks.store.base import Query
 from asya.transports.base import Depth
 
@@ -177,9 +177,9 @@ async def test_an_unknown_id_has_the_nearest(service):
     assert (await service.facts("order-4712")).nearest == row.id
     assert (await service.facts("order")).nearest == row.id
     assert (await service.facts("zzz")).nearest is None
-    with pytest.raises(ProblemError, match="did you mean order-4711") as caught:
+    with pytest.raises(Refusal, match="did you mean order-4711") as caught:
         await service.get("order-471")
-    assert caught.value.document.nearest == row.id
+    assert caught.value.nearest == row.id
 
 
 async def test_hops_tell_when_the_next_queue_had_it(service, clock, tell):
@@ -205,9 +205,9 @@ async def test_payloads_are_kept_before_and_after(service, tell):
     tell.ended(row.id, payload=Raw(b'{"out":2}'))
     assert (await service.payload(row.id, 0, "in", None)).body == b'{"in": 1.0}'
     assert (await service.payload(row.id, 0, "out", 1)).body == b'{"out":2}'
-    with pytest.raises(ProblemError, match=r"of hop 1 no payload \(in\) is kept"):
+    with pytest.raises(Refusal, match=r"of hop 1 no payload \(in\) is kept"):
         await service.payload(row.id, 1, "in", None)
-    with pytest.raises(ProblemError, match="there is no envelope"):
+    with pytest.raises(Refusal, match="there is no envelope"):
         await service.payload("none", 0, "in", None)
 
 
@@ -218,7 +218,7 @@ async def test_payloads_that_wait_for_the_store_are_bounded(service, tell, monke
     tell.ended(row.id, payload=Raw(b"12345678"))
     assert service._recorder.payloads_dropped == 1
     assert (await service.payload(row.id, 0, "in", None)).size == 8
-    with pytest.raises(ProblemError):
+    with pytest.raises(Refusal):
         await service.payload(row.id, 0, "out", None)
     tell.started(row.id, n=1, payload=Raw(b"12345678"))
     assert (await service.payload(row.id, 1, "in", None)).size == 8
@@ -233,7 +233,7 @@ async def test_payloads_per_second_are_bounded(service, tell, monkeypatch):
     tell.started(row.id, n=1, payload=Raw(b"12345678"))
     assert service._recorder.payloads_dropped == 1
     assert [hop.n for hop in envelope_view(await flushed(service, row.id)).hops or ()] == [0, 1]
-    with pytest.raises(ProblemError):
+    with pytest.raises(Refusal):
         await service.payload(row.id, 1, "in", None)
 
 
@@ -243,7 +243,7 @@ async def test_old_payloads_are_forgotten(service, clock, tell):
     await flushed(service, row.id)
     clock.move(24 * 3600 + 1)
     await service.insight.forget()
-    with pytest.raises(ProblemError):
+    with pytest.raises(Refusal):
         await service.payload(row.id, 0, "in", None)
 
 

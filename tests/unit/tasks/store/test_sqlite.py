@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from asya.errors import StoreError, StoreFull
-from asya.tasks.store.base import Query
-from asya.tasks.store.sqlite.dead_letters import LetterQuery
+from asya.tasks.store.base import LetterQuery, Query
 from asya.tasks.store.sqlite.tasks import SqliteStore, migrations
 from asya.tasks.store.sqlite.worker import Worker
 from asya.testing.store_contract import StoreContract, bury, finished, new_task, started

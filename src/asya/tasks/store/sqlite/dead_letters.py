@@ -1,4 +1,4 @@
-"""Dead letters in the store: what is kept of them, and the SQL; `sqlite` calls it in its threads.
+"""The SQL of dead letters; `sqlite` calls it in its threads.
 
 A letter is `dead` until it is `retried` (a new envelope was made from it) or `purged` (its bytes
 are gone). Neither comes back when the same death is told again. The sweep forgets those that were
@@ -8,72 +8,18 @@ settled long ago; one that is dead stays until somebody deals with it.
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from asya.envelope import ErrorInfo
 from asya.events import DeadLetter
 from asya.tasks.fingerprint import fingerprint
-
-LetterStatus = Literal["dead", "retried", "purged"]
+from asya.tasks.store.base import LetterGroup, LetterQuery, LetterRow
 
 _COLUMNS: Final = "key, id, reason, actor, at, status, changed_at, retried_as, fingerprint, error"
 _encode: Final = msgspec.json.Encoder().encode
 _decode_error: Final = msgspec.json.Decoder(ErrorInfo).decode
-
-
-class LetterRow(msgspec.Struct):
-    """A dead letter as it is stored; `body` is empty in lists, and of one that is purged."""
-
-    key: int
-    id: str
-    reason: str
-    actor: str
-    at: str
-    status: LetterStatus
-    changed_at: str
-    retried_as: str | None
-    fingerprint: str
-    error: ErrorInfo | None
-    body: bytes = b""
-
-
-class LetterQuery(msgspec.Struct, frozen=True):
-    """Which letters; all that is given must hold.
-
-    Attributes:
-        status: Only this status; None for any.
-        ids: Only these envelopes.
-        older_than: Only those that died before this time.
-        before: Only keys below this one.
-        after: Only keys above this one.
-        newest_first: The order of a list.
-        limit: At most so many.
-    """
-
-    status: LetterStatus | None = "dead"
-    actor: str | None = None
-    reason: str | None = None
-    fingerprint: str | None = None
-    ids: tuple[str, ...] | None = None
-    older_than: str | None = None
-    before: int | None = None
-    after: int | None = None
-    newest_first: bool = True
-    limit: int = 50
-
-
-class LetterGroup(msgspec.Struct, frozen=True):
-    """Letters of one actor that are about the same error, with the newest of them."""
-
-    fingerprint: str
-    actor: str
-    count: int
-    first_at: str
-    last_at: str
-    reasons: list[str]
-    newest: LetterRow
 
 
 def sql_fingerprint(reason: str, error: bytes | None) -> str:

@@ -29,6 +29,9 @@ from asya.tasks.store.base import (
     Detail,
     EventPage,
     Insertion,
+    LetterGroup,
+    LetterQuery,
+    LetterRow,
     Outgoing,
     Query,
     ScheduleRow,
@@ -38,7 +41,6 @@ from asya.tasks.store.base import (
 )
 from asya.tasks.store.sqlite import dead_letters as letters
 from asya.tasks.store.sqlite import diagnosis as observing
-from asya.tasks.store.sqlite.dead_letters import LetterGroup, LetterQuery, LetterRow
 from asya.tasks.store.sqlite.delayed import SqliteShelf
 from asya.tasks.store.sqlite.worker import Worker
 
