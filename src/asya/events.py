@@ -181,7 +181,7 @@ class Ledger(Protocol):
         """
         ...
 
-    async def bury(self, letter: DeadLetter) -> None:
+    async def dead_letter(self, letter: DeadLetter) -> None:
         """Store a dead letter, durably; the same id and reason again changes nothing.
 
         Raises:

@@ -29,5 +29,5 @@ class Sump:
             error=status.error,
         )
         # the letter first: a task that is failed for good always has its letter
-        await self._ledger.bury(letter)
+        await self._ledger.dead_letter(letter)
         await self._ledger.finish(finished(envelope))

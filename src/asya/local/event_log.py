@@ -89,8 +89,8 @@ class _LoggingLedger:
             self._log.write("INFO", "", end.id, "canceled")
         return first
 
-    async def bury(self, letter: DeadLetter) -> None:
-        await self._inner.bury(letter)
+    async def dead_letter(self, letter: DeadLetter) -> None:
+        await self._inner.dead_letter(letter)
         text = f"to the dead letters: {letter.reason}"
         self._log.write("ERROR", letter.actor, letter.id, text)
 

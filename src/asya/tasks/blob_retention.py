@@ -19,7 +19,7 @@ from asya.blobs.claims import reference
 from asya.clock import Clock
 from asya.envelope import BLOB_HEADER, decode
 from asya.errors import BlobError, BlobMissing, EnvelopeError, StoreError
-from asya.tasks.store.base import LetterQuery, TaskStore
+from asya.tasks.store.base import DeadLetterQuery, TaskStore
 
 SWEEP_EVERY_S: Final = 3600.0
 STEP: Final = 500
@@ -80,10 +80,10 @@ class BlobCare:
         """Begin the age of all dead letters' payloads anew. How many there are."""
         after, kept = 0, 0
         while True:
-            query = LetterQuery(after=after, newest_first=False, limit=PAGE)
-            page = await self._tasks.letters(query)
+            query = DeadLetterQuery(after=after, newest_first=False, limit=PAGE)
+            page = await self._tasks.dead_letters(query)
             for row in page:
-                letter = await self._tasks.letter(row.id)
+                letter = await self._tasks.get_dead_letter(row.id)
                 kept += letter is not None and await self._keep_one(letter.body)
             if len(page) < PAGE:
                 return kept

@@ -30,13 +30,13 @@ from asya.errors import (
     TransportError,
     TransportUnavailable,
 )
-from asya.tasks import redrive as mending
+from asya.tasks import redrive
 from asya.tasks.admission import check_payload, check_route
 from asya.tasks.mesh import MeshClient
 from asya.tasks.redrive import RedriveOptions
 from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal
 from asya.tasks.rules import Failure, TaskRow
-from asya.tasks.store.base import Detail, LetterGroup, LetterQuery, LetterRow, TaskStore
+from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow, Detail, TaskStore
 
 BATCH_S: Final = 1.0
 """How long a request about many letters works before it answers, in seconds."""
@@ -59,7 +59,7 @@ class OpenLetter:
         detail: The task, as long as it is kept.
     """
 
-    row: LetterRow
+    row: DeadLetterRow
     envelope: Envelope | None
     sent: Envelope | None
     payload_problem: str | None
@@ -83,7 +83,7 @@ class Redriven:
     next_cursor: str | None = None
 
 
-class Letters:
+class DeadLetters:
     """The dead letters of a mesh.
 
     Args:
@@ -120,13 +120,13 @@ class Letters:
 
     # All methods raise `StoreError` when the store cannot be used.
 
-    async def page(self, query: LetterQuery) -> list[LetterRow]:
+    async def page(self, query: DeadLetterQuery) -> list[DeadLetterRow]:
         """Letters, without their bytes."""
-        return await self._store.letters(query)
+        return await self._store.dead_letters(query)
 
-    async def groups(self, query: LetterQuery) -> list[LetterGroup]:
+    async def groups(self, query: DeadLetterQuery) -> list[DeadLetterGroup]:
         """Letters by actor and error."""
-        return await self._store.letter_groups(query)
+        return await self._store.dead_letter_groups(query)
 
     async def get(self, id: str) -> OpenLetter:
         """One letter.
@@ -139,20 +139,20 @@ class Letters:
         if not row.body:
             return OpenLetter(row, None, None, "it was purged", detail)
         envelope = decode(row.body)
-        sent, problem = mending.as_sent(envelope), None
+        sent, problem = redrive.as_sent(envelope), None
         try:
             sent = await self._whole(sent)
         except BlobError as error:
             problem = str(error)
         return OpenLetter(row, envelope, sent, problem, detail)
 
-    async def get_row(self, id: str) -> LetterRow:
+    async def get_row(self, id: str) -> DeadLetterRow:
         """One letter as it is stored.
 
         Raises:
             Refusal: The envelope is not dead, or not known.
         """
-        letter = await self._store.letter(id)
+        letter = await self._store.get_dead_letter(id)
         if letter is not None:
             return letter
         detail = await self._store.get(id)
@@ -162,7 +162,7 @@ class Letters:
             Kind.NOT_DEAD, f"the envelope {id} is no dead letter: it is {_state(detail.row)}", id=id
         )
 
-    async def retry(self, id: str, options: RedriveOptions) -> TaskRow:
+    async def redrive(self, id: str, options: RedriveOptions) -> TaskRow:
         """Send a letter again; when this returns the new envelope is stored.
 
         Raises:
@@ -183,15 +183,15 @@ class Letters:
             headers=bytes(raw_json(envelope.headers)),
             deadline_at=envelope.status.deadline_at,
         )
-        settled = await self._store.retry_letter(letter, row, encode(envelope), force=options.force)
+        settled = await self._store.redrive(letter, row, encode(envelope), force=options.force)
         if settled is not None:
             raise _settled(settled)
         await self._publish(letter, envelope)
         return row
 
-    async def retry_some(
+    async def redrive_many(
         self,
-        query: LetterQuery,
+        query: DeadLetterQuery,
         options: RedriveOptions,
         *,
         rate: float | None = None,
@@ -213,7 +213,7 @@ class Letters:
         started = time.monotonic()
         for count, (id_, before) in enumerate(zip(ids, cursors, strict=False), start=1):
             try:
-                row = await self.retry(id_, options)
+                row = await self.redrive(id_, options)
             except Refusal as error:
                 if error.transient:
                     if count == 1:
@@ -234,11 +234,11 @@ class Letters:
                 break
         return done
 
-    async def purge(self, query: LetterQuery) -> int:
+    async def purge(self, query: DeadLetterQuery) -> int:
         """Throw away all letters that match, in steps of `query.limit`; gives how many."""
         now = self._clock.now()
         purged = 0
-        while step := await self._store.purge_letters(query, to_rfc3339(now)):
+        while step := await self._store.purge_dead_letters(query, to_rfc3339(now)):
             purged += step
         return purged
 
@@ -249,8 +249,8 @@ class Letters:
             Refusal: The envelope is not dead, or not known.
         """
         letter = await self.get_row(id)
-        query = LetterQuery(status=None, ids=(letter.id,), limit=PURGE_STEP)
-        await self._store.purge_letters(query, to_rfc3339(self._clock.now()))
+        query = DeadLetterQuery(status=None, ids=(letter.id,), limit=PURGE_STEP)
+        await self._store.purge_dead_letters(query, to_rfc3339(self._clock.now()))
 
     async def _whole(self, sent: Envelope) -> Envelope:
         """The envelope with its payload, which may be in the blob store.
@@ -260,17 +260,17 @@ class Letters:
         """
         return await self._claims.restore(sent)
 
-    async def _new_try(self, letter: LetterRow, options: RedriveOptions) -> Envelope:
-        buried = decode(letter.body)
-        sent = mending.as_sent(buried)
+    async def _new_try(self, letter: DeadLetterRow, options: RedriveOptions) -> Envelope:
+        stored = decode(letter.body)
+        sent = redrive.as_sent(stored)
         now = self._clock.now()
-        actors = mending.retry_route(buried, sent, options.route)
+        actors = redrive.retry_route(stored, sent, options.route)
         check_route(actors)
         timeout_s = options.timeout_s
         try:
-            if mending.needs_payload(options.assignments):
+            if redrive.needs_payload(options.assignments):
                 sent = await self._whole(sent)
-            made = mending.new_try(
+            made = redrive.new_try(
                 _named(sent, letter.id),
                 actors,
                 options.assignments,
@@ -290,20 +290,20 @@ class Letters:
             raise Refusal.invalid(str(error), "$.set", id=letter.id) from error
         return made
 
-    async def _publish(self, letter: LetterRow, envelope: Envelope) -> None:
+    async def _publish(self, letter: DeadLetterRow, envelope: Envelope) -> None:
         try:
             await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0")
         except TransportUnavailable as error:  # it is stored: the chore publishes it
             _log.warning("it is not published yet: %s", error, extra={"envelope": envelope.id})
         except TransportError as error:
-            await self._store.unretry_letter(letter, envelope.id)
+            await self._store.undo_redrive(letter, envelope.id)
             kind = Kind.TOO_LARGE if isinstance(error, MessageTooLarge) else Kind.UNKNOWN_ACTOR
             raise Refusal(kind, str(error), id=letter.id) from error
         else:
             self._published(envelope)
 
     async def _chosen(
-        self, query: LetterQuery, cursor: str | None
+        self, query: DeadLetterQuery, cursor: str | None
     ) -> tuple[list[str], list[str | None]]:
         """Ids of a page, and cursors: that before each one, and after the last."""
         if query.ids is not None:
@@ -315,11 +315,11 @@ class Letters:
             return ids, cursors
         if cursor is None:
             # what dies again while the run goes on is no part of it
-            newest = await self._store.letters(LetterQuery(status=None, limit=1))
+            newest = await self._store.dead_letters(DeadLetterQuery(status=None, limit=1))
             after, until = 0, newest[0].key if newest else 0
         else:
             after, until = _numbers(cursor, 2)
-        found = await self._store.letters(
+        found = await self._store.dead_letters(
             msgspec.structs.replace(
                 query, after=after, before=until + 1, newest_first=False, limit=query.limit + 1
             )
@@ -352,7 +352,7 @@ def _state(row: TaskRow) -> str:
     return f"{row.status} ({failure.reason})" if failure and failure.reason else row.status
 
 
-def _settled(letter: LetterRow) -> Refusal:
+def _settled(letter: DeadLetterRow) -> Refusal:
     text = f"the letter {letter.id} was {letter.status}"
     if letter.status == "retried":
         text += f" as {letter.retried_as}; with `force` it is sent once more"

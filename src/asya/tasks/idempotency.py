@@ -18,7 +18,7 @@ from asya.clock import from_rfc3339, to_rfc3339
 from asya.durations import parse_duration
 from asya.errors import nearest
 from asya.tasks.admission import TIMEOUT_MAX_S, digest, seconds
-from asya.tasks.key_reservation import Claim, KeyPolicy, Verdict
+from asya.tasks.key_reservation import KeyDecision, KeyPolicy, KeyReservation
 from asya.tasks.mesh import Idempotency
 from asya.tasks.refusals import Fault, Kind, Refusal
 
@@ -43,11 +43,11 @@ class AdmissionKey:
     key: str
     rules: Idempotency
 
-    def claim(self, payload: Raw, now: datetime) -> Claim:
+    def reservation(self, payload: Raw, now: datetime) -> KeyReservation:
         """What the store is asked for."""
         life_s = self.rules.life_s
         expires = None if life_s is None else to_rfc3339(now + timedelta(seconds=life_s))
-        return Claim(
+        return KeyReservation(
             self.scope,
             self.key,
             self.rules.policy,
@@ -101,16 +101,16 @@ def _life(given: str) -> float | None:
     return found
 
 
-def refused_key(verdict: Verdict, claim: Claim, holder: str) -> Refusal:
+def refused_key(decision: KeyDecision, reservation: KeyReservation, holder: str) -> Refusal:
     """The refusal of a key that another task holds."""
-    if verdict == "reused":
+    if decision == "reused":
         detail = (
-            f"the key {claim.key!r} came with another payload before, and belongs to the envelope "
+            f"the key {reservation.key!r} came with another payload before, and belongs to the envelope "
             f"{holder}; a new payload needs a new key"
         )
         return Refusal(Kind.KEY_REUSED, detail, id=holder)
     return Refusal(
-        Kind.KEY_TAKEN, f"the key {claim.key!r} belongs to the envelope {holder}", id=holder
+        Kind.KEY_TAKEN, f"the key {reservation.key!r} belongs to the envelope {holder}", id=holder
     )
 
 

@@ -2,7 +2,7 @@
 
 A key belongs to a scope (a flow, a route, a schedule) and to the task that was admitted with it.
 It is held until it expires, or, with the life `active`, until its task has ended. A store asks
-`judge` inside the transaction that inserts the new task, so that of two requests with one key one
+`decide` inside the transaction that inserts the new task, so that of two requests with one key one
 is admitted.
 """
 
@@ -15,10 +15,10 @@ import msgspec
 from asya.tasks.rules import TaskRow
 
 KeyPolicy = Literal["return-existing", "reject", "replace"]
-Verdict = Literal["free", "same", "taken", "reused", "replace"]
+KeyDecision = Literal["free", "same", "taken", "reused", "replace"]
 
 
-class Claim(msgspec.Struct, frozen=True):
+class KeyReservation(msgspec.Struct, frozen=True):
     """A key that a new task asks for.
 
     Attributes:
@@ -50,11 +50,13 @@ class HeldKey(msgspec.Struct, frozen=True):
     expires_at: str | None
 
 
-def judge(claim: Claim, held: HeldKey | None, holder: TaskRow | None) -> Verdict:
-    """What a claim leads to.
+def decide(
+    reservation: KeyReservation, held: HeldKey | None, holder: TaskRow | None
+) -> KeyDecision:
+    """What a reservation leads to.
 
     Args:
-        claim: What is asked for.
+        reservation: What is asked for.
         held: The key as stored, or None.
         holder: The task that it was stored for, None when that was forgotten.
 
@@ -64,11 +66,11 @@ def judge(claim: Claim, held: HeldKey | None, holder: TaskRow | None) -> Verdict
     """
     if held is None or holder is None:
         return "free"
-    over = holder.ended if held.expires_at is None else held.expires_at <= claim.at
+    over = holder.ended if held.expires_at is None else held.expires_at <= reservation.at
     if over:
         return "free"
-    if claim.policy == "replace":
+    if reservation.policy == "replace":
         return "replace"
-    if claim.policy == "reject":
+    if reservation.policy == "reject":
         return "taken"
-    return "same" if held.digest == claim.digest else "reused"
+    return "same" if held.digest == reservation.digest else "reused"

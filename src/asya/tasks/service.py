@@ -41,12 +41,12 @@ from asya.tasks.admission import (
     check_route,
     digest,
 )
-from asya.tasks.dead_letters import Letters
+from asya.tasks.dead_letters import DeadLetters
 from asya.tasks.deadlines import Deadlines
 from asya.tasks.diagnosis.facts import Capturing, Insight
 from asya.tasks.diagnosis.why import Facts
 from asya.tasks.idempotency import AdmissionKey, refused_key
-from asya.tasks.key_reservation import Claim
+from asya.tasks.key_reservation import KeyReservation
 from asya.tasks.mesh import MeshClient
 from asya.tasks.recorder import Recorder
 from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal
@@ -151,7 +151,7 @@ class TaskService:
         blobs: Where big results are.
         schedules: Fires them.
         insight: Why envelopes are where they are, and how long actors take.
-        letters: The dead ones.
+        dead_letters: Envelopes that nobody could handle.
         late_ends: Who is told of ends that are made at deadlines: the service, or who counts them
             before it.
     """
@@ -181,7 +181,7 @@ class TaskService:
         self._admitting: dict[str, asyncio.Future[None]] = {}
         self._chores: list[asyncio.Task[None]] = []
         self._started = False
-        self.letters = Letters(
+        self.dead_letters = DeadLetters(
             store,
             mesh,
             clock,
@@ -329,14 +329,14 @@ class TaskService:
             all_headers[BLOB_HEADER], payload = checked_in, CHECKED_IN
         row, envelope = self._first(actors, payload, id, all_headers, timeout_s, flow, not_before)
         row.digest = digest(actors, content)
-        claim = None if key is None else key.claim(content, self._clock.now())
+        reservation = None if key is None else key.reservation(content, self._clock.now())
         async with contextlib.AsyncExitStack() as alone:
-            for mark in (row.id,) if claim is None else (claim.mark, row.id):
+            for mark in (row.id,) if reservation is None else (reservation.mark, row.id):
                 await alone.enter_async_context(self._alone(mark))
-            insertion = await self._insert(row, encode(envelope), claim)
+            insertion = await self._insert(row, encode(envelope), reservation)
             self.insight.admitted()
             found = insertion.row
-            _check_found(row, insertion, claim)
+            _check_found(row, insertion, reservation)
             if insertion.replaced is not None:
                 await self._canceled_by_key(insertion.replaced)
             if insertion.outgoing is not None:
@@ -345,7 +345,7 @@ class TaskService:
                     again,
                     found.not_before,
                     new=insertion.created,
-                    keyed=claim is not None,
+                    keyed=reservation is not None,
                 )
         if not found.ended:
             self._deadlines.add(found.id, found.deadline_at)
@@ -438,9 +438,11 @@ class TaskService:
             del self._admitting[id]
             mine.set_result(None)
 
-    async def _insert(self, row: TaskRow, body: bytes, claim: Claim | None) -> Insertion:
+    async def _insert(
+        self, row: TaskRow, body: bytes, reservation: KeyReservation | None
+    ) -> Insertion:
         try:
-            return await self._store.insert(row, body, claim)
+            return await self._store.insert(row, body, reservation)
         except StoreError as error:
             raise store_problem(error) from error
 
@@ -623,9 +625,9 @@ class TaskService:
     async def _end_late(self, end: Finished) -> bool:
         return await self.late_ends.finish(end)
 
-    async def bury(self, letter: DeadLetter) -> None:
+    async def dead_letter(self, letter: DeadLetter) -> None:
         """See `events.Ledger`."""
-        await self._store.bury(letter)
+        await self._store.dead_letter(letter)
 
     def _recorded(self, ids: Iterable[str]) -> None:
         for id_ in ids:
@@ -680,11 +682,11 @@ def _moment(text: str | None) -> datetime | None:
     return None if text is None else from_rfc3339(text)
 
 
-def _check_found(row: TaskRow, insertion: Insertion, claim: Claim | None) -> None:
+def _check_found(row: TaskRow, insertion: Insertion, reservation: KeyReservation | None) -> None:
     """Refuse a request whose id or key belongs to a task that is no answer to it."""
     found = insertion.row
-    if insertion.refused is not None and claim is not None:
-        raise refused_key(insertion.refused, claim, found.id)
+    if insertion.refused is not None and reservation is not None:
+        raise refused_key(insertion.refused, reservation, found.id)
     if not insertion.created and found.id == row.id and found.digest not in {None, row.digest}:
         raise Refusal(
             Kind.ID_CONFLICT,

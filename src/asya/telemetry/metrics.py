@@ -196,9 +196,9 @@ class _CountingLedger:
             self._metrics.ended(end.phase)
         return first
 
-    async def bury(self, letter: DeadLetter) -> None:
+    async def dead_letter(self, letter: DeadLetter) -> None:
         try:
-            await self._inner.bury(letter)
+            await self._inner.dead_letter(letter)
         except StoreError:
             self._metrics.store_failed()
             raise

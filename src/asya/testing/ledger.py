@@ -41,7 +41,7 @@ class MemoryLedger:
         self._changed.set()
         return True
 
-    async def bury(self, letter: DeadLetter) -> None:
+    async def dead_letter(self, letter: DeadLetter) -> None:
         """Keep a dead letter; the same id and reason once."""
         self._check()
         if not any((seen.id, seen.reason) == (letter.id, letter.reason) for seen in self.letters):

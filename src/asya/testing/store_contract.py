@@ -24,9 +24,16 @@ from msgspec import Raw
 from asya.clock import to_rfc3339
 from asya.envelope import ErrorInfo, Route
 from asya.events import DeadLetter, Finished, Forked, HopEnded, HopSent, HopStarted
-from asya.tasks.key_reservation import Claim, KeyPolicy
+from asya.tasks.key_reservation import KeyPolicy, KeyReservation
 from asya.tasks.rules import Note, StuckData, TaskRow, note_of
-from asya.tasks.store.base import Detail, LetterQuery, LetterRow, Query, ScheduleRow, TaskStore
+from asya.tasks.store.base import (
+    DeadLetterQuery,
+    DeadLetterRow,
+    Detail,
+    Query,
+    ScheduleRow,
+    TaskStore,
+)
 from asya.tasks.store.payloads import Keeping, Seen
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -51,7 +58,7 @@ def new_task(id: str, *, route: tuple[str, ...] = ("a", "b"), flow: str | None =
     )
 
 
-def claim(
+def reservation(
     *,
     scope: str = "flow:search",
     key: str = "order-17",
@@ -59,9 +66,9 @@ def claim(
     digest: bytes = b"payload",
     now: str = "2026-01-01T00:00:00.000Z",
     expires_at: str | None = "2027-01-01T00:00:00.000Z",
-) -> Claim:
+) -> KeyReservation:
     """A key as a request claims it."""
-    return Claim(scope, key, policy, digest, now, expires_at)
+    return KeyReservation(scope, key, policy, digest, now, expires_at)
 
 
 def started(id: str, n: int = 0, *, attempt: int = 1, root: str | None = None) -> Note:
@@ -320,7 +327,7 @@ class StoreContract:
         for name in ("one", "two", "three"):
             await store.insert(new_task(name), b"")
         await store.published(["one", "two"])
-        await bury(store, "two")
+        await dead_letter(store, "two")
         second = await store.clues("two", "a", at(0))
         assert second is not None
         assert (second.published, second.ahead, second.dead_at is None) == (True, 1, False)
@@ -368,89 +375,95 @@ class StoreContract:
     async def test_dead_letters_are_kept_once(self, store: TaskStore) -> None:
         """Given a letter, when it is buried twice, then it is kept once, bytes and all."""
         letter = DeadLetter("t", at(1), "ParseError", "a", b"\xff\x00{", ErrorInfo("E", "m"))
-        await store.bury(letter)
-        await store.bury(letter)
-        await store.bury(DeadLetter("t", at(2), "PoisonMessage", "a", b"2"))
-        found = await store.letters(LetterQuery())
+        await store.dead_letter(letter)
+        await store.dead_letter(letter)
+        await store.dead_letter(DeadLetter("t", at(2), "PoisonMessage", "a", b"2"))
+        found = await store.dead_letters(DeadLetterQuery())
         assert [row.reason for row in found] == ["PoisonMessage", "ParseError"]
         assert found[1].error == ErrorInfo("E", "m")
-        assert await store.letters(LetterQuery(before=found[1].key)) == []
-        assert await store.letters(LetterQuery(after=found[1].key)) == found[:1]
-        newest = await store.letter("t")
+        assert await store.dead_letters(DeadLetterQuery(before=found[1].key)) == []
+        assert await store.dead_letters(DeadLetterQuery(after=found[1].key)) == found[:1]
+        newest = await store.get_dead_letter("t")
         assert newest is not None
         assert (newest.reason, newest.body, newest.status) == ("PoisonMessage", b"2", "dead")
-        assert await store.letter("other") is None
+        assert await store.get_dead_letter("other") is None
 
     async def test_letters_are_grouped_by_actor_and_error(self, store: TaskStore) -> None:
         """Given errors that differ in a number, then they are one group per actor."""
         for second, actor in enumerate(("a", "a", "b", "a")):
-            await bury(store, f"t{second}", actor=actor, message=f"row {second} is bad")
-        await bury(store, "other", message="no such page")
-        found = await store.letter_groups(LetterQuery())
+            await dead_letter(store, f"t{second}", actor=actor, message=f"row {second} is bad")
+        await dead_letter(store, "other", message="no such page")
+        found = await store.dead_letter_groups(DeadLetterQuery())
         counts = [(group.actor, group.count, group.newest.id) for group in found]
         assert counts == [("a", 1, "other"), ("a", 3, "t3"), ("b", 1, "t2")]
         assert found[1].fingerprint == found[2].fingerprint != found[0].fingerprint
         assert (found[1].first_at, found[1].last_at) == (at(0), at(3))
         assert found[1].reasons == ["PolicyExhausted"]
-        only = await store.letter_groups(LetterQuery(actor="b", fingerprint=found[2].fingerprint))
+        only = await store.dead_letter_groups(
+            DeadLetterQuery(actor="b", fingerprint=found[2].fingerprint)
+        )
         assert only == found[2:]
-        rest = await store.letter_groups(LetterQuery(before=found[0].newest.key))
+        rest = await store.dead_letter_groups(DeadLetterQuery(before=found[0].newest.key))
         assert rest == found[1:]
-        oldest = await store.letters(LetterQuery(actor="a", newest_first=False, limit=2))
+        oldest = await store.dead_letters(DeadLetterQuery(actor="a", newest_first=False, limit=2))
         assert [row.id for row in oldest] == ["t0", "t1"]
-        named = await store.letters(LetterQuery(ids=("t1", "t2", "none"), older_than=at(2)))
+        named = await store.dead_letters(
+            DeadLetterQuery(ids=("t1", "t2", "none"), older_than=at(2))
+        )
         assert [row.id for row in named] == ["t1"]
 
     async def test_a_letter_is_retried_once(self, store: TaskStore) -> None:
         """Given a dead letter, when it is retried twice, then one task is made, unless forced."""
-        letter = await bury(store, "t")
-        assert await store.retry_letter(letter, new_task("new"), b"new", force=False) is None
-        again = await store.retry_letter(letter, new_task("newer"), b"", force=False)
+        letter = await dead_letter(store, "t")
+        assert await store.redrive(letter, new_task("new"), b"new", force=False) is None
+        again = await store.redrive(letter, new_task("newer"), b"", force=False)
         assert again is not None
         assert (again.status, again.retried_as) == ("retried", "new")
         assert await store.get("newer") is None
         assert [waiting.body for waiting in await store.outbox()] == [b"new"]
-        assert await store.letters(LetterQuery()) == []
-        assert await store.retry_letter(letter, new_task("newest"), b"", force=True) is None
-        await bury(store, "t")
-        (row,) = await store.letters(LetterQuery(status=None))
+        assert await store.dead_letters(DeadLetterQuery()) == []
+        assert await store.redrive(letter, new_task("newest"), b"", force=True) is None
+        await dead_letter(store, "t")
+        (row,) = await store.dead_letters(DeadLetterQuery(status=None))
         assert (row.status, row.retried_as) == ("retried", "newest")
 
     async def test_a_retry_that_could_not_be_published_is_undone(self, store: TaskStore) -> None:
         """Given a retry, when its task is forgotten, then the letter is dead again."""
-        letter = await bury(store, "t")
-        await store.retry_letter(letter, new_task("new"), b"", force=False)
-        assert await store.unretry_letter(letter, "new")
-        assert not await store.unretry_letter(letter, "new")
+        letter = await dead_letter(store, "t")
+        await store.redrive(letter, new_task("new"), b"", force=False)
+        assert await store.undo_redrive(letter, "new")
+        assert not await store.undo_redrive(letter, "new")
         assert await store.get("new") is None
-        assert await store.letter("t") == letter
+        assert await store.get_dead_letter("t") == letter
 
     async def test_purged_letters_do_not_come_back(self, store: TaskStore) -> None:
         """Given a purged letter, then its bytes are gone, and it cannot be retried or buried."""
-        letter = await bury(store, "t")
-        await bury(store, "other", actor="b")
-        assert await store.purge_letters(LetterQuery(actor="a"), at(9)) == 1
-        assert await store.purge_letters(LetterQuery(status=None, actor="a"), at(9)) == 0
-        await bury(store, "t")
-        gone = await store.letter("t")
+        letter = await dead_letter(store, "t")
+        await dead_letter(store, "other", actor="b")
+        assert await store.purge_dead_letters(DeadLetterQuery(actor="a"), at(9)) == 1
+        assert await store.purge_dead_letters(DeadLetterQuery(status=None, actor="a"), at(9)) == 0
+        await dead_letter(store, "t")
+        gone = await store.get_dead_letter("t")
         assert gone is not None
         assert (gone.status, gone.body, gone.changed_at) == ("purged", b"", at(9))
-        refused = await store.retry_letter(letter, new_task("new"), b"", force=True)
+        refused = await store.redrive(letter, new_task("new"), b"", force=True)
         assert refused is not None
         assert refused.status == "purged"
 
     async def test_the_sweep_forgets_settled_letters(self, store: TaskStore) -> None:
         """Given letters that were settled long ago, then the sweep takes them, and no others."""
         for name in ("dead", "purged", "retried"):
-            letter = await bury(store, name)
-        await store.purge_letters(LetterQuery(ids=("purged",)), at(9))
-        await store.retry_letter(letter, new_task("new"), b"", force=False)
+            letter = await dead_letter(store, name)
+        await store.purge_dead_letters(DeadLetterQuery(ids=("purged",)), at(9))
+        await store.redrive(letter, new_task("new"), b"", force=False)
         await store.sweep(at(20), 10)
-        assert [row.id for row in await store.letters(LetterQuery(status=None))] == ["dead"]
+        assert [row.id for row in await store.dead_letters(DeadLetterQuery(status=None))] == [
+            "dead"
+        ]
 
     async def test_a_key_admits_one(self, store: TaskStore) -> None:
         """Given twenty tasks at once with one key, then one is made and all get it."""
-        claimed = [store.insert(new_task(f"t{n}"), b"", claim()) for n in range(20)]
+        claimed = [store.insert(new_task(f"t{n}"), b"", reservation()) for n in range(20)]
         insertions = await asyncio.gather(*claimed)
         assert [each.created for each in insertions].count(True) == 1
         assert {each.row.id for each in insertions} == {"t0"}
@@ -458,56 +471,56 @@ class StoreContract:
 
     async def test_a_key_counts_in_its_scope(self, store: TaskStore) -> None:
         """Given a key that is held, then it is free in another scope, and so is another key."""
-        await store.insert(new_task("one"), b"", claim())
-        assert (await store.insert(new_task("two"), b"", claim(scope="flow:other"))).created
-        assert (await store.insert(new_task("three"), b"", claim(key="other"))).created
+        await store.insert(new_task("one"), b"", reservation())
+        assert (await store.insert(new_task("two"), b"", reservation(scope="flow:other"))).created
+        assert (await store.insert(new_task("three"), b"", reservation(key="other"))).created
 
     async def test_a_key_with_another_payload_is_refused(self, store: TaskStore) -> None:
         """Given a key that is held, then another payload, or `reject`, is refused."""
-        await store.insert(new_task("one"), b"", claim())
-        reused = await store.insert(new_task("two"), b"", claim(digest=b"other"))
-        taken = await store.insert(new_task("two"), b"", claim(policy="reject"))
+        await store.insert(new_task("one"), b"", reservation())
+        reused = await store.insert(new_task("two"), b"", reservation(digest=b"other"))
+        taken = await store.insert(new_task("two"), b"", reservation(policy="reject"))
         assert (reused.created, reused.refused, reused.row.id) == (False, "reused", "one")
         assert (taken.created, taken.refused, taken.row.id) == (False, "taken", "one")
         assert await store.get("two") is None
 
     async def test_replace_cancels_who_holds_the_key(self, store: TaskStore) -> None:
         """Given a key that is held, when it is replaced, then the holder is canceled for good."""
-        await store.insert(new_task("one"), b"", claim())
-        made = await store.insert(new_task("two"), b"", claim(policy="replace"))
+        await store.insert(new_task("one"), b"", reservation())
+        made = await store.insert(new_task("two"), b"", reservation(policy="replace"))
         assert (made.created, made.replaced) == (True, "one")
         assert (await _get(store, "one")).row.status == "canceled"
         assert await store.canceled(at(0), 10) == ["one"]
-        assert (await store.insert(new_task("three"), b"", claim())).row.id == "two"
+        assert (await store.insert(new_task("three"), b"", reservation())).row.id == "two"
 
     async def test_a_key_is_free_again_after_its_life(self, store: TaskStore) -> None:
         """Given a key of ten seconds, then it is held until then, whatever became of the task."""
-        await store.insert(new_task("one"), b"", claim(expires_at=at(10)))
+        await store.insert(new_task("one"), b"", reservation(expires_at=at(10)))
         await store.finish(finished("one"))
-        assert not (await store.insert(new_task("two"), b"", claim(now=at(9)))).created
-        assert (await store.insert(new_task("two"), b"", claim(now=at(10)))).created
+        assert not (await store.insert(new_task("two"), b"", reservation(now=at(9)))).created
+        assert (await store.insert(new_task("two"), b"", reservation(now=at(10)))).created
 
     async def test_an_active_key_is_free_when_its_task_has_ended(self, store: TaskStore) -> None:
         """Given a key without a time, then it is held until the task has ended."""
-        await store.insert(new_task("one"), b"", claim(expires_at=None))
-        late = claim(expires_at=None, now=at(10**6))
+        await store.insert(new_task("one"), b"", reservation(expires_at=None))
+        late = reservation(expires_at=None, now=at(10**6))
         assert not (await store.insert(new_task("two"), b"", late)).created
         await store.finish(finished("one"))
         assert (await store.insert(new_task("two"), b"", late)).created
 
     async def test_a_key_goes_with_its_task(self, store: TaskStore) -> None:
         """Given a task that is taken back or swept, then its key is free."""
-        await store.insert(new_task("one"), b"", claim())
+        await store.insert(new_task("one"), b"", reservation())
         assert await store.discard("one")
-        assert (await store.insert(new_task("two"), b"", claim())).created
+        assert (await store.insert(new_task("two"), b"", reservation())).created
         await store.finish(finished("two"))
         await store.sweep(at(50), 10)
-        assert (await store.insert(new_task("three"), b"", claim())).created
+        assert (await store.insert(new_task("three"), b"", reservation())).created
 
     async def test_a_known_id_comes_before_its_key(self, store: TaskStore) -> None:
         """Given a request sent again with its id and key, then it is the task that is there."""
-        await store.insert(new_task("one"), b"", claim(policy="reject"))
-        again = await store.insert(new_task("one"), b"", claim(policy="reject"))
+        await store.insert(new_task("one"), b"", reservation(policy="reject"))
+        again = await store.insert(new_task("one"), b"", reservation(policy="reject"))
         assert (again.created, again.refused, again.row.id) == (False, None, "one")
 
     async def test_when_a_task_may_begin_is_kept(self, store: TaskStore) -> None:
@@ -548,12 +561,12 @@ class StoreContract:
         await store.insert(new_task("open"), b"")
         await store.finish(finished("new", at=at(100)))
         await store.cancel("open", at(1), limit=10)
-        await store.bury(DeadLetter("old0", at(1), "PolicyExhausted", "a", b""))
+        await store.dead_letter(DeadLetter("old0", at(1), "PolicyExhausted", "a", b""))
         steps = [await store.sweep(at(50), 4), await store.sweep(at(50), 4)]
         assert steps == [4, 2]
         assert [row.id for row in await store.tasks(Query())] == ["new"]
         assert await store.canceled(at(0), 10) == []
-        assert len(await store.letters(LetterQuery())) == 1
+        assert len(await store.dead_letters(DeadLetterQuery())) == 1
         assert (await store.insert(new_task("old0"), b"")).created
 
     async def test_a_closed_store_can_be_closed_again(self, store: TaskStore) -> None:
@@ -562,14 +575,14 @@ class StoreContract:
         await store.close()
 
 
-async def bury(
+async def dead_letter(
     store: TaskStore, id: str, *, actor: str = "a", message: str = "no such page"
-) -> LetterRow:
+) -> DeadLetterRow:
     """Keep a letter of this envelope; gives it as stored, bytes and all."""
     second = int(id[1:]) if id[1:].isdigit() else 5
     error = ErrorInfo("ValueError", message)
-    await store.bury(DeadLetter(id, at(second), "PolicyExhausted", actor, b"{}", error))
-    found = await store.letter(id)
+    await store.dead_letter(DeadLetter(id, at(second), "PolicyExhausted", actor, b"{}", error))
+    found = await store.get_dead_letter(id)
     assert found is not None
     return found
 

@@ -27,7 +27,7 @@ class Books:
     async def finish(self, end: Finished) -> bool:
         return True
 
-    async def bury(self, letter: DeadLetter) -> None: ...
+    async def dead_letter(self, letter: DeadLetter) -> None: ...
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def test_what_is_worth_a_line_has_one(log: RotatingLog, events: EventLog):
     events.emit(ended("retrying", ERROR, AT))
     events.emit(ended("lost"))
     events.emit(ended("failed", ERROR))
-    await ledger.bury(DeadLetter("e", AT, "PolicyExhausted", "a", b""))
+    await ledger.dead_letter(DeadLetter("e", AT, "PolicyExhausted", "a", b""))
     await ledger.finish(Finished("e", "failed", AT, 1, "e", ROUTE, AT))
     await ledger.finish(Finished("f", "canceled", AT, 1, "f", ROUTE, AT))
     assert lines(log) == [

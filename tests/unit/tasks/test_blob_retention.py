@@ -35,7 +35,7 @@ class Place:
         envelope = new_envelope(["a"], raw_json(text), now=self.clock.now(), id=name)
         await self.claims.check_in(envelope)
         at = to_rfc3339(self.clock.now())
-        await self.tasks.bury(DeadLetter(name, at, "PolicyExhausted", "a", encode(envelope)))
+        await self.tasks.dead_letter(DeadLetter(name, at, "PolicyExhausted", "a", encode(envelope)))
         return envelope
 
 

@@ -19,7 +19,7 @@ from asya.tasks import dead_letters as letters_module
 from asya.tasks.redrive import RedriveOptions
 from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.service import TaskService
-from asya.tasks.store.base import LetterQuery, Query
+from asya.tasks.store.base import DeadLetterQuery, Query
 from asya.tasks.store.sqlite.tasks import SqliteStore
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,16 +47,16 @@ def reason(refused) -> str:
 
 async def test_a_letter_is_sent_again_once(service, mesh, kill):
     await kill("t")
-    row = await service.letters.retry("t", ONCE)
+    row = await service.dead_letters.redrive("t", ONCE)
     (sent,) = mesh.published
     assert (sent.id, sent.parent_id, sent.route.curr, sent.route.next) == (row.id, "t", "a", ["b"])
     assert bytes(sent.payload) == b'{"row":1}'
     detail = await service.get(row.id)
     assert (detail.row.status, detail.row.parent_id) == ("pending", "t")
     with pytest.raises(Refusal, match=f"was retried as {row.id}") as refused:
-        await service.letters.retry("t", ONCE)
+        await service.dead_letters.redrive("t", ONCE)
     assert (reason(refused), refused.value.retried_as) == ("not-dead", row.id)
-    again = await service.letters.retry("t", RedriveOptions(force=True))
+    again = await service.dead_letters.redrive("t", RedriveOptions(force=True))
     assert [each.id for each in mesh.published] == [row.id, again.id]
     found = (await service.facts("t")).letter
     assert found is not None
@@ -65,7 +65,7 @@ async def test_a_letter_is_sent_again_once(service, mesh, kill):
 
 async def test_a_double_click_sends_once(service, mesh, kill):
     await kill("t")
-    clicks = (service.letters.retry("t", ONCE) for _ in range(5))
+    clicks = (service.dead_letters.redrive("t", ONCE) for _ in range(5))
     answers = await asyncio.gather(*clicks, return_exceptions=True)
     assert sum(not isinstance(each, Refusal) for each in answers) == 1
     assert len(mesh.published) == 1
@@ -75,39 +75,39 @@ async def test_what_is_not_dead_is_not_sent(service, kill):
     await kill("t")
     await service.admit(["a"], Raw(b"1"), id="open-one-17")
     with pytest.raises(Refusal, match="it is pending") as refused:
-        await service.letters.retry("open-one-17", ONCE)
+        await service.dead_letters.redrive("open-one-17", ONCE)
     assert reason(refused) == "not-dead"
     with pytest.raises(Refusal, match="did you mean open-one-17") as refused:
-        await service.letters.retry("open-one-71", ONCE)
+        await service.dead_letters.redrive("open-one-71", ONCE)
     assert reason(refused) == "unknown-envelope"
     late = new_envelope(["a"], Raw(b"1"), now=START, id="late")
     late = fail(late, "DeadlineExceeded", ErrorInfo("TimeoutError"), START).envelope
     await Sink(service, Sump(service)).accept(late)
     with pytest.raises(Refusal, match=r"it is failed \(DeadlineExceeded\)"):
-        await service.letters.retry("late", ONCE)
-    await service.letters.purge_one("t")
+        await service.dead_letters.redrive("late", ONCE)
+    await service.dead_letters.purge_one("t")
     with pytest.raises(Refusal, match="was purged"):
-        await service.letters.retry("t", RedriveOptions(force=True))
+        await service.dead_letters.redrive("t", RedriveOptions(force=True))
 
 
 async def test_a_route_that_cannot_be_taken_leaves_the_letter_dead(service, mesh, kill):
     await kill("t", "embeder")
     with pytest.raises(Refusal, match="did you mean 'embedder'"):
-        await service.letters.retry("t", ONCE)
+        await service.dead_letters.redrive("t", ONCE)
     mesh.failure = MessageTooLarge("too large")
     with pytest.raises(Refusal, match="too large"):
-        await service.letters.retry("t", RedriveOptions(route=["a"]))
-    assert (await service.letters.get_row("t")).status == "dead"
+        await service.dead_letters.redrive("t", RedriveOptions(route=["a"]))
+    assert (await service.dead_letters.get_row("t")).status == "dead"
     assert [row.id for row in await service.list(Query())] == ["t"]
     mesh.failure = None
-    await service.letters.retry("t", RedriveOptions(route=["a"], timeout_s=30))
+    await service.dead_letters.redrive("t", RedriveOptions(route=["a"], timeout_s=30))
     assert mesh.published[0].deadline is not None
 
 
 async def test_a_broker_that_does_not_answer_delays_a_retry(service, mesh, kill, make_service):
     await kill("t")
     mesh.failure = TransportUnavailable("no answer")
-    row = await service.letters.retry("t", ONCE)
+    row = await service.dead_letters.redrive("t", ONCE)
     mesh.failure = None
     await service.close()
     heir = make_service()
@@ -123,18 +123,21 @@ async def test_a_run_goes_page_by_page_and_stops_where_it_began(service, mesh, k
     for number in range(5):
         await kill(f"t{number}")
     await kill("other", "b", message="no such page")
-    first = await service.letters.retry_some(LetterQuery(actor="a", limit=2), ONCE)
+    first = await service.dead_letters.redrive_many(DeadLetterQuery(actor="a", limit=2), ONCE)
     assert [id_ for id_, _ in first.retried] == ["t0", "t1"]
     await kill("late")
     cursor, ids = first.next_cursor, []
     while cursor is not None:
-        step = await service.letters.retry_some(
-            LetterQuery(actor="a", limit=2), ONCE, cursor=cursor
+        step = await service.dead_letters.redrive_many(
+            DeadLetterQuery(actor="a", limit=2), ONCE, cursor=cursor
         )
         ids += [id_ for id_, _ in step.retried]
         cursor = step.next_cursor
     assert ids == ["t2", "t3", "t4"]
-    assert [row.id for row in await service.letters.page(LetterQuery())] == ["late", "other"]
+    assert [row.id for row in await service.dead_letters.page(DeadLetterQuery())] == [
+        "late",
+        "other",
+    ]
     assert len(mesh.published) == 5
 
 
@@ -142,11 +145,11 @@ async def test_a_page_asked_for_twice_sends_nothing_twice(service, mesh, kill):
     for number in range(4):
         await kill(f"t{number}")
     ids = ("t0", "t1", "t2", "t3", "none")
-    one = await service.letters.retry_some(LetterQuery(ids=ids, limit=3), ONCE)
-    two = await service.letters.retry_some(LetterQuery(ids=ids, limit=3), ONCE)
+    one = await service.dead_letters.redrive_many(DeadLetterQuery(ids=ids, limit=3), ONCE)
+    two = await service.dead_letters.redrive_many(DeadLetterQuery(ids=ids, limit=3), ONCE)
     assert two.already == one.retried
     assert (two.retried, two.next_cursor) == ([], "3")
-    rest = await service.letters.retry_some(LetterQuery(ids=ids), ONCE, cursor="3")
+    rest = await service.dead_letters.redrive_many(DeadLetterQuery(ids=ids), ONCE, cursor="3")
     assert [id_ for id_, _ in rest.retried] == ["t3"]
     assert [id_ for id_, _ in rest.refused] == ["none"]
     assert rest.next_cursor is None
@@ -158,7 +161,7 @@ async def test_a_rate_is_kept(service, kill):
         await kill(f"t{number}")
     loop = asyncio.get_running_loop()
     began = loop.time()
-    done = await service.letters.retry_some(LetterQuery(), ONCE, rate=50)
+    done = await service.dead_letters.redrive_many(DeadLetterQuery(), ONCE, rate=50)
     assert len(done.retried) == 6
     assert loop.time() - began >= 6 / 50
 
@@ -167,7 +170,7 @@ async def test_a_request_ends_after_a_while(service, kill, monkeypatch):
     monkeypatch.setattr(letters_module, "BATCH_S", 0.0)
     for number in range(3):
         await kill(f"t{number}")
-    done = await service.letters.retry_some(LetterQuery(), ONCE)
+    done = await service.dead_letters.redrive_many(DeadLetterQuery(), ONCE)
     assert len(done.retried) == 1
     assert done.next_cursor is not None
 
@@ -177,10 +180,10 @@ async def test_a_full_queue_ends_a_page_early(service, mesh, kill):
     await kill("t1", "b")
     await kill("t2", "a")
     mesh.depths = {"b": 10}
-    done = await service.letters.retry_some(LetterQuery(), ONCE)
+    done = await service.dead_letters.redrive_many(DeadLetterQuery(), ONCE)
     assert [id_ for id_, _ in done.retried] == ["t0"]
     with pytest.raises(Refusal) as refused:
-        await service.letters.retry_some(LetterQuery(), ONCE, cursor=done.next_cursor)
+        await service.dead_letters.redrive_many(DeadLetterQuery(), ONCE, cursor=done.next_cursor)
     assert reason(refused) == "queue-full"
 
 
@@ -189,7 +192,7 @@ async def test_what_cannot_be_mended_is_named_and_passed_over(service, kill):
     await Sump(service).accept(unparsable("a", "not JSON", b"oops", START).envelope)
     await kill("t1", payload=b"[]")
     options = RedriveOptions([(".payload.row", Raw(b"2"))])
-    done = await service.letters.retry_some(LetterQuery(), options)
+    done = await service.dead_letters.redrive_many(DeadLetterQuery(), options)
     assert [id_ for id_, _ in done.retried] == ["t0"]
     assert ["it has no route" in done.refused[0][1], done.refused[1][1]] == [
         True,
@@ -199,13 +202,13 @@ async def test_what_cannot_be_mended_is_named_and_passed_over(service, kill):
 
 @pytest.mark.parametrize(
     ("query", "cursor"),
-    [(LetterQuery(), "x"), (LetterQuery(), "1"), (LetterQuery(ids=("t",)), "-1")],
+    [(DeadLetterQuery(), "x"), (DeadLetterQuery(), "1"), (DeadLetterQuery(ids=("t",)), "-1")],
 )
 async def test_a_cursor_of_another_list_is_refused(
-    service: TaskService, query: LetterQuery, cursor: str
+    service: TaskService, query: DeadLetterQuery, cursor: str
 ) -> None:
     with pytest.raises(Refusal) as refused:
-        await service.letters.retry_some(query, ONCE, cursor=cursor)
+        await service.dead_letters.redrive_many(query, ONCE, cursor=cursor)
     assert refused.value.kind is Kind.INVALID
     assert [fault.path for fault in refused.value.faults] == ["$.cursor"]
 
@@ -215,10 +218,10 @@ async def test_letters_are_purged_by_age_and_filter(service, clock, kill):
     await kill("t1", "b")
     clock.move(3600)
     two_hours_ago, then = (to_rfc3339(clock.now() - timedelta(hours=each)) for each in (2, 0.5))
-    assert await service.letters.purge(LetterQuery(older_than=two_hours_ago)) == 0
-    assert await service.letters.purge(LetterQuery(actor="b", older_than=then)) == 1
-    assert await service.letters.purge(LetterQuery(ids=("t0", "t1"))) == 1
-    opened = await service.letters.get("t0")
+    assert await service.dead_letters.purge(DeadLetterQuery(older_than=two_hours_ago)) == 0
+    assert await service.dead_letters.purge(DeadLetterQuery(actor="b", older_than=then)) == 1
+    assert await service.dead_letters.purge(DeadLetterQuery(ids=("t0", "t1"))) == 1
+    opened = await service.dead_letters.get("t0")
     assert (opened.row.status, opened.sent, opened.payload_problem) == (
         "purged",
         None,
@@ -243,8 +246,8 @@ BIG = b'{"text":"' + b"x" * 5000 + b'","row":1}'
 async def test_a_big_payload_stays_where_it_is(claiming, mesh):
     service, claims = claiming
     await die(service, "t", payload=BIG, claims=claims)
-    assert bytes((await service.letters.get("t")).sent.payload) == BIG
-    await service.letters.retry("t", ONCE)
+    assert bytes((await service.dead_letters.get("t")).sent.payload) == BIG
+    await service.dead_letters.redrive("t", ONCE)
     assert BLOB_HEADER in mesh.published[0].headers
     assert bytes((await claims.restore(mesh.published[0])).payload) == BIG
 
@@ -252,10 +255,10 @@ async def test_a_big_payload_stays_where_it_is(claiming, mesh):
 async def test_a_part_of_a_big_payload_is_set(claiming, mesh):
     service, claims = claiming
     await die(service, "t", payload=BIG, claims=claims)
-    await service.letters.retry("t", RedriveOptions([(".payload.row", Raw(b"2"))]))
+    await service.dead_letters.redrive("t", RedriveOptions([(".payload.row", Raw(b"2"))]))
     whole = await claims.restore(mesh.published[0])
     assert bytes(whole.payload) == BIG.replace(b'"row":1', b'"row":2')
-    await service.letters.retry("t", RedriveOptions([(".payload", Raw(b"3"))], force=True))
+    await service.dead_letters.redrive("t", RedriveOptions([(".payload", Raw(b"3"))], force=True))
     assert BLOB_HEADER not in mesh.published[1].headers
     assert bytes(mesh.published[1].payload) == b"3"
 
@@ -263,7 +266,7 @@ async def test_a_part_of_a_big_payload_is_set(claiming, mesh):
 async def test_a_big_payload_that_is_gone_is_said_to_be(claiming):
     service, _ = claiming
     await die(service, "t", payload=BIG, claims=Claims(MemoryBlobs(), 4096))
-    assert "blob" in (await service.letters.get("t")).payload_problem
+    assert "blob" in (await service.dead_letters.get("t")).payload_problem
     with pytest.raises(Refusal) as refused:
-        await service.letters.retry("t", RedriveOptions([(".payload.row", Raw(b"2"))]))
+        await service.dead_letters.redrive("t", RedriveOptions([(".payload.row", Raw(b"2"))]))
     assert reason(refused) == "invalid"

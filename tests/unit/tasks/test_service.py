@@ -314,6 +314,6 @@ async def test_a_cancel_of_many_children_goes_on_to_the_end(service, mesh, monke
 
 
 async def test_dead_letters_are_kept(service):
-    await service.bury(DeadLetter("t", "2026-01-01T00:00:00.000Z", "ParseError", "a", b"{"))
-    letter = await service._store.letter("t")
+    await service.dead_letter(DeadLetter("t", "2026-01-01T00:00:00.000Z", "ParseError", "a", b"{"))
+    letter = await service._store.get_dead_letter("t")
     assert (letter.id, letter.body) == ("t", b"{")

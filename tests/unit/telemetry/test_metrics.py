@@ -145,7 +145,7 @@ class Books:
         self.known.add(end.id)
         return first
 
-    async def bury(self, letter: DeadLetter) -> None:
+    async def dead_letter(self, letter: DeadLetter) -> None:
         if self.broken:
             raise StoreError("out of order")
 
@@ -165,9 +165,12 @@ async def test_ends_are_counted_once_and_failures_of_the_store_apart(
     ledger = metrics.ledger(books)
     assert await ledger.finish(end()) is True
     assert await ledger.finish(end()) is False
-    await ledger.bury(DeadLetter("e", BEGUN, "PolicyExhausted", "a", b""))
+    await ledger.dead_letter(DeadLetter("e", BEGUN, "PolicyExhausted", "a", b""))
     books.broken = True
-    for failing in (ledger.finish(end()), ledger.bury(DeadLetter("e", BEGUN, "r", "a", b""))):
+    for failing in (
+        ledger.finish(end()),
+        ledger.dead_letter(DeadLetter("e", BEGUN, "r", "a", b"")),
+    ):
         with pytest.raises(StoreError):
             await failing
     assert await counted(metrics, catalog.ENDED) == {

@@ -24,7 +24,7 @@ from asya.tasks.dead_letters import PURGE_STEP, OpenLetter, case_of
 from asya.tasks.redrive import RedriveOptions
 from asya.tasks.refusals import Fault, Kind, Refusal
 from asya.tasks.service import TaskService, store_problem
-from asya.tasks.store.base import LetterGroup, LetterQuery, LetterRow, LetterStatus
+from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow, DeadLetterStatus
 
 LETTER_STATES: Final = ("dead", "retried", "purged")
 GROUPINGS: Final = ("fingerprint", "none")
@@ -48,15 +48,15 @@ class LetterEndpoints:
         status = _one_of(asked.get("status", "dead"), "status", LETTER_STATES)
         limit = _number(asked.get("limit", "50"), "limit", LETTERS_MAX)
         cursor = asked.get("cursor")
-        query = LetterQuery(
-            status=cast("LetterStatus", status),
+        query = DeadLetterQuery(
+            status=cast("DeadLetterStatus", status),
             actor=asked.get("actor"),
             reason=asked.get("reason"),
             fingerprint=asked.get("fingerprint"),
             before=None if cursor is None else _number(cursor, "cursor", 2**62),
             limit=limit + 1,
         )
-        letters = self._service.letters
+        letters = self._service.dead_letters
         if group == "none":
             rows = await _stored(letters.page(query))
             last = str(rows[limit - 1].key) if len(rows) > limit else None
@@ -70,15 +70,15 @@ class LetterEndpoints:
 
     async def get_dead(self, request: Request) -> Response:
         """One dead letter."""
-        return json_response(_view(await _stored(self._service.letters.get(_id(request)))))
+        return json_response(_view(await _stored(self._service.dead_letters.get(_id(request)))))
 
     async def retry_dead(self, request: Request) -> Response:
         """Send one again."""
         id_ = _id(request)
-        await _stored(self._service.letters.get_row(id_))
+        await _stored(self._service.dead_letters.get_row(id_))
         async with self._bodies.read(request) as data:
             asked = parse_as(letter_views.RetryRequest, data or b"{}")
-        row = await _stored(self._service.letters.retry(id_, _options(asked)))
+        row = await _stored(self._service.dead_letters.redrive(id_, _options(asked)))
         url = f"/v1/envelopes/{row.id}"
         accepted = views.Accepted(row.id, summary_view(row).status, url, f"{url}/events")
         return json_response(accepted, 202, {"Location": url})
@@ -89,7 +89,9 @@ class LetterEndpoints:
             asked = parse_as(letter_views.BulkRetryRequest, data)
         query, options = _query(asked, limit=asked.limit), _options(asked)
         done = await _stored(
-            self._service.letters.retry_some(query, options, rate=asked.rate, cursor=asked.cursor)
+            self._service.dead_letters.redrive_many(
+                query, options, rate=asked.rate, cursor=asked.cursor
+            )
         )
         return json_response(
             letter_views.BulkRetried(
@@ -102,7 +104,7 @@ class LetterEndpoints:
 
     async def purge_dead(self, request: Request) -> Response:
         """Throw one away."""
-        await _stored(self._service.letters.purge_one(_id(request)))
+        await _stored(self._service.dead_letters.purge_one(_id(request)))
         return Response(status_code=204)
 
     async def purge_many_dead(self, request: Request) -> Response:
@@ -114,7 +116,9 @@ class LetterEndpoints:
             age = timedelta(seconds=seconds(asked.older_than, "$.older_than"))
             older_than = to_rfc3339(self._service.now() - age)
         query = _query(asked, limit=PURGE_STEP, older_than=older_than)
-        return json_response(letter_views.Purged(await _stored(self._service.letters.purge(query))))
+        return json_response(
+            letter_views.Purged(await _stored(self._service.dead_letters.purge(query)))
+        )
 
 
 def _options(asked: letter_views.RetryRequest | letter_views.BulkRetryRequest) -> RedriveOptions:
@@ -131,11 +135,11 @@ def _query(
     *,
     limit: int,
     older_than: str | None = None,
-) -> LetterQuery:
+) -> DeadLetterQuery:
     if (asked.ids is not None) + (asked.filter is not None) + asked.all != 1:
         raise Refusal.invalid("give exactly one of ids, filter and all", "$")
     chosen = asked.filter or letter_views.LetterFilter()
-    return LetterQuery(
+    return DeadLetterQuery(
         actor=chosen.actor,
         reason=chosen.reason,
         fingerprint=chosen.fingerprint,
@@ -174,7 +178,7 @@ def _bad(name: str, detail: str) -> Refusal:
     return Refusal(Kind.INVALID, f"?{name}: {detail}", faults=[Fault(f"?{name}", detail)])
 
 
-def _summary(row: LetterRow) -> letter_views.LetterSummary:
+def _summary(row: DeadLetterRow) -> letter_views.LetterSummary:
     return letter_views.LetterSummary(
         row.id,
         row.status,
@@ -187,7 +191,7 @@ def _summary(row: LetterRow) -> letter_views.LetterSummary:
     )
 
 
-def _error(row: LetterRow, *, whole: bool) -> ErrorView | None:
+def _error(row: DeadLetterRow, *, whole: bool) -> ErrorView | None:
     error = row.error
     if error is None:
         return None
@@ -195,7 +199,7 @@ def _error(row: LetterRow, *, whole: bool) -> ErrorView | None:
     return ErrorView(error.type, error.message, traceback, row.reason)
 
 
-def _group(group: LetterGroup) -> letter_views.LetterGroupView:
+def _group(group: DeadLetterGroup) -> letter_views.LetterGroupView:
     return letter_views.LetterGroupView(
         group.fingerprint,
         group.actor,

@@ -22,10 +22,10 @@ from asya.clock import Clock, from_rfc3339, to_rfc3339
 from asya.errors import AsyaError, TransportError, nearest
 from asya.events import Event, HopEnded, HopStarted
 from asya.tasks.diagnosis.latency import ActorPace, Paces
-from asya.tasks.diagnosis.why import Facts, LetterFact, Spot, stuck_after_s
+from asya.tasks.diagnosis.why import DeadLetterFact, Facts, Spot, stuck_after_s
 from asya.tasks.mesh import ActorStatus, MeshClient
 from asya.tasks.rules import EventRow, Failure, HopData, StuckData, TaskRow
-from asya.tasks.store.base import LetterQuery, Query, Standing, TaskStore
+from asya.tasks.store.base import DeadLetterQuery, Query, Standing, TaskStore
 from asya.tasks.store.payloads import Keeping, Seen
 
 LOOK_EVERY_S: Final = 2.0
@@ -191,12 +191,12 @@ class Insight:
             children=Counter(each.status for each in family if each.id != id),
         )
 
-    async def _letter(self, id: str) -> LetterFact | None:
+    async def _letter(self, id: str) -> DeadLetterFact | None:
         """What became of its dead letter."""
-        found = await self._store.letters(LetterQuery(status=None, ids=(id,), limit=1))
+        found = await self._store.dead_letters(DeadLetterQuery(status=None, ids=(id,), limit=1))
         if not found:
             return None
-        return LetterFact(found[0].status, moment(found[0].changed_at), found[0].retried_as)
+        return DeadLetterFact(found[0].status, moment(found[0].changed_at), found[0].retried_as)
 
     async def _actor(self, name: str) -> ActorStatus | None:
         try:

@@ -85,7 +85,7 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class LetterFact:
+class DeadLetterFact:
     """What became of a dead letter: `status` is `dead`, `retried` or `purged`, since `at`.
 
     `retried_as` is the envelope that was made of it.
@@ -125,7 +125,7 @@ class Facts:
     error: str | None = None
     reason: str | None = None
     dead_at: datetime | None = None
-    letter: LetterFact | None = None
+    letter: DeadLetterFact | None = None
     published: bool = True
     not_before: datetime | None = None
     deadline: datetime | None = None

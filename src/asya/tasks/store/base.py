@@ -15,7 +15,7 @@ import msgspec
 
 from asya.envelope import ErrorInfo
 from asya.events import DeadLetter, Finished
-from asya.tasks.key_reservation import Claim, Verdict
+from asya.tasks.key_reservation import KeyDecision, KeyReservation
 from asya.tasks.rules import EventRow, Note, StuckData, TaskRow
 from asya.transports.delayed import Shelf
 
@@ -36,14 +36,14 @@ class Insertion(msgspec.Struct, frozen=True):
     """The task that has the id now, or holds the key: `created` by this call, or before it.
 
     `outgoing` is the envelope to publish when the task is not known to be published. `refused`
-    tells why `row`, which holds the key, is no answer to the claim. `replaced` is the task that
+    tells why `row`, which holds the key, is no answer to the reservation. `replaced` is the task that
     held the key before, and that this call canceled.
     """
 
     created: bool
     row: TaskRow
     outgoing: Outgoing | None = None
-    refused: Verdict | None = None
+    refused: KeyDecision | None = None
     replaced: str | None = None
 
 
@@ -137,10 +137,10 @@ class Query(msgspec.Struct, frozen=True):
     limit: int = 50
 
 
-LetterStatus = Literal["dead", "retried", "purged"]
+DeadLetterStatus = Literal["dead", "retried", "purged"]
 
 
-class LetterRow(msgspec.Struct):
+class DeadLetterRow(msgspec.Struct):
     """A dead letter as it is stored; `body` is empty in lists, and of one that is purged."""
 
     key: int
@@ -148,7 +148,7 @@ class LetterRow(msgspec.Struct):
     reason: str
     actor: str
     at: str
-    status: LetterStatus
+    status: DeadLetterStatus
     changed_at: str
     retried_as: str | None
     fingerprint: str
@@ -156,7 +156,7 @@ class LetterRow(msgspec.Struct):
     body: bytes = b""
 
 
-class LetterQuery(msgspec.Struct, frozen=True):
+class DeadLetterQuery(msgspec.Struct, frozen=True):
     """Which letters; all that is given must hold.
 
     Attributes:
@@ -169,7 +169,7 @@ class LetterQuery(msgspec.Struct, frozen=True):
         limit: At most so many.
     """
 
-    status: LetterStatus | None = "dead"
+    status: DeadLetterStatus | None = "dead"
     actor: str | None = None
     reason: str | None = None
     fingerprint: str | None = None
@@ -181,7 +181,7 @@ class LetterQuery(msgspec.Struct, frozen=True):
     limit: int = 50
 
 
-class LetterGroup(msgspec.Struct, frozen=True):
+class DeadLetterGroup(msgspec.Struct, frozen=True):
     """Letters of one actor that are about the same error, with the newest of them."""
 
     fingerprint: str
@@ -190,7 +190,7 @@ class LetterGroup(msgspec.Struct, frozen=True):
     first_at: str
     last_at: str
     reasons: list[str]
-    newest: LetterRow
+    newest: DeadLetterRow
 
 
 class TaskStore(ABC):
@@ -220,10 +220,12 @@ class TaskStore(ABC):
         """Finish what was asked, then disconnect. Idempotent."""
 
     @abstractmethod
-    async def insert(self, row: TaskRow, body: bytes, claim: Claim | None = None) -> Insertion:
+    async def insert(
+        self, row: TaskRow, body: bytes, reservation: KeyReservation | None = None
+    ) -> Insertion:
         """Store a new task with the envelope that is to be published, unless the id is known.
 
-        With a `claim`, unless another task holds the key (see `keys.judge`). A known id comes
+        With a `reservation`, unless another task holds the key (see `key_reservation.decide`). A known id comes
         before its key. Looking the key up, canceling the task that is replaced, and storing the
         new one with the key are one transaction.
         """
@@ -249,7 +251,7 @@ class TaskStore(ABC):
         """Record `notes` (all of this id), then the end. Whether this call made it terminal."""
 
     @abstractmethod
-    async def bury(self, letter: DeadLetter) -> None:
+    async def dead_letter(self, letter: DeadLetter) -> None:
         """Keep a dead letter; the same id and reason again changes nothing."""
 
     @abstractmethod
@@ -310,24 +312,24 @@ class TaskStore(ABC):
         """Forget at most `limit` payloads that were kept before a time; how many it were."""
 
     @abstractmethod
-    async def letter(self, id: str) -> LetterRow | None:
+    async def get_dead_letter(self, id: str) -> DeadLetterRow | None:
         """The dead letter of an envelope, bytes and all; of several the newest that is dead."""
 
     @abstractmethod
-    async def letters(self, query: LetterQuery) -> list[LetterRow]:
+    async def dead_letters(self, query: DeadLetterQuery) -> list[DeadLetterRow]:
         """A page of dead letters, without their bytes."""
 
     @abstractmethod
-    async def letter_groups(self, query: LetterQuery) -> list[LetterGroup]:
+    async def dead_letter_groups(self, query: DeadLetterQuery) -> list[DeadLetterGroup]:
         """Dead letters by actor and fingerprint, the group with the newest letter first.
 
         `query.before` is about the key of a group's newest letter.
         """
 
     @abstractmethod
-    async def retry_letter(
-        self, letter: LetterRow, row: TaskRow, body: bytes, *, force: bool
-    ) -> LetterRow | None:
+    async def redrive(
+        self, letter: DeadLetterRow, row: TaskRow, body: bytes, *, force: bool
+    ) -> DeadLetterRow | None:
         """Admit the envelope made from a letter and mark the letter, both or neither.
 
         Returns:
@@ -336,11 +338,11 @@ class TaskStore(ABC):
         """
 
     @abstractmethod
-    async def unretry_letter(self, letter: LetterRow, id: str) -> bool:
+    async def undo_redrive(self, letter: DeadLetterRow, id: str) -> bool:
         """Forget the task that was made from a letter and never published; put the mark back."""
 
     @abstractmethod
-    async def purge_letters(self, query: LetterQuery, at: str) -> int:
+    async def purge_dead_letters(self, query: DeadLetterQuery, at: str) -> int:
         """Throw away the bytes of at most `query.limit` letters; how many it were."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ import pytest
 
 from asya.cli.app import COMMANDS, find
 from asya.tasks.diagnosis.latency import ActorPace, Pace
-from asya.tasks.diagnosis.why import Facts, LetterFact, Spot, stuck_after_s, why
+from asya.tasks.diagnosis.why import DeadLetterFact, Facts, Spot, stuck_after_s, why
 from asya.tasks.mesh import ActorStatus, ReplicaStatus
 from asya.transports.base import Depth
 
@@ -85,7 +85,7 @@ def test_a_dead_one_that_was_sent_again_leads_to_its_successor():
     found = why(
         facts(
             status="failed", error="ValueError: no", reason="PolicyExhausted", dead_at=after(-5),
-            spot=None, letter=LetterFact("retried", after(-2), "e2"),
+            spot=None, letter=DeadLetterFact("retried", after(-2), "e2"),
         )
     )  # fmt: skip
     assert found.kind == "retried"
@@ -97,7 +97,7 @@ def test_a_dead_one_that_was_sent_again_leads_to_its_successor():
 
 
 def test_a_dead_one_that_was_thrown_away_cannot_be_sent_again():
-    letter = LetterFact("purged", after(-2))
+    letter = DeadLetterFact("purged", after(-2))
     found = why(
         facts(status="failed", error="ValueError: no", dead_at=NOON, letter=letter, spot=None)
     )
@@ -287,7 +287,7 @@ def test_remedies_are_commands_that_exist():
         facts(actor=actor()), facts(actor=None), facts(not_before=after(9)),
         facts(published=False), facts(ahead=3, actor=actor("busy", queue=Depth(3, 1, 0))),
         facts(status="succeeded", spot=None), facts(status="failed", dead_at=NOON, spot=None),
-        facts(status="failed", dead_at=NOON, letter=LetterFact("retried", NOON, "e2"), spot=None),
+        facts(status="failed", dead_at=NOON, letter=DeadLetterFact("retried", NOON, "e2"), spot=None),
     ]  # fmt: skip
     commands = {find(each.command.split()[1:])[0] for one in every for each in why(one).remedy}
     assert len(commands) > 4

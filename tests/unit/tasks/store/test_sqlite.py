@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from asya.errors import StoreError, StoreFull
-from asya.tasks.store.base import LetterQuery, Query
+from asya.tasks.store.base import DeadLetterQuery, Query
 from asya.tasks.store.sqlite.tasks import SqliteStore, migrations
 from asya.tasks.store.sqlite.worker import Worker
-from asya.testing.store_contract import StoreContract, bury, finished, new_task, started
+from asya.testing.store_contract import StoreContract, dead_letter, finished, new_task, started
 
 
 @pytest.fixture
@@ -79,11 +79,11 @@ async def test_letters_of_an_older_schema_get_their_fingerprints(tmp_path):
     connection.close()
     store = SqliteStore(path)
     await store.open()
-    await bury(store, "new", message="row 2")
-    new, odd, old = await store.letters(LetterQuery())
+    await dead_letter(store, "new", message="row 2")
+    new, odd, old = await store.dead_letters(DeadLetterQuery())
     assert new.fingerprint == old.fingerprint != odd.fingerprint
     assert (old.status, old.changed_at, new.key > odd.key) == ("dead", "then", True)
-    kept = await store.letter("old")
+    kept = await store.get_dead_letter("old")
     assert kept is not None
     assert kept.body == b"1"
     await store.close()

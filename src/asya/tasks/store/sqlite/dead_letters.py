@@ -15,7 +15,7 @@ import msgspec
 from asya.envelope import ErrorInfo
 from asya.events import DeadLetter
 from asya.tasks.fingerprint import fingerprint
-from asya.tasks.store.base import LetterGroup, LetterQuery, LetterRow
+from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow
 
 _COLUMNS: Final = "key, id, reason, actor, at, status, changed_at, retried_as, fingerprint, error"
 _encode: Final = msgspec.json.Encoder().encode
@@ -27,8 +27,8 @@ def sql_fingerprint(reason: str, error: bytes | None) -> str:
     return fingerprint(reason, None if error is None else _decode_error(error))
 
 
-def bury(connection: sqlite3.Connection, letter: DeadLetter) -> None:
-    """See `TaskStore.bury`."""
+def dead_letter(connection: sqlite3.Connection, letter: DeadLetter) -> None:
+    """See `TaskStore.dead_letter`."""
     error = None if letter.error is None else _encode(letter.error)
     connection.execute(
         "INSERT INTO dead_letters "
@@ -41,36 +41,36 @@ def bury(connection: sqlite3.Connection, letter: DeadLetter) -> None:
     )  # fmt: skip
 
 
-def letter(connection: sqlite3.Connection, id: str) -> LetterRow | None:
-    """See `TaskStore.letter`."""
+def letter(connection: sqlite3.Connection, id: str) -> DeadLetterRow | None:
+    """See `TaskStore.get_dead_letter`."""
     return _letter(
         connection, "id = ? ORDER BY status = 'dead' DESC, key DESC LIMIT 1", (id,), ", body"
     )
 
 
-def by_key(connection: sqlite3.Connection, key: int) -> LetterRow | None:
+def by_key(connection: sqlite3.Connection, key: int) -> DeadLetterRow | None:
     """The letter with a key, without its bytes."""
     return _letter(connection, "key = ?", (key,))
 
 
 def _letter(
     connection: sqlite3.Connection, where: str, values: tuple[object, ...], more: str = ""
-) -> LetterRow | None:
+) -> DeadLetterRow | None:
     sql = f"SELECT {_COLUMNS}{more} FROM dead_letters WHERE {where}"  # noqa: S608  our own texts
     found = connection.execute(sql, values).fetchone()
     return None if found is None else _row(found)
 
 
-def letters(connection: sqlite3.Connection, query: LetterQuery) -> list[LetterRow]:
-    """See `TaskStore.letters`."""
+def letters(connection: sqlite3.Connection, query: DeadLetterQuery) -> list[DeadLetterRow]:
+    """See `TaskStore.dead_letters`."""
     where, values = _where(query)
     order = "DESC" if query.newest_first else "ASC"
     sql = f"SELECT {_COLUMNS} FROM dead_letters WHERE {where} ORDER BY key {order} LIMIT ?"  # noqa: S608  own clauses, bound values
     return [_row(found) for found in connection.execute(sql, (*values, query.limit))]
 
 
-def groups(connection: sqlite3.Connection, query: LetterQuery) -> list[LetterGroup]:
-    """See `TaskStore.letter_groups`."""
+def groups(connection: sqlite3.Connection, query: DeadLetterQuery) -> list[DeadLetterGroup]:
+    """See `TaskStore.dead_letter_groups`."""
     where, values = _where(msgspec.structs.replace(query, before=None))
     sql = (
         "SELECT fingerprint, actor, count(*), min(at), max(at), group_concat(DISTINCT reason), "  # noqa: S608  own clauses, bound values
@@ -82,13 +82,15 @@ def groups(connection: sqlite3.Connection, query: LetterQuery) -> list[LetterGro
     for mark, actor, count, first, last, reasons, key in found:
         newest = by_key(connection, key)
         if newest is not None:  # purged in between: two statements may see two states of the file
-            group = LetterGroup(mark, actor, count, first, last, sorted(reasons.split(",")), newest)
+            group = DeadLetterGroup(
+                mark, actor, count, first, last, sorted(reasons.split(",")), newest
+            )
             made.append(group)
     return made
 
 
-def purge(connection: sqlite3.Connection, query: LetterQuery, at: str) -> int:
-    """See `TaskStore.purge_letters`."""
+def purge(connection: sqlite3.Connection, query: DeadLetterQuery, at: str) -> int:
+    """See `TaskStore.purge_dead_letters`."""
     where, values = _where(query)
     return connection.execute(
         "UPDATE dead_letters SET status = 'purged', changed_at = ?, body = x'' WHERE key IN "  # noqa: S608  own clauses, bound values
@@ -105,7 +107,7 @@ def settle(connection: sqlite3.Connection, key: int, at: str, retried_as: str) -
     )
 
 
-def revive(connection: sqlite3.Connection, before: LetterRow, retried_as: str) -> None:
+def revive(connection: sqlite3.Connection, before: DeadLetterRow, retried_as: str) -> None:
     """Undo the mark of a retry that made no envelope."""
     connection.execute(
         "UPDATE dead_letters SET status = ?, changed_at = ?, retried_as = ? "
@@ -123,7 +125,7 @@ def sweep(connection: sqlite3.Connection, before: str, limit: int) -> None:
     )
 
 
-def _where(query: LetterQuery) -> tuple[str, tuple[object, ...]]:
+def _where(query: DeadLetterQuery) -> tuple[str, tuple[object, ...]]:
     wanted: list[tuple[str, object]] = [
         ("status = ?", query.status),
         ("actor = ?", query.actor),
@@ -142,7 +144,7 @@ def _where(query: LetterQuery) -> tuple[str, tuple[object, ...]]:
     return " AND ".join(clauses) or "1", tuple(values)
 
 
-def _row(found: tuple[Any, ...]) -> LetterRow:
+def _row(found: tuple[Any, ...]) -> DeadLetterRow:
     error = None if found[9] is None else _decode_error(found[9])
     values: tuple[Any, ...] = (*found[:9], error, *found[10:])
-    return LetterRow(*values)
+    return DeadLetterRow(*values)

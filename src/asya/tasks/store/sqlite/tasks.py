@@ -21,17 +21,17 @@ from asya.envelope import TERMINAL_PHASES, Route
 from asya.errors import StoreError
 from asya.events import DeadLetter, Finished
 from asya.tasks import rules
-from asya.tasks.key_reservation import Claim, HeldKey, judge
+from asya.tasks.key_reservation import HeldKey, KeyReservation, decide
 from asya.tasks.rules import EventRow, Note, StuckData, TaskRow
 from asya.tasks.store.base import (
     EVENTS_MAX,
     Clues,
+    DeadLetterGroup,
+    DeadLetterQuery,
+    DeadLetterRow,
     Detail,
     EventPage,
     Insertion,
-    LetterGroup,
-    LetterQuery,
-    LetterRow,
     Outgoing,
     Query,
     ScheduleRow,
@@ -123,9 +123,13 @@ class SqliteStore(TaskStore):
         connection.execute("PRAGMA query_only=ON")
         return connection
 
-    async def insert(self, row: TaskRow, body: bytes, claim: Claim | None = None) -> Insertion:
+    async def insert(
+        self, row: TaskRow, body: bytes, reservation: KeyReservation | None = None
+    ) -> Insertion:
         """See `TaskStore.insert`."""
-        return await self._writer.run(lambda connection: _insert(connection, row, body, claim))
+        return await self._writer.run(
+            lambda connection: _insert(connection, row, body, reservation)
+        )
 
     async def discard(self, id: str) -> bool:
         """See `TaskStore.discard`."""
@@ -151,9 +155,9 @@ class SqliteStore(TaskStore):
             lambda connection: _finish(connection, end, notes, self._payloads_max)
         )
 
-    async def bury(self, letter: DeadLetter) -> None:
-        """See `TaskStore.bury`."""
-        await self._writer.run(lambda connection: letters.bury(connection, letter))
+    async def dead_letter(self, letter: DeadLetter) -> None:
+        """See `TaskStore.dead_letter`."""
+        await self._writer.run(lambda connection: letters.dead_letter(connection, letter))
 
     async def cancel(self, id: str, at: str, *, limit: int) -> list[str] | None:
         """See `TaskStore.cancel`."""
@@ -210,32 +214,32 @@ class SqliteStore(TaskStore):
             lambda connection: observing.forget_payloads(connection, before, limit)
         )
 
-    async def letter(self, id: str) -> LetterRow | None:
-        """See `TaskStore.letter`."""
+    async def get_dead_letter(self, id: str) -> DeadLetterRow | None:
+        """See `TaskStore.get_dead_letter`."""
         return await self._reader.run(lambda connection: letters.letter(connection, id))
 
-    async def letters(self, query: LetterQuery) -> list[LetterRow]:
-        """See `TaskStore.letters`."""
+    async def dead_letters(self, query: DeadLetterQuery) -> list[DeadLetterRow]:
+        """See `TaskStore.dead_letters`."""
         return await self._reader.run(lambda connection: letters.letters(connection, query))
 
-    async def letter_groups(self, query: LetterQuery) -> list[LetterGroup]:
-        """See `TaskStore.letter_groups`."""
+    async def dead_letter_groups(self, query: DeadLetterQuery) -> list[DeadLetterGroup]:
+        """See `TaskStore.dead_letter_groups`."""
         return await self._reader.run(lambda connection: letters.groups(connection, query))
 
-    async def retry_letter(
-        self, letter: LetterRow, row: TaskRow, body: bytes, *, force: bool
-    ) -> LetterRow | None:
-        """See `TaskStore.retry_letter`."""
+    async def redrive(
+        self, letter: DeadLetterRow, row: TaskRow, body: bytes, *, force: bool
+    ) -> DeadLetterRow | None:
+        """See `TaskStore.redrive`."""
         return await self._writer.run(
-            lambda connection: _retry_letter(connection, letter, row, body, force=force)
+            lambda connection: _redrive(connection, letter, row, body, force=force)
         )
 
-    async def unretry_letter(self, letter: LetterRow, id: str) -> bool:
-        """See `TaskStore.unretry_letter`."""
-        return await self._writer.run(lambda connection: _unretry_letter(connection, letter, id))
+    async def undo_redrive(self, letter: DeadLetterRow, id: str) -> bool:
+        """See `TaskStore.undo_redrive`."""
+        return await self._writer.run(lambda connection: _undo_redrive(connection, letter, id))
 
-    async def purge_letters(self, query: LetterQuery, at: str) -> int:
-        """See `TaskStore.purge_letters`."""
+    async def purge_dead_letters(self, query: DeadLetterQuery, at: str) -> int:
+        """See `TaskStore.purge_dead_letters`."""
         return await self._writer.run(lambda connection: letters.purge(connection, query, at))
 
     async def schedules(self) -> list[ScheduleRow]:
@@ -365,30 +369,36 @@ def _save(connection: sqlite3.Connection, row: TaskRow, events: Iterable[EventRo
 
 
 def _insert(
-    connection: sqlite3.Connection, task: TaskRow, body: bytes, claim: Claim | None
+    connection: sqlite3.Connection, task: TaskRow, body: bytes, reservation: KeyReservation | None
 ) -> Insertion:
     row = msgspec.structs.replace(task)  # a job may run twice, see `worker`
     known = _load(connection, [row.id]).get(row.id)
     if known is not None:
         return Insertion(False, known, _waiting(connection, known))
     replaced = None
-    if claim is not None:
-        held, holder = _holder(connection, claim)
-        verdict = judge(claim, held, holder)
-        if holder is not None and verdict == "same":
+    if reservation is not None:
+        held, holder = _holder(connection, reservation)
+        decision = decide(reservation, held, holder)
+        if holder is not None and decision == "same":
             return Insertion(False, holder, _waiting(connection, holder))
-        if holder is not None and verdict in {"taken", "reused"}:
-            return Insertion(False, holder, None, verdict)
-        if holder is not None and verdict == "replace":
-            _cancel(connection, holder.id, claim.at, limit=1)
+        if holder is not None and decision in {"taken", "reused"}:
+            return Insertion(False, holder, None, decision)
+        if holder is not None and decision == "replace":
+            _cancel(connection, holder.id, reservation.at, limit=1)
             replaced = holder.id
     _save(connection, row, rules.admitted(row))
     connection.execute("INSERT INTO outbox (key, body) VALUES (?, ?)", (row.key, body))
-    if claim is not None:
+    if reservation is not None:
         connection.execute(
             "INSERT OR REPLACE INTO admission_keys (scope, key, task, digest, expires_at) "
             "VALUES (?, ?, ?, ?, ?)",
-            (claim.scope, claim.key, row.key, claim.digest, claim.expires_at),
+            (
+                reservation.scope,
+                reservation.key,
+                row.key,
+                reservation.digest,
+                reservation.expires_at,
+            ),
         )
     outgoing = Outgoing(row.key, row.id, body, row.not_before)
     return Insertion(True, row, outgoing, replaced=replaced)
@@ -402,11 +412,13 @@ def _waiting(connection: sqlite3.Connection, known: TaskRow) -> Outgoing | None:
     return Outgoing(known.key, known.id, found[0], known.not_before)
 
 
-def _holder(connection: sqlite3.Connection, claim: Claim) -> tuple[HeldKey | None, TaskRow | None]:
+def _holder(
+    connection: sqlite3.Connection, reservation: KeyReservation
+) -> tuple[HeldKey | None, TaskRow | None]:
     """The key as stored, and the task that it was stored for."""
     held = connection.execute(
         "SELECT digest, expires_at, task FROM admission_keys WHERE scope = ? AND key = ?",
-        (claim.scope, claim.key),
+        (reservation.scope, reservation.key),
     ).fetchone()
     if held is None:
         return None, None
@@ -507,9 +519,14 @@ def _finish(
     return True
 
 
-def _retry_letter(
-    connection: sqlite3.Connection, letter: LetterRow, task: TaskRow, body: bytes, *, force: bool
-) -> LetterRow | None:
+def _redrive(
+    connection: sqlite3.Connection,
+    letter: DeadLetterRow,
+    task: TaskRow,
+    body: bytes,
+    *,
+    force: bool,
+) -> DeadLetterRow | None:
     current = letters.by_key(connection, letter.key)
     if current is None or current.status == "purged" or (current.status != "dead" and not force):
         return msgspec.structs.replace(letter, status="purged") if current is None else current
@@ -520,7 +537,7 @@ def _retry_letter(
     return None
 
 
-def _unretry_letter(connection: sqlite3.Connection, letter: LetterRow, id: str) -> bool:
+def _undo_redrive(connection: sqlite3.Connection, letter: DeadLetterRow, id: str) -> bool:
     if not _discard(connection, id):
         return False
     letters.revive(connection, letter, id)
