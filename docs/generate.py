@@ -58,8 +58,8 @@ On a laptop the handler is imported from the manifest's folder. An actor needs n
 {flow}
 ## Schedule
 
-Needs `cron` or `every`, and `flow` or `route`. See [Send later, and again and
-again](../how-to/send-later.md).
+Needs `cron` or `every`, and `flow` or `route`. See [Send
+later, once per key, and on a schedule](../how-to/send-later.md).
 
 {schedule}"""
 
