@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sqlite3
 import subprocess
@@ -32,7 +33,7 @@ class Mesh:
 
 async def admit(service, number):
     while True:
-        row = await service.admit(["a"], Raw(b'"' + b"x" * 1000 + b'"'))
+        row = (await service.admit(["a"], Raw(b'"' + b"x" * 1000 + b'"'))).row
         sys.stdout.write(row.id + "\\n")
         sys.stdout.flush()
 
@@ -109,7 +110,8 @@ async def test_every_answered_id_survives_a_kill(tmp_path, killed_after):
     assert set(answered) <= stored
     assert set(answered) <= set(mesh.ids)
     assert {row.status for row in rows} == {"pending"}
-    await service._publish_page(older_than=None)
+    while await service._store.outbox():
+        await asyncio.sleep(0.05)
     await service.close()
     assert stored <= set(mesh.ids) | set(mesh.fresh)
 

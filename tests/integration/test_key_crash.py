@@ -34,7 +34,7 @@ class Mesh:
 
 async def admit(service, number):
     key = AdmissionKey("route:a", f"k{number}", Idempotency())
-    row = await service.admit(["a"], Raw(b"1"), key=key)
+    row = (await service.admit(["a"], Raw(b"1"), key=key)).row
     sys.stdout.write(f"{number} {row.id}\\n")
     sys.stdout.flush()
 
@@ -99,6 +99,6 @@ async def test_a_key_is_one_task_over_a_kill(tmp_path, killed_after):
     await service.start()
     for number, id_ in by_key.items():
         key = AdmissionKey("route:a", f"k{number}", Idempotency())
-        again = await service.take(["a"], Raw(b"1"), key=key)
+        again = await service.admit(["a"], Raw(b"1"), key=key)
         assert (again.row.id, again.replayed) == (id_, True)
     await service.close()

@@ -22,6 +22,7 @@ from asya.envelope import SYSTEM_PREFIX, route_problem
 from asya.errors import TransportError, nearest
 from asya.tasks.mesh import MeshClient
 from asya.tasks.refusals import RETRY_AFTER_S, Fault, Kind, Refusal
+from asya.tasks.rules import TaskRow
 
 ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}$"
 """Ids that clients choose: they stand in URLs and in the broker's ids."""
@@ -37,6 +38,14 @@ DEPTH_STALE_S: Final = 5.0
 
 _FEW: Final = 4
 _ID: Final = re.compile(ID_PATTERN)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The task that a request led to; `replayed`: it was there before."""
+
+    row: TaskRow
+    replayed: bool
 
 
 def check_id(id: str | None) -> None:

@@ -34,7 +34,7 @@ from asya.tasks import redrive
 from asya.tasks.admission import check_payload, check_route
 from asya.tasks.mesh import MeshClient
 from asya.tasks.redrive import RedriveOptions
-from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal
+from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors
 from asya.tasks.rules import Failure, TaskRow
 from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow, Detail, TaskStore
 
@@ -118,16 +118,17 @@ class DeadLetters:
         self._published = published
         self._unknown = unknown
 
-    # All methods raise `StoreError` when the store cannot be used.
-
+    @refuses_store_errors
     async def page(self, query: DeadLetterQuery) -> list[DeadLetterRow]:
         """Letters, without their bytes."""
         return await self._store.dead_letters(query)
 
+    @refuses_store_errors
     async def groups(self, query: DeadLetterQuery) -> list[DeadLetterGroup]:
         """Letters by actor and error."""
         return await self._store.dead_letter_groups(query)
 
+    @refuses_store_errors
     async def get(self, id: str) -> OpenLetter:
         """One letter.
 
@@ -146,6 +147,7 @@ class DeadLetters:
             problem = str(error)
         return OpenLetter(row, envelope, sent, problem, detail)
 
+    @refuses_store_errors
     async def get_row(self, id: str) -> DeadLetterRow:
         """One letter as it is stored.
 
@@ -162,6 +164,7 @@ class DeadLetters:
             Kind.NOT_DEAD, f"the envelope {id} is no dead letter: it is {_state(detail.row)}", id=id
         )
 
+    @refuses_store_errors
     async def redrive(self, id: str, options: RedriveOptions) -> TaskRow:
         """Send a letter again; when this returns the new envelope is stored.
 
@@ -189,6 +192,7 @@ class DeadLetters:
         await self._publish(letter, envelope)
         return row
 
+    @refuses_store_errors
     async def redrive_many(
         self,
         query: DeadLetterQuery,
@@ -234,6 +238,7 @@ class DeadLetters:
                 break
         return done
 
+    @refuses_store_errors
     async def purge(self, query: DeadLetterQuery) -> int:
         """Throw away all letters that match, in steps of `query.limit`; gives how many."""
         now = self._clock.now()
@@ -242,6 +247,7 @@ class DeadLetters:
             purged += step
         return purged
 
+    @refuses_store_errors
     async def purge_one(self, id: str) -> None:
         """Throw one letter away, also one that was retried; idempotent.
 

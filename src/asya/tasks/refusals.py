@@ -6,14 +6,18 @@ by a table over the kinds (`gateway/http/problems.py` for HTTP). Rules branch on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Coroutine, Sequence
 from enum import StrEnum
-from typing import Final, Self
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 
 from asya.codes import Code
-from asya.errors import AsyaError
+from asya.errors import AsyaError, StoreError, StoreFull
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 RETRY_AFTER_S: Final = 1
 """Seconds after which a client may repeat a request that was refused for a transient reason."""
@@ -135,3 +139,24 @@ class Refusal(AsyaError):
     def transient(self) -> bool:
         """Whether the same request may be accepted later."""
         return self.kind in TRANSIENT
+
+
+def store_refusal(error: StoreError) -> Refusal:
+    """The refusal of what the task store cannot do now."""
+    kind = Kind.DISK_FULL if isinstance(error, StoreFull) else Kind.STORE_UNAVAILABLE
+    return Refusal(kind, str(error), retry_after_s=RETRY_AFTER_S)
+
+
+def refuses_store_errors(
+    method: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Decorate a method that clients call: a `StoreError` leaves it as a `Refusal`."""
+
+    @functools.wraps(method)
+    async def refusing(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except StoreError as error:
+            raise store_refusal(error) from error
+
+    return refusing

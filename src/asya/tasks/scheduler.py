@@ -20,8 +20,9 @@ from msgspec import Raw
 
 from asya.clock import Clock, from_rfc3339, seconds_until, to_rfc3339
 from asya.errors import StoreError, nearest
+from asya.tasks.admission import Admission
 from asya.tasks.idempotency import AdmissionKey
-from asya.tasks.refusals import Kind, Refusal
+from asya.tasks.refusals import Kind, Refusal, refuses_store_errors
 from asya.tasks.rules import TaskRow
 from asya.tasks.schedule import DUE_HEADER, NAME_HEADER, ScheduleSpec, plan, run_id
 from asya.tasks.store.base import ScheduleRow
@@ -51,7 +52,7 @@ class Admits(Protocol):
         timeout_s: float | None,
         flow: str | None,
         key: AdmissionKey | None,
-    ) -> Awaitable[TaskRow]:
+    ) -> Awaitable[Admission]:
         """See `TaskService.admit`."""
         ...
 
@@ -128,25 +129,23 @@ class Scheduler:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
+    @refuses_store_errors
     async def states(self) -> list[ScheduleState]:
-        """All schedules, by name.
-
-        Raises:
-            StoreError: The store cannot be read.
-        """
+        """All schedules, by name."""
         rows = await self._read()
         return [self._state(spec, rows.get(name)) for name, spec in sorted(self._specs.items())]
 
+    @refuses_store_errors
     async def state(self, name: str) -> ScheduleState:
         """One schedule.
 
         Raises:
             Refusal: There is none of this name.
-            StoreError: The store cannot be read.
         """
         spec = self._spec(name)
         return self._state(spec, (await self._read()).get(name))
 
+    @refuses_store_errors
     async def run(self, name: str, id: str | None = None) -> TaskRow:
         """Fire a schedule now, suspended or not; its concurrency policy holds.
 
@@ -155,8 +154,8 @@ class Scheduler:
             id: The run's id; the same id again is the same run.
 
         Raises:
-            Refusal: There is none of this name, or the run is refused.
-            StoreError: The store cannot be used; the run may have been admitted.
+            Refusal: There is none of this name, or the run is refused. After a refusal of the
+                store the run may have been admitted.
         """
         spec = self._spec(name)
         async with self._alone:
@@ -168,12 +167,12 @@ class Scheduler:
             await self._store.save_schedule(row)
         return task
 
+    @refuses_store_errors
     async def suspend(self, name: str, *, suspended: bool) -> ScheduleState:
         """Make no more runs, or make them again; what was due meanwhile is not made up for.
 
         Raises:
-            Refusal: There is none of this name.
-            StoreError: The store cannot be used; nothing has changed.
+            Refusal: There is none of this name, or the store cannot be used: nothing has changed.
         """
         spec = self._spec(name)
         async with self._alone:
@@ -260,7 +259,7 @@ class Scheduler:
         return True
 
     async def _admit(self, spec: ScheduleSpec, id: str, due: datetime) -> TaskRow:
-        return await self._service.admit(
+        admission = await self._service.admit(
             spec.route,
             spec.payload,
             id=id,
@@ -273,6 +272,7 @@ class Scheduler:
             flow=spec.flow,
             key=spec.key,
         )
+        return admission.row
 
     async def _row(self, spec: ScheduleSpec, now: datetime) -> ScheduleRow:
         """What is known of a schedule since the last `_refresh`; a new one begins now."""

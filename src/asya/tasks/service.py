@@ -12,28 +12,24 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from msgspec import Raw
 
+from asya.blobs.base import BlobStore
 from asya.blobs.claims import CHECKED_IN, Claims, no_claims
-from asya.clock import Clock, from_rfc3339, to_rfc3339
+from asya.clock import Clock, to_rfc3339
 from asya.envelope import BLOB_HEADER, FLOW_HEADER, Envelope, decode, encode, new_envelope, raw_json
 from asya.errors import (
-    AsyaError,
     BlobUnavailable,
-    MessageTooLarge,
-    QueueMissing,
     StoreError,
-    StoreFull,
-    TransportError,
-    TransportUnavailable,
 )
 from asya.events import DeadLetter, Event, Finished, Flown, Forked, Ledger
 from asya.tasks.admission import (
+    Admission,
     Gate,
     check_headers,
     check_id,
@@ -48,8 +44,9 @@ from asya.tasks.diagnosis.why import Facts
 from asya.tasks.idempotency import AdmissionKey, refused_key
 from asya.tasks.key_reservation import KeyReservation
 from asya.tasks.mesh import MeshClient
+from asya.tasks.outbox import Outbox
 from asya.tasks.recorder import Recorder
-from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal
+from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors
 from asya.tasks.rules import TaskRow, note_of
 from asya.tasks.schedule import ScheduleSpec
 from asya.tasks.scheduler import Scheduler
@@ -57,7 +54,6 @@ from asya.tasks.store.base import (
     Detail,
     EventPage,
     Insertion,
-    Outgoing,
     Query,
     StoredPayload,
     TaskStore,
@@ -74,16 +70,11 @@ SWEEP_STEP: Final = 200
 """Tasks that one transaction forgets; between two of them others can write."""
 
 SWEEP_EVERY_S: Final = 60.0
-OUTBOX_EVERY_S: Final = 5.0
-
-OUTBOX_AGE_S: Final = 30.0
-"""How long an envelope may be stored and not marked as published before it is published again."""
 
 WAITERS_MAX: Final = 10_000
 """Requests that may wait at a time; one more is answered as if its time were over."""
 
-_T = TypeVar("_T")
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,14 +92,6 @@ class ServiceLimits:
     queue_max: int = 100_000
     retention_s: float = 7 * 24 * 3600.0
     wait_max_s: float = 600.0
-
-
-@dataclass(frozen=True)
-class Admission:
-    """The task that a request led to; `replayed`: it was there before."""
-
-    row: TaskRow
-    replayed: bool
 
 
 class Ending:
@@ -148,7 +131,6 @@ class TaskService:
         claims: Where big payloads go; without them every payload travels in its message.
 
     Attributes:
-        blobs: Where big results are.
         schedules: Fires them.
         insight: Why envelopes are where they are, and how long actors take.
         dead_letters: Envelopes that nobody could handle.
@@ -167,7 +149,6 @@ class TaskService:
         claims: Claims | None = None,
     ) -> None:
         self._claims = no_claims() if claims is None else claims
-        self.blobs = self._claims.store
         self.limits = limits or ServiceLimits()
         self._store = store
         self._mesh = mesh
@@ -178,20 +159,24 @@ class TaskService:
         self.late_ends: Ledger = self
         self._deadlines = Deadlines(clock, self._up_to_date, self._end_late)
         self.insight = Insight(store, mesh, clock, capturing, self._recorded, self._deadlines.add)
-        self._admitting: dict[str, asyncio.Future[None]] = {}
+        self._outbox = Outbox(store, mesh, clock, self._recorder, self._gate)
         self._chores: list[asyncio.Task[None]] = []
-        self._started = False
         self.dead_letters = DeadLetters(
             store,
             mesh,
             clock,
             self._claims,
             payload_max_bytes=self.limits.payload_max_bytes,
-            check=self._check_route,
-            published=self._is_published,
+            check=self.check_route,
+            published=self._published,
             unknown=self.unknown,
         )
         self.schedules = Scheduler(self, store, schedules, namespace=mesh.namespace, clock=clock)
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Where big results are."""
+        return self._claims.store
 
     # Life
 
@@ -202,11 +187,10 @@ class TaskService:
             StoreError: The store cannot be opened.
         """
         await self._store.open()
-        self._started = True
         self._recorder.start()
         self.schedules.start()
         self._chores = [
-            asyncio.create_task(self._publish_leftovers(), name="asya-outbox"),
+            asyncio.create_task(self._outbox.run(), name="asya-outbox"),
             asyncio.create_task(self._sweep(), name="asya-sweep"),
             asyncio.create_task(self.insight.watch(), name="asya-watcher"),
             asyncio.create_task(self._deadlines.run(), name="asya-deadlines"),
@@ -219,13 +203,13 @@ class TaskService:
     async def close(self) -> None:
         """Release everybody, store what is pending, close the store. Idempotent."""
         self.release()
-        if not self._started:
+        chores, self._chores = self._chores, []
+        if not chores:
             return
-        self._started = False
         await self.schedules.close()
-        for chore in self._chores:
+        for chore in chores:
             chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        await asyncio.gather(*chores, return_exceptions=True)
         await self._gate.close()
         await self._recorder.flush()
         await self._store.close()
@@ -241,12 +225,13 @@ class TaskService:
 
     def problem(self) -> str | None:
         """Why no envelope can be taken now, or None."""
-        if not self._started:
+        if not self._chores:
             return "the gateway does not run"
         if self._watches.released:
             return "the gateway shuts down"
         return self._mesh.problem()
 
+    @refuses_store_errors
     async def check(self) -> None:
         """Find out whether the service can do its work.
 
@@ -256,10 +241,11 @@ class TaskService:
         problem = self.problem()
         if problem is not None:
             raise Refusal(Kind.UNAVAILABLE, problem, retry_after_s=RETRY_AFTER_S)
-        await _read(self._store.outbox(limit=1))
+        await self._store.outbox(limit=1)
 
     # What clients ask for
 
+    @refuses_store_errors
     async def admit(
         self,
         actors: Sequence[str],
@@ -271,33 +257,8 @@ class TaskService:
         flow: str | None = None,
         not_before: datetime | None = None,
         key: AdmissionKey | None = None,
-    ) -> TaskRow:
-        """As `take`; the task alone."""
-        taken = await self.take(
-            actors,
-            payload,
-            id=id,
-            headers=headers,
-            timeout_s=timeout_s,
-            flow=flow,
-            not_before=not_before,
-            key=key,
-        )
-        return taken.row
-
-    async def take(
-        self,
-        actors: Sequence[str],
-        payload: Raw,
-        *,
-        id: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        timeout_s: float | None = None,
-        flow: str | None = None,
-        not_before: datetime | None = None,
-        key: AdmissionKey | None = None,
     ) -> Admission:
-        """Take a new envelope: when this returns it is stored, and confirmed in its first queue.
+        """Admit a new envelope: when this returns it is stored, and confirmed in its first queue.
 
         The same id again, with the same route and payload, gives the task that is there; so does
         the same key, or it is refused, or takes the task's place, as its policy says.
@@ -320,20 +281,19 @@ class TaskService:
         check_id(id)
         check_headers(headers or {})
         check_payload(payload, self.limits.payload_max_bytes)
-        await self._check_route(actors)
-        big = len(payload) > self._claims.threshold_bytes
-        checked_in = await self._check_in(payload) if big else None
-        all_headers = dict(headers or {})
-        content = payload if checked_in is None else checked_in
-        if checked_in is not None:
-            all_headers[BLOB_HEADER], payload = checked_in, CHECKED_IN
+        await self.check_route(actors)
+        all_headers, content = dict(headers or {}), payload
+        if len(payload) > self._claims.threshold_bytes:
+            checked_in = await self._check_in(payload)
+            if checked_in is not None:
+                all_headers[BLOB_HEADER], content, payload = checked_in, checked_in, CHECKED_IN
         row, envelope = self._first(actors, payload, id, all_headers, timeout_s, flow, not_before)
         row.digest = digest(actors, content)
         reservation = None if key is None else key.reservation(content, self._clock.now())
         async with contextlib.AsyncExitStack() as alone:
             for mark in (row.id,) if reservation is None else (reservation.mark, row.id):
-                await alone.enter_async_context(self._alone(mark))
-            insertion = await self._insert(row, encode(envelope), reservation)
+                await alone.enter_async_context(self._outbox.alone(mark))
+            insertion = await self._store.insert(row, encode(envelope), reservation)
             self.insight.admitted()
             found = insertion.row
             _check_found(row, insertion, reservation)
@@ -341,11 +301,8 @@ class TaskService:
                 await self._canceled_by_key(insertion.replaced)
             if insertion.outgoing is not None:
                 again = envelope if insertion.created else decode(insertion.outgoing.body)
-                await self._publish(
-                    again,
-                    found.not_before,
-                    new=insertion.created,
-                    keyed=reservation is not None,
+                await self._outbox.publish(
+                    again, found.not_before, new=insertion.created, keyed=key is not None
                 )
         if not found.ended:
             self._deadlines.add(found.id, found.deadline_at)
@@ -360,26 +317,31 @@ class TaskService:
                 Kind.BLOBS_UNAVAILABLE, str(error), retry_after_s=RETRY_AFTER_S
             ) from error
 
-    async def _check_route(self, actors: Sequence[str]) -> None:
-        """Refuse a route that cannot be taken now."""
+    async def check_route(self, actors: Sequence[str]) -> None:
+        """Refuse a route that cannot be taken now.
+
+        Raises:
+            Refusal: The mesh is in trouble, an actor is unknown, or its queue is full.
+        """
         problem = self.problem()
         if problem is not None:
             raise Refusal(Kind.UNAVAILABLE, problem, retry_after_s=RETRY_AFTER_S)
         await self._gate.check(actors)
 
-    def _is_published(self, envelope: Envelope) -> None:
+    def _published(self, envelope: Envelope) -> None:
         """A new envelope is in its first queue, from where it is taken at once."""
         self.insight.admitted()
-        self._recorder.add_published(envelope.id)
-        self._gate.admitted(envelope.route.curr)
+        self._outbox.published(envelope)
 
+    @refuses_store_errors
     async def unknown(self, id: str) -> Refusal:
         """The refusal of an id that no task has; names the nearest one that has."""
-        return unknown(id, await _read(self.insight.nearest_id(id)))
+        return unknown(id, await self.insight.nearest_id(id))
 
+    @refuses_store_errors
     async def whole_id(self, id: str) -> str | None:
         """The one id that begins with these characters, or None (see `Insight.whole_id`)."""
-        return await _read(self.insight.whole_id(id))
+        return await self.insight.whole_id(id)
 
     async def _canceled_by_key(self, id: str) -> None:
         """Tell of a task that the store canceled, and cancel its children."""
@@ -426,69 +388,25 @@ class TaskService:
         envelope.status.updated_at = to_rfc3339(begin)
         return row, envelope
 
-    @contextlib.asynccontextmanager
-    async def _alone(self, id: str) -> AsyncIterator[None]:
-        """One admission of an id at a time: a second one must not answer before the first is sure."""
-        while id in self._admitting:
-            await asyncio.wait([self._admitting[id]])
-        mine = self._admitting[id] = asyncio.get_running_loop().create_future()
-        try:
-            yield
-        finally:
-            del self._admitting[id]
-            mine.set_result(None)
-
-    async def _insert(
-        self, row: TaskRow, body: bytes, reservation: KeyReservation | None
-    ) -> Insertion:
-        try:
-            return await self._store.insert(row, body, reservation)
-        except StoreError as error:
-            raise store_problem(error) from error
-
-    async def _publish(
-        self, envelope: Envelope, not_before: str | None, *, new: bool, keyed: bool
-    ) -> None:
-        """Publish a stored envelope; on failure a new task is forgotten again.
-
-        One that was there before stays: it may have been answered, and not yet marked. When the broker's answer was lost the envelope may be in the queue all the same: its events
-        then make the task anew, and the same id again is recognised by broker and store.
-        A key would be forgotten with its task: that task stays, and a chore publishes it.
-        """
-        try:
-            await self._mesh.publish(
-                envelope, dedup_id=f"{envelope.id}:0", not_before=_moment(not_before)
-            )
-        except TransportError as error:
-            if new and not (keyed and isinstance(error, TransportUnavailable)):
-                await self._take_back(envelope.id)
-            raise _publish_problem(envelope, error) from error
-        self._recorder.add_published(envelope.id)
-        if not_before is None:
-            self._gate.admitted(envelope.route.curr)
-
-    async def _take_back(self, id: str) -> None:
-        try:
-            await self._store.discard(id)
-        except StoreError as error:  # then the chore publishes it: the client may see it run
-            _log.warning("the task could not be taken back: %s", error, extra={"envelope": id})
-
+    @refuses_store_errors
     async def get(self, id: str) -> Detail:
         """One task.
 
         Raises:
             Refusal: Not known, or the store cannot be read.
         """
-        detail = await _read(self._store.get(id))
+        detail = await self._store.get(id)
         if detail is None:
             raise await self.unknown(id)
         return detail
 
+    @refuses_store_errors
     async def facts(self, id: str) -> Facts:
         """What is known of why an envelope is where it is; an unknown id is a fact like others."""
         await self._recorder.flush()
-        return await _read(self.insight.facts(id))
+        return await self.insight.facts(id)
 
+    @refuses_store_errors
     async def payload(self, id: str, n: int, side: str, attempt: int | None) -> StoredPayload:
         """What was kept of a hop's payload.
 
@@ -496,7 +414,7 @@ class TaskService:
             Refusal: The envelope is not known, or nothing was kept.
         """
         await self._recorder.flush()
-        found = await _read(self._store.payload(id, n, side, attempt))
+        found = await self._store.payload(id, n, side, attempt)
         if found is not None:
             return found
         await self.get(id)
@@ -507,10 +425,12 @@ class TaskService:
             id=id,
         )
 
+    @refuses_store_errors
     async def list(self, query: Query) -> list[TaskRow]:
         """A page of tasks, newest first."""
-        return await _read(self._store.tasks(query))
+        return await self._store.tasks(query)
 
+    @refuses_store_errors
     async def wait(self, id: str, timeout_s: float) -> Detail:
         """The task when it has ended, or as it is when the time is over (see `Ending`)."""
         with self.ending(id) as ending:
@@ -531,6 +451,7 @@ class TaskService:
         finally:
             self._watches.remove_waiter(id, future)
 
+    @refuses_store_errors
     async def cancel(self, id: str) -> None:
         """End a task as canceled, and all children of this root; what has ended stays as it is.
 
@@ -540,10 +461,7 @@ class TaskService:
         await self._recorder.flush()
         at = to_rfc3339(self._clock.now())
         while True:
-            try:
-                canceled = await self._store.cancel(id, at, limit=CANCEL_STEP)
-            except StoreError as error:
-                raise store_problem(error) from error
+            canceled = await self._store.cancel(id, at, limit=CANCEL_STEP)
             if canceled is None:
                 raise await self.unknown(id)
             if canceled:
@@ -554,9 +472,10 @@ class TaskService:
             if len(canceled) < CANCEL_STEP - 1:
                 return
 
+    @refuses_store_errors
     async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:
         """Stored events with numbers above `after`, oldest first; None for an unknown id."""
-        return await _read(self._store.events(id, after=after, limit=limit))
+        return await self._store.events(id, after=after, limit=limit)
 
     @contextlib.contextmanager
     def watch(self, id: str) -> Iterator[Watch]:
@@ -635,37 +554,6 @@ class TaskService:
 
     # Chores
 
-    async def _publish_leftovers(self) -> None:
-        """Publish what was stored and is not known to be published: a crash between the two."""
-        await self._publish_page(older_than=None)
-        while True:
-            await asyncio.sleep(OUTBOX_EVERY_S)
-            await self._publish_page(older_than=OUTBOX_AGE_S)
-
-    async def _publish_page(self, *, older_than: float | None) -> None:
-        after = 0
-        with contextlib.suppress(AsyaError):  # the next round tries again
-            while page := await self._store.outbox(after=after):
-                after = page[-1].key
-                for outgoing in page:
-                    await self._publish_leftover(outgoing, older_than)
-
-    async def _publish_leftover(self, outgoing: Outgoing, older_than: float | None) -> None:
-        if outgoing.id in self._admitting:
-            return
-        envelope = decode(outgoing.body)
-        if older_than is not None:
-            limit = to_rfc3339(self._clock.now() - timedelta(seconds=older_than))
-            if envelope.status.created_at > limit:
-                return
-        begin = _moment(outgoing.not_before)
-        try:
-            await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0", not_before=begin)
-        except TransportError as error:
-            _log.warning("it is not published yet: %s", error, extra={"envelope": envelope.id})
-        else:
-            self._recorder.add_published(envelope.id)
-
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
@@ -675,11 +563,7 @@ class TaskService:
                     await asyncio.sleep(0.01)
                 await self.insight.forget()
             except StoreError as error:
-                _log.warning("old tasks were not swept: %s", error)
-
-
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else from_rfc3339(text)
+                log.warning("old tasks were not swept: %s", error)
 
 
 def _check_found(row: TaskRow, insertion: Insertion, reservation: KeyReservation | None) -> None:
@@ -695,31 +579,8 @@ def _check_found(row: TaskRow, insertion: Insertion, reservation: KeyReservation
         )
 
 
-async def _read(reading: Awaitable[_T]) -> _T:
-    try:
-        return await reading
-    except StoreError as error:
-        raise store_problem(error) from error
-
-
 def unknown(id: str, close: str | None = None) -> Refusal:
     """The refusal of an id that no task has; `close` is the nearest one that has."""
     hint = f"; did you mean {close}?" if close else ""
     text = f"there is no envelope {id!r}, or it was swept{hint}"
     return Refusal(Kind.UNKNOWN_ENVELOPE, text, id=id, nearest=close)
-
-
-def store_problem(error: StoreError) -> Refusal:
-    """The refusal of what the store cannot do now."""
-    kind = Kind.DISK_FULL if isinstance(error, StoreFull) else Kind.STORE_UNAVAILABLE
-    return Refusal(kind, str(error), retry_after_s=RETRY_AFTER_S)
-
-
-def _publish_problem(envelope: Envelope, error: TransportError) -> Refusal:
-    if isinstance(error, MessageTooLarge):
-        return Refusal(Kind.TOO_LARGE, str(error), id=envelope.id)
-    if isinstance(error, QueueMissing):
-        return Refusal(
-            Kind.UNKNOWN_ACTOR, f"the actor {envelope.route.curr!r} has no queue", id=envelope.id
-        )
-    return Refusal(Kind.UNAVAILABLE, str(error), id=envelope.id, retry_after_s=RETRY_AFTER_S)

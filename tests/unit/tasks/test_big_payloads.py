@@ -57,8 +57,8 @@ class TestAdmission:
         assert (BLOB_HEADER in mesh.published[0].headers, blobs.written) == (False, 0)
 
     async def test_the_same_id_and_payload_is_the_same_task(self, service, mesh, blobs):
-        first = await service.admit(["a"], BIG, id="one")
-        again = await service.admit(["a"], BIG, id="one")
+        first = (await service.admit(["a"], BIG, id="one")).row
+        again = (await service.admit(["a"], BIG, id="one")).row
         assert (first.key, blobs.written, len(mesh.published)) == (again.key, 1, 1)
 
     async def test_the_same_id_with_another_big_payload_is_refused(self, service):
@@ -84,7 +84,7 @@ class TestAdmission:
 
 class TestResults:
     async def ended(self, service, payload):
-        row = await service.admit(["a"], raw_json(1))
+        row = (await service.admit(["a"], raw_json(1))).row
         header = await service._claims.claim(payload, 0)
         headers = {BLOB_HEADER: header, "mine": Raw(b"1")}
         end = Finished(
@@ -111,7 +111,7 @@ class TestResults:
         assert bytes(payload) in body
 
     async def test_a_result_that_is_null_is_null(self, service, blobs):
-        row = await service.admit(["a"], raw_json(1))
+        row = (await service.admit(["a"], raw_json(1))).row
         end = Finished(
             row.id,
             "succeeded",

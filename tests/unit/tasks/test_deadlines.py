@@ -49,7 +49,7 @@ def ended(service, clock, id_, state, route, **fields):
 
 async def test_an_envelope_behind_others_ends_at_its_deadline(service, late):
     """Given a deadline of 5 s, when the envelope is in its queue by then, then it has failed."""
-    row = await service.admit(["a", "b"], PAYLOAD, timeout_s=5)
+    row = (await service.admit(["a", "b"], PAYLOAD, timeout_s=5)).row
     assert await late.after(5) == [], "what began before the deadline may not be told yet"
     with service.watch(row.id) as watch:
         assert await late.after(deadlines.SETTLE_S) == [row.id]
@@ -67,7 +67,7 @@ async def test_an_envelope_behind_others_ends_at_its_deadline(service, late):
 
 
 async def test_the_sidecar_that_drops_the_message_later_changes_nothing(service, clock, late):
-    row = await service.admit(["a"], PAYLOAD, timeout_s=1)
+    row = (await service.admit(["a"], PAYLOAD, timeout_s=1)).row
     assert await late.after(2) == [row.id]
     at = to_rfc3339(clock.now() + timedelta(seconds=60))
     route = Route([], "x-sink", [])
@@ -80,7 +80,7 @@ async def test_the_sidecar_that_drops_the_message_later_changes_nothing(service,
 
 
 async def test_what_a_replica_works_on_is_the_sidecars_to_stop(service, clock, late):
-    row = await service.admit(["a", "b"], PAYLOAD, timeout_s=5)
+    row = (await service.admit(["a", "b"], PAYLOAD, timeout_s=5)).row
     clock.move(4)
     started(service, clock, row.id)
     assert await late.after(9) == []
@@ -88,7 +88,7 @@ async def test_what_a_replica_works_on_is_the_sidecars_to_stop(service, clock, l
 
 
 async def test_one_that_waits_for_its_next_attempt_ends_too(service, clock, late):
-    row = await service.admit(["a", "b"], PAYLOAD, timeout_s=5)
+    row = (await service.admit(["a", "b"], PAYLOAD, timeout_s=5)).row
     started(service, clock, row.id)
     again = to_rfc3339(clock.now() + timedelta(seconds=4))
     ended(service, clock, row.id, "retrying", Route([], "a", ["b"]), retry_at=again)
@@ -96,7 +96,7 @@ async def test_one_that_waits_for_its_next_attempt_ends_too(service, clock, late
 
 
 async def test_one_whose_last_hop_is_done_is_about_to_succeed(service, clock, late):
-    row = await service.admit(["a"], PAYLOAD, timeout_s=5)
+    row = (await service.admit(["a"], PAYLOAD, timeout_s=5)).row
     started(service, clock, row.id)
     ended(service, clock, row.id, "succeeded", Route(["a"], "x-sink", []))
     assert await late.after(6) == []
@@ -110,8 +110,8 @@ async def test_children_of_a_fan_out_have_the_deadline_too(service, clock, late)
 
 
 async def test_one_that_has_ended_is_forgotten(service, clock, late):
-    first = await service.admit(["a"], PAYLOAD, timeout_s=5)
-    second = await service.admit(["a"], PAYLOAD, timeout_s=5)
+    first = (await service.admit(["a"], PAYLOAD, timeout_s=5)).row
+    second = (await service.admit(["a"], PAYLOAD, timeout_s=5)).row
     await service.admit(["a"], PAYLOAD)
     assert late.kept == 2
     route = Route(["a"], "x-sink", [])
@@ -123,7 +123,7 @@ async def test_one_that_has_ended_is_forgotten(service, clock, late):
 
 async def test_after_a_restart_the_watcher_brings_deadlines_in(service, late):
     """Given an open task that this process never admitted, when the watcher passes, it is kept."""
-    row = await service.admit(["a"], PAYLOAD, timeout_s=5)
+    row = (await service.admit(["a"], PAYLOAD, timeout_s=5)).row
     service._deadlines.drop(row.id)
     await service.insight.look()
     assert await late.after(6) == [row.id]

@@ -114,7 +114,7 @@ def test_a_begin_time_that_cannot_be_used_is_refused(not_before, delay, said):
 
 
 async def test_two_hundred_requests_with_one_key_are_one_task(service, mesh):
-    taken = await asyncio.gather(*(service.take(["a"], PAYLOAD, key=key()) for _ in range(200)))
+    taken = await asyncio.gather(*(service.admit(["a"], PAYLOAD, key=key()) for _ in range(200)))
     assert len({each.row.id for each in taken}) == 1
     assert [each.replayed for each in taken].count(False) == 1
     assert [envelope.id for envelope in mesh.published] == [taken[0].row.id]
@@ -123,9 +123,9 @@ async def test_two_hundred_requests_with_one_key_are_one_task(service, mesh):
 async def test_a_second_request_waits_until_the_first_one_is_sure(service, mesh):
     # given a first request whose publish hangs, and a second one with its key
     mesh.gate = asyncio.Event()
-    first = asyncio.create_task(service.take(["a"], PAYLOAD, key=key()))
+    first = asyncio.create_task(service.admit(["a"], PAYLOAD, key=key()))
     await mesh.arrived.wait()
-    second = asyncio.create_task(service.take(["a"], PAYLOAD, key=key()))
+    second = asyncio.create_task(service.admit(["a"], PAYLOAD, key=key()))
     await asyncio.sleep(0)
     # when the queue of the first turns out to be missing, then neither is told of a task
     mesh.failure = QueueMissing("a")
@@ -139,29 +139,29 @@ async def test_a_key_survives_a_restart(make_service, mesh):
     for _ in range(3):
         service = make_service()
         await service.start()
-        ids.add((await service.take(["a"], PAYLOAD, key=key())).row.id)
+        ids.add((await service.admit(["a"], PAYLOAD, key=key())).row.id)
         await service.close()
     assert len(ids) == 1
 
 
 async def test_reject_names_the_task_that_holds_the_key(service):
-    first = await service.admit(["a"], PAYLOAD, key=key())
+    first = (await service.admit(["a"], PAYLOAD, key=key())).row
     error = await refusal(service.admit(["a"], PAYLOAD, key=key("reject")))
     assert error.kind is Kind.KEY_TAKEN
     assert error.id == first.id
 
 
 async def test_the_same_key_with_another_payload_is_refused(service):
-    first = await service.admit(["a"], PAYLOAD, key=key())
+    first = (await service.admit(["a"], PAYLOAD, key=key())).row
     error = await refusal(service.admit(["a"], Raw(b"2"), key=key()))
     assert error.kind is Kind.KEY_REUSED
     assert error.id == first.id
 
 
 async def test_replace_cancels_the_old_one_everywhere(service, mesh):
-    first = await service.admit(["a"], PAYLOAD, key=key())
+    first = (await service.admit(["a"], PAYLOAD, key=key())).row
     with service.ending(first.id) as ending:
-        second = await service.take(["a"], Raw(b"2"), key=key("replace"))
+        second = await service.admit(["a"], Raw(b"2"), key=key("replace"))
         assert await ending.within(30)
     assert not second.replayed
     assert mesh.canceled[0] == {first.id}
@@ -170,11 +170,11 @@ async def test_replace_cancels_the_old_one_everywhere(service, mesh):
 
 
 async def test_an_active_key_is_free_after_the_end(service, clock):
-    first = await service.admit(["a"], PAYLOAD, key=key(life_s=None))
+    first = (await service.admit(["a"], PAYLOAD, key=key(life_s=None))).row
     clock.move(10**7)
-    assert (await service.take(["a"], PAYLOAD, key=key(life_s=None))).row.id == first.id
+    assert (await service.admit(["a"], PAYLOAD, key=key(life_s=None))).row.id == first.id
     await service.cancel(first.id)
-    assert (await service.take(["a"], PAYLOAD, key=key(life_s=None))).row.id != first.id
+    assert (await service.admit(["a"], PAYLOAD, key=key(life_s=None))).row.id != first.id
 
 
 async def test_a_key_outlives_a_broker_that_gave_no_answer(service, mesh):
@@ -184,14 +184,14 @@ async def test_a_key_outlives_a_broker_that_gave_no_answer(service, mesh):
     assert name_of(error) == "unavailable"
     # when the client asks again, then it is that task
     mesh.failure = None
-    again = await service.take(["a"], PAYLOAD, key=key())
+    again = await service.admit(["a"], PAYLOAD, key=key())
     assert (again.row.id, again.replayed) == (error.id, True)
     assert len(mesh.published) == 1
 
 
 async def test_an_envelope_for_later_is_pending_with_its_time(service, mesh, clock):
     later = clock.now() + timedelta(hours=1)
-    row = await service.admit(["a"], PAYLOAD, not_before=later, timeout_s=30)
+    row = (await service.admit(["a"], PAYLOAD, not_before=later, timeout_s=30)).row
     assert (row.status, row.not_before) == ("pending", "2026-01-01T01:00:00.000Z")
     # the time limit begins when it may begin, and so does the time in the queue
     assert row.deadline_at == "2026-01-01T01:00:30.000Z"
@@ -202,21 +202,10 @@ async def test_an_envelope_for_later_is_pending_with_its_time(service, mesh, clo
 
 
 async def test_a_time_that_has_passed_is_now(service, mesh, clock):
-    row = await service.admit(
-        ["a"], PAYLOAD, not_before=clock.now() - timedelta(hours=1), timeout_s=30
-    )
+    row = (
+        await service.admit(
+            ["a"], PAYLOAD, not_before=clock.now() - timedelta(hours=1), timeout_s=30
+        )
+    ).row
     assert (row.not_before, row.deadline_at) == (None, "2026-01-01T00:00:30.000Z")
     assert mesh.times == [None]
-
-
-async def test_what_was_stored_and_not_published_is_published_for_its_time(make_service, mesh):
-    later = NOW + timedelta(hours=1)
-    mesh.failure = TransportUnavailable("gone")
-    service = make_service()
-    await service.start()
-    await refusal(service.admit(["a"], PAYLOAD, not_before=later, key=key()))
-    mesh.failure = None
-    mesh.times.clear()
-    await service._publish_page(older_than=None)
-    assert set(mesh.times) == {later}  # the service's own look at the start may come, too
-    await service.close()

@@ -13,6 +13,7 @@ from msgspec import Raw
 from asya.clock import to_rfc3339
 from asya.envelope import Route
 from asya.errors import StoreError
+from asya.tasks.admission import Admission
 from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.rules import TaskRow
 from asya.tasks.schedule import MISSED_MAX, ScheduleSpec, plan, run_id
@@ -67,7 +68,7 @@ class Admissions:
         self.refusals: list[Refusal] = []
         self.trouble: Refusal | None = None
 
-    async def admit(self, actors, payload, *, id, headers, timeout_s, flow, key) -> TaskRow:
+    async def admit(self, actors, payload, *, id, headers, timeout_s, flow, key) -> Admission:
         self.asked.append(id)
         refusal = self.trouble or (self.refusals.pop(0) if self.refusals else None)
         if refusal is not None:
@@ -75,7 +76,9 @@ class Admissions:
         self.traces.append(headers.get("traceparent"))
         self.taken.setdefault(id, (headers["schedule-due-at"], key, actors, payload, flow))
         at = headers["schedule-due-at"]
-        return TaskRow(id=id, root=id, route=Route([], actors[0], []), created_at=at, updated_at=at)
+        route = Route([], actors[0], [])
+        row = TaskRow(id=id, root=id, route=route, created_at=at, updated_at=at)
+        return Admission(row, replayed=False)
 
     @property
     def due(self) -> list[str]:
@@ -345,7 +348,7 @@ def test_a_schedule_that_is_over_fires_no_more():
 
 def test_schedules_do_not_stand_in_one_anothers_way():
     class Moody(Admissions):
-        async def admit(self, actors, payload, *, headers, **rest) -> TaskRow:
+        async def admit(self, actors, payload, *, headers, **rest) -> Admission:
             if headers["schedule"] == "sick":
                 raise RuntimeError("a bug")
             return await super().admit(actors, payload, headers=headers, **rest)

@@ -39,9 +39,11 @@ def name_of(error) -> str:
 
 
 async def test_an_admitted_envelope_is_stored_and_published(service, mesh):
-    row = await service.admit(
-        ["a", "b"], PAYLOAD, headers={"priority": Raw(b" 1.50")}, timeout_s=30, flow="search"
-    )
+    row = (
+        await service.admit(
+            ["a", "b"], PAYLOAD, headers={"priority": Raw(b" 1.50")}, timeout_s=30, flow="search"
+        )
+    ).row
     (envelope,) = mesh.published
     assert (envelope.id, envelope.route.curr, envelope.route.next) == (row.id, "a", ["b"])
     assert bytes(envelope.payload) == b'{"q": 1.0}'
@@ -74,8 +76,8 @@ async def test_what_cannot_run_is_refused_and_leaves_nothing(service, mesh, aske
 
 
 async def test_the_same_id_again_is_the_same_task(service, mesh):
-    first = await service.admit(["a"], PAYLOAD, id="mine")
-    second = await service.admit(["a"], PAYLOAD, id="mine")
+    first = (await service.admit(["a"], PAYLOAD, id="mine")).row
+    second = (await service.admit(["a"], PAYLOAD, id="mine")).row
     assert first.key == second.key
     assert len(mesh.published) == 1
     for route, payload in ((["b"], PAYLOAD), (["a"], Raw(b"2"))):
@@ -119,7 +121,7 @@ async def test_a_lost_confirmation_makes_no_second_run(service, mesh):
     await refusal(service.admit(["a"], PAYLOAD, id="mine"))
     await service.finish(end_of("mine", result=Raw(b"1")))
     mesh.failure = None
-    row = await service.admit(["a"], PAYLOAD, id="mine")
+    row = (await service.admit(["a"], PAYLOAD, id="mine")).row
     assert row.status == "succeeded"
     assert len(mesh.published) == 1
 
@@ -131,35 +133,6 @@ async def test_an_answered_task_is_not_taken_back(service, mesh):
     mesh.failure = TransportUnavailable("no answer")
     await refusal(service.admit(["a"], PAYLOAD, id="mine"))
     assert (await service.get("mine")).row.status == "pending"
-
-
-async def test_a_crash_between_store_and_queue_is_made_good(make_service, mesh):
-    """Given a task that was stored and never published, when a service starts, then it is."""
-    dying = make_service()
-    await dying.start()
-    mesh.gate = asyncio.Event()
-    admission = asyncio.create_task(dying.admit(["a"], PAYLOAD, id="mine"))
-    await mesh.arrived.wait()
-    admission.cancel()
-    await asyncio.gather(admission, return_exceptions=True)
-    await dying.close()
-    assert mesh.published == []
-
-    mesh.gate = None
-    mesh.arrived.clear()
-    service = make_service()
-    await service.start()
-    async with asyncio.timeout(30):
-        await mesh.arrived.wait()
-    await service.close()
-    assert [envelope.id for envelope in mesh.published] == ["mine"]
-
-    mesh.arrived.clear()
-    third = make_service()
-    await third.start()
-    await third.check()
-    await third.close()
-    assert not mesh.arrived.is_set()
 
 
 async def test_a_mesh_in_trouble_takes_nothing(service, mesh):
@@ -183,7 +156,7 @@ async def test_a_full_queue_is_refused_and_seldom_asked(service, mesh):
 
 
 async def test_events_reach_the_store_in_one_batch(service):
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     with service.watch(row.id) as watch:
         service.emit(hop_started(row.id))
         assert await watch.woken(5)
@@ -204,7 +177,7 @@ async def test_events_that_do_not_fit_are_dropped_and_counted(service, monkeypat
 
 async def test_an_end_takes_its_events_along(service):
     """Given events that were not written yet, when the end comes, then they stand before it."""
-    row = await service.admit(["a"], PAYLOAD)
+    row = (await service.admit(["a"], PAYLOAD)).row
     service.emit(hop_started(row.id))
     at = "2026-01-01T00:00:02.000Z"
     service.emit(HopEnded(row.id, 0, "a", 1, at, "succeeded", Route(["a"], "x-sink", [])))
@@ -214,7 +187,7 @@ async def test_an_end_takes_its_events_along(service):
 
 
 async def test_an_end_that_the_store_refuses_can_be_told_again(service, monkeypatch):
-    row = await service.admit(["a"], PAYLOAD)
+    row = (await service.admit(["a"], PAYLOAD)).row
     service.emit(hop_started(row.id))
     with monkeypatch.context() as patch:
 
@@ -244,7 +217,7 @@ async def test_a_slow_watcher_gets_the_newest_flown_events(service):
 
 
 async def test_waiting_ends_with_the_end(service):
-    row = await service.admit(["a"], PAYLOAD)
+    row = (await service.admit(["a"], PAYLOAD)).row
     waiting = asyncio.create_task(service.wait(row.id, 30))
     while not service.waiting:
         await asyncio.sleep(0)
@@ -255,7 +228,7 @@ async def test_waiting_ends_with_the_end(service):
 
 
 async def test_waiting_ends_when_its_time_is_over(service):
-    row = await service.admit(["a"], PAYLOAD)
+    row = (await service.admit(["a"], PAYLOAD)).row
     detail = await service.wait(row.id, 0.01)
     assert detail.row.status == "pending"
     assert service.waiting == 0
@@ -263,7 +236,7 @@ async def test_waiting_ends_when_its_time_is_over(service):
 
 async def test_too_many_waiters_are_answered_at_once(service, monkeypatch):
     monkeypatch.setattr(service_module, "WAITERS_MAX", 0)
-    row = await service.admit(["a"], PAYLOAD)
+    row = (await service.admit(["a"], PAYLOAD)).row
     detail = await asyncio.wait_for(service.wait(row.id, 600), 30)
     assert detail.row.status == "pending"
 
@@ -271,7 +244,7 @@ async def test_too_many_waiters_are_answered_at_once(service, monkeypatch):
 async def test_a_close_answers_those_who_wait_and_keeps_events(make_service):
     service = make_service()
     await service.start()
-    row = await service.admit(["a"], PAYLOAD)
+    row = (await service.admit(["a"], PAYLOAD)).row
     waiting = asyncio.create_task(service.wait(row.id, 600))
     while not service.waiting:
         await asyncio.sleep(0)
@@ -290,7 +263,7 @@ async def test_a_close_answers_those_who_wait_and_keeps_events(make_service):
 
 
 async def test_a_cancel_reaches_children_and_the_mesh(service, mesh, make_service):
-    row = await service.admit(["a"], PAYLOAD, id="root")
+    row = (await service.admit(["a"], PAYLOAD, id="root")).row
     at = "2026-01-01T00:00:02.000Z"
     service.emit(Forked("child", "root", "root", Route(["a"], "b", []), at))
     await service.cancel("root")

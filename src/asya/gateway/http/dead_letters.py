@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from datetime import timedelta
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 from msgspec import Raw
 from starlette.requests import Request
@@ -12,7 +11,6 @@ from starlette.responses import Response
 
 from asya.clock import to_rfc3339
 from asya.envelope import encode, raw_json
-from asya.errors import StoreError
 from asya.gateway.http import dead_letter_views as letter_views
 from asya.gateway.http import views
 from asya.gateway.http.body import Bodies, parse_as
@@ -23,7 +21,7 @@ from asya.tasks.admission import seconds
 from asya.tasks.dead_letters import PURGE_STEP, OpenLetter, case_of
 from asya.tasks.redrive import RedriveOptions
 from asya.tasks.refusals import Fault, Kind, Refusal
-from asya.tasks.service import TaskService, store_problem
+from asya.tasks.service import TaskService
 from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow, DeadLetterStatus
 
 LETTER_STATES: Final = ("dead", "retried", "purged")
@@ -32,7 +30,6 @@ LETTERS_MAX: Final = 500
 
 _NULL: Final = Raw(b"null")
 _EMPTY: Final = Raw(b"{}")
-_T = TypeVar("_T")
 
 
 class LetterEndpoints:
@@ -58,11 +55,11 @@ class LetterEndpoints:
         )
         letters = self._service.dead_letters
         if group == "none":
-            rows = await _stored(letters.page(query))
+            rows = await letters.page(query)
             last = str(rows[limit - 1].key) if len(rows) > limit else None
             found = [_summary(row) for row in rows[:limit]]
             return json_response(letter_views.LetterList(last, letters=found))
-        groups = await _stored(letters.groups(query))
+        groups = await letters.groups(query)
         last = str(groups[limit - 1].newest.key) if len(groups) > limit else None
         return json_response(
             letter_views.LetterList(last, groups=[_group(each) for each in groups[:limit]])
@@ -70,15 +67,15 @@ class LetterEndpoints:
 
     async def get_dead(self, request: Request) -> Response:
         """One dead letter."""
-        return json_response(_view(await _stored(self._service.dead_letters.get(_id(request)))))
+        return json_response(_view(await self._service.dead_letters.get(_id(request))))
 
     async def retry_dead(self, request: Request) -> Response:
         """Send one again."""
         id_ = _id(request)
-        await _stored(self._service.dead_letters.get_row(id_))
+        await self._service.dead_letters.get_row(id_)
         async with self._bodies.read(request) as data:
             asked = parse_as(letter_views.RetryRequest, data or b"{}")
-        row = await _stored(self._service.dead_letters.redrive(id_, _options(asked)))
+        row = await self._service.dead_letters.redrive(id_, _options(asked))
         url = f"/v1/envelopes/{row.id}"
         accepted = views.Accepted(row.id, summary_view(row).status, url, f"{url}/events")
         return json_response(accepted, 202, {"Location": url})
@@ -88,10 +85,8 @@ class LetterEndpoints:
         async with self._bodies.read(request) as data:
             asked = parse_as(letter_views.BulkRetryRequest, data)
         query, options = _query(asked, limit=asked.limit), _options(asked)
-        done = await _stored(
-            self._service.dead_letters.redrive_many(
-                query, options, rate=asked.rate, cursor=asked.cursor
-            )
+        done = await self._service.dead_letters.redrive_many(
+            query, options, rate=asked.rate, cursor=asked.cursor
         )
         return json_response(
             letter_views.BulkRetried(
@@ -104,7 +99,7 @@ class LetterEndpoints:
 
     async def purge_dead(self, request: Request) -> Response:
         """Throw one away."""
-        await _stored(self._service.dead_letters.purge_one(_id(request)))
+        await self._service.dead_letters.purge_one(_id(request))
         return Response(status_code=204)
 
     async def purge_many_dead(self, request: Request) -> Response:
@@ -116,9 +111,7 @@ class LetterEndpoints:
             age = timedelta(seconds=seconds(asked.older_than, "$.older_than"))
             older_than = to_rfc3339(self._service.now() - age)
         query = _query(asked, limit=PURGE_STEP, older_than=older_than)
-        return json_response(
-            letter_views.Purged(await _stored(self._service.dead_letters.purge(query)))
-        )
+        return json_response(letter_views.Purged(await self._service.dead_letters.purge(query)))
 
 
 def _options(asked: letter_views.RetryRequest | letter_views.BulkRetryRequest) -> RedriveOptions:
@@ -147,13 +140,6 @@ def _query(
         older_than=older_than,
         limit=limit,
     )
-
-
-async def _stored(working: Awaitable[_T]) -> _T:
-    try:
-        return await working
-    except StoreError as error:
-        raise store_problem(error) from error
 
 
 def _id(request: Request) -> str:

@@ -32,14 +32,14 @@ from asya.gateway.http.sse import EventStream
 from asya.gateway.metrics import metrics_response
 from asya.gateway.middleware import TRACE
 from asya.gateway.settings import GatewaySettings
-from asya.tasks.admission import check_id, seconds
+from asya.tasks.admission import Admission, check_id, seconds
 from asya.tasks.diagnosis.why import why
 from asya.tasks.idempotency import REPLAYED_HEADER, begin_time, read_key
 from asya.tasks.input_schema import Schemas
 from asya.tasks.mesh import FlowSpec, Idempotency, MeshClient
 from asya.tasks.refusals import Fault, Kind, Refusal
 from asya.tasks.rules import TaskRow
-from asya.tasks.service import Admission, Ending, TaskService
+from asya.tasks.service import Ending, TaskService
 from asya.tasks.store.base import Query
 from asya.tasks.store.payloads import SIDES
 from asya.telemetry.metrics import Metrics
@@ -93,7 +93,7 @@ class Endpoints(ScheduleEndpoints, LetterEndpoints):
                 value, payload = parse(data, values=flow.input_schema is not None)
                 await self._check_schema(flow, value, len(data))
                 del value
-                taken = await self._service.take(
+                taken = await self._service.admit(
                     flow.route,
                     payload,
                     id=id_,
@@ -117,7 +117,7 @@ class Endpoints(ScheduleEndpoints, LetterEndpoints):
                 ending = stack.enter_context(self._service.ending(id_, wanted=wait_s > 0))
                 now = self._service.now()
                 scope = f"route:{','.join(asked.route)}"
-                taken = await self._service.take(
+                taken = await self._service.admit(
                     asked.route,
                     Raw(asked.payload),
                     id=id_,

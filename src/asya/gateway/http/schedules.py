@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeVar
-
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asya.errors import StoreError
 from asya.gateway.http import views
 from asya.gateway.http.present import summary_view
 from asya.gateway.http.respond import json_response
 from asya.tasks.rules import TaskRow
 from asya.tasks.scheduler import ScheduleState
-from asya.tasks.service import TaskService, store_problem
-
-_T = TypeVar("_T")
+from asya.tasks.service import TaskService
 
 
 class ScheduleEndpoints:
@@ -31,13 +25,13 @@ class ScheduleEndpoints:
 
     async def list_schedules(self, request: Request) -> Response:
         """The schedules."""
-        states = await _stored(self._service.schedules.states())
+        states = await self._service.schedules.states()
         return json_response(views.ScheduleList([_view(state) for state in states]))
 
     async def run_schedule(self, request: Request) -> Response:
         """Fire one now."""
         name, id_ = request.path_params["name"], request.query_params.get("id")
-        row: TaskRow = await _stored(self._service.schedules.run(name, id_))
+        row: TaskRow = await self._service.schedules.run(name, id_)
         url = f"/v1/envelopes/{row.id}"
         accepted = views.Accepted(row.id, summary_view(row).status, url, f"{url}/events")
         return json_response(accepted, 202, {"Location": url})
@@ -52,15 +46,8 @@ class ScheduleEndpoints:
 
     async def _set_suspended(self, request: Request, *, suspended: bool) -> Response:
         name = request.path_params["name"]
-        state = await _stored(self._service.schedules.suspend(name, suspended=suspended))
+        state = await self._service.schedules.suspend(name, suspended=suspended)
         return json_response(_view(state))
-
-
-async def _stored(working: Awaitable[_T]) -> _T:
-    try:
-        return await working
-    except StoreError as error:
-        raise store_problem(error) from error
 
 
 def _view(state: ScheduleState) -> views.ScheduleView:

@@ -63,7 +63,7 @@ async def flushed(service: Any, id: str) -> Any:
 
 async def test_one_that_runs_far_longer_than_usual_is_marked_once(service, clock, tell, caplog):
     """Given an actor that takes two seconds, when a call runs for 21, then it is stuck."""
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.usual(2)
     tell.started(row.id)
     await flushed(service, row.id)
@@ -86,7 +86,7 @@ async def test_one_that_runs_far_longer_than_usual_is_marked_once(service, clock
 
 
 async def test_without_enough_samples_nothing_is_stuck(service, clock, tell):
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.usual(2, calls=SAMPLES_MIN - 1)
     tell.started(row.id)
     await flushed(service, row.id)
@@ -110,7 +110,7 @@ async def test_a_backlog_is_not_told_line_by_line(service, clock, tell, caplog, 
 
 async def test_one_that_waits_for_its_time_is_not_stuck(service, clock, tell):
     later = clock.now() + timedelta(hours=1)
-    row = await service.admit(["a"], PAYLOAD, not_before=later)
+    row = (await service.admit(["a"], PAYLOAD, not_before=later)).row
     tell.usual(2)
     await flushed(service, row.id)
     clock.move(3000)
@@ -140,7 +140,7 @@ async def test_the_watcher_reads_page_after_page(service, monkeypatch):
 async def test_facts_of_one_that_waits(service, mesh, clock):
     mesh.statuses["a"] = ActorStatus("a", "nats", Depth(2, 0, 0), replicas_max=3)
     await service.admit(["a", "b"], PAYLOAD)
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     clock.move(5)
     facts = await service.facts(row.id)
     assert (facts.status, facts.published, facts.ahead) == ("pending", True, 1)
@@ -153,7 +153,7 @@ async def test_facts_of_one_that_waits(service, mesh, clock):
 
 async def test_facts_of_one_that_is_tried_again(service, mesh, clock, tell):
     mesh.statuses["a"] = ActorStatus("a", "nats", Depth(0, 0, 1))
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.started(row.id)
     error = ErrorInfo("ValueError", "no\nmore lines")
     at = "2026-01-01T00:00:30.000Z"
@@ -164,7 +164,7 @@ async def test_facts_of_one_that_is_tried_again(service, mesh, clock, tell):
 
 
 async def test_facts_count_the_children(service):
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     for number in range(2):
         now = row.created_at
         service.emit(Forked(f"child-{number}", row.id, row.id, Route(["a"], "b", []), now))
@@ -173,7 +173,7 @@ async def test_facts_count_the_children(service):
 
 
 async def test_an_unknown_id_has_the_nearest(service):
-    row = await service.admit(["a"], PAYLOAD, id="order-4711")
+    row = (await service.admit(["a"], PAYLOAD, id="order-4711")).row
     assert (await service.facts("order-4712")).nearest == row.id
     assert (await service.facts("order")).nearest == row.id
     assert (await service.facts("zzz")).nearest is None
@@ -183,7 +183,7 @@ async def test_an_unknown_id_has_the_nearest(service):
 
 
 async def test_hops_tell_when_the_next_queue_had_it(service, clock, tell):
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.started(row.id)
     tell.ended(row.id)
     clock.move(0.25)
@@ -200,7 +200,7 @@ async def test_hops_tell_when_the_next_queue_had_it(service, clock, tell):
 
 
 async def test_payloads_are_kept_before_and_after(service, tell):
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.started(row.id, payload=Raw(b'{"in": 1.0}'))
     tell.ended(row.id, payload=Raw(b'{"out":2}'))
     assert (await service.payload(row.id, 0, "in", None)).body == b'{"in": 1.0}'
@@ -213,7 +213,7 @@ async def test_payloads_are_kept_before_and_after(service, tell):
 
 async def test_payloads_that_wait_for_the_store_are_bounded(service, tell, monkeypatch):
     monkeypatch.setattr(recorder, "PAYLOADS_MAX_BYTES", 10)
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.started(row.id, payload=Raw(b"12345678"))
     tell.ended(row.id, payload=Raw(b"12345678"))
     assert service._recorder.payloads_dropped == 1
@@ -227,7 +227,7 @@ async def test_payloads_that_wait_for_the_store_are_bounded(service, tell, monke
 async def test_payloads_per_second_are_bounded(service, tell, monkeypatch):
     monkeypatch.setattr(recorder, "PAYLOADS_BURST", 10)
     monkeypatch.setattr(recorder, "PAYLOADS_PER_S", 0)
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.started(row.id, payload=Raw(b"12345678"))
     await flushed(service, row.id)
     tell.started(row.id, n=1, payload=Raw(b"12345678"))
@@ -238,7 +238,7 @@ async def test_payloads_per_second_are_bounded(service, tell, monkeypatch):
 
 
 async def test_old_payloads_are_forgotten(service, clock, tell):
-    row = await service.admit(["a", "b"], PAYLOAD)
+    row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.started(row.id, payload=Raw(b"1"))
     await flushed(service, row.id)
     clock.move(24 * 3600 + 1)
