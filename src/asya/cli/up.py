@@ -161,6 +161,8 @@ def load(paths: Sequence[str], namespace: str) -> Manifests:
 
 
 async def _serve(mesh: LocalMesh, manifests: Manifests, began_s: float) -> None:
+    from asya.local import notices
+
     stop = _stop_on_signals(mesh)
     logging.basicConfig(level=logging.WARNING, handlers=[mesh.log_handler()], force=True)
     logging.captureWarnings(capture=True)
@@ -173,18 +175,20 @@ async def _serve(mesh: LocalMesh, manifests: Manifests, began_s: float) -> None:
         await starting
         _banner(mesh, manifests, time.monotonic() - began_s)
         await stopping
-        mesh.say("stopping")
+        mesh.tell(notices.Stopping())
         await mesh.stop()
     stopping.cancel()
     _say("stopped")
 
 
 def _stop_on_signals(mesh: LocalMesh) -> asyncio.Event:
+    from asya.local import notices
+
     stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
-            mesh.say("ending all replicas now")
+            mesh.tell(notices.EndingNow())
             mesh.kill()
         stop.set()
 

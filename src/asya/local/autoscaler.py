@@ -105,10 +105,10 @@ class Autoscaler:
 
     def wake(self, actor: ScaledActor) -> None:
         """Something changed at an actor: look at it soon. Called for every call that ends."""
-        if actor.replicas.hellos_awaited:
+        if actor.replicas.plan.hellos_awaited:
             for replica in actor.sidecar.snapshot().replicas:
                 actor.replicas.ready(replica.pid)
-        at_s = actor.looked_s + POLL_S if actor.replicas.current else self._loop.time()
+        at_s = actor.looked_s + POLL_S if actor.replicas.plan.current else self._loop.time()
         self._plan(actor, at_s)
 
     def _plan(self, actor: ScaledActor, at_s: float) -> None:
@@ -153,7 +153,7 @@ class Autoscaler:
         replicas, bounds = actor.replicas, actor.bounds
         seen = actor.sidecar.snapshot()
         load = seen.waiting + seen.in_flight
-        if load and not replicas.current and bounds.maximum:
+        if load and not replicas.plan.current and bounds.maximum:
             # The first message: nothing to ask the broker before the first replica.
             replicas.start(1)
         if load:
@@ -162,16 +162,16 @@ class Autoscaler:
             need = needed(bounds, ready=0, in_flight=0)
         now_s = self._loop.time()
         peak = actor.peak.note(now_s, need)
-        target = desired(need, peak=peak, current=replicas.current)
-        if target > replicas.current:
-            self._start(replicas, target - replicas.current)
-        elif target < replicas.current:
-            self._end(actor, replicas.current - target)
-        if target > replicas.current:
-            return max(now_s + POLL_S, replicas.not_before_s)
-        if not replicas.current and not load:
+        target = desired(need, peak=peak, current=replicas.plan.current)
+        if target > replicas.plan.current:
+            self._start(replicas, target - replicas.plan.current)
+        elif target < replicas.plan.current:
+            self._end(actor, replicas.plan.current - target)
+        if target > replicas.plan.current:
+            return max(now_s + POLL_S, replicas.plan.not_before_s)
+        if not replicas.plan.current and not load:
             return None
-        busy = load or target < replicas.current
+        busy = load or target < replicas.plan.current
         fall_s = actor.peak.next_fall_s or float("inf")
         return min(now_s + (POLL_S if busy else IDLE_S), max(now_s, fall_s))
 
@@ -190,13 +190,13 @@ class Autoscaler:
         if told.tells_load:
             return need
         busy = sum(1 for replica in seen.replicas if replica.state == "busy")
-        current = actor.replicas.current
+        current = actor.replicas.plan.current
         unseen = needed_unseen(actor.bounds, busy=busy, current=current, full=seen.full)
         return max(need, unseen)
 
     def _start(self, replicas: ReplicaSet, missing: int) -> None:
-        starting = sum(each.replicas.starting_count for each in self._actors)
-        room = max(STARTING_MAX - starting, 0 if replicas.current else 1)
+        starting = sum(each.replicas.plan.starting_count for each in self._actors)
+        room = max(STARTING_MAX - starting, 0 if replicas.plan.current else 1)
         if room:
             replicas.start(min(missing, room))
 

@@ -10,14 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from asya.codes import Code
 from asya.errors import AsyaError
 from asya.local.broker import RESERVE_BYTES, NatsServer
+from asya.local.notices import (
+    BrokerBack,
+    BrokerGone,
+    BrokerStartFailed,
+    DiskFull,
+    DiskHasRoom,
+    Tell,
+)
 
 RESTART_FIRST_S: Final = 0.2
 RESTART_MOST_S: Final = 5.0
@@ -34,10 +40,10 @@ DISK_PROBLEM_EVERY_S: Final = 0.5
 class BrokerWatch:
     """The watch over one server, from `start` to `stop`."""
 
-    def __init__(self, server: NatsServer, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, server: NatsServer, folder: Path, tell: Tell) -> None:
         self._server = server
         self._folder = folder
-        self._say = say
+        self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._disk_task: asyncio.Task[None] | None = None
         self._restart_task: asyncio.Task[None] | None = None
@@ -67,11 +73,7 @@ class BrokerWatch:
         return self._disk_problem
 
     def _on_exit(self, code: int) -> None:
-        how = f"exit code {code}"
-        if code < 0:
-            with contextlib.suppress(ValueError):
-                how = signal.Signals(-code).name
-        self._say(f"broker gone ({how}): starting it again  [{Code.BROKER_GONE}]")
+        self._tell(BrokerGone(code))
         if self._restart_task is None:
             self._restart_task = self._loop.create_task(self._restart())
 
@@ -88,20 +90,19 @@ class BrokerWatch:
                 break
             except (AsyaError, OSError) as error:
                 if not told:
-                    code = getattr(error, "code", Code.BROKER_GONE)
-                    self._say(f"broker does not start, trying again: {error}  [{code}]")
+                    self._tell(BrokerStartFailed(error))
                 told = True
         self._up_since_s = self._loop.time()
         self._restart_task = None
-        self._say(f"broker back after {self._loop.time() - gone_s:.1f} s")
+        self._tell(BrokerBack(self._loop.time() - gone_s))
 
     async def _watch_disk(self) -> None:
         while True:
             problem = self._server.disk_problem()
             if problem is not None and self._disk_problem is None:
-                self._say(f"{problem}  [{Code.BROKER_DISK_FULL}]")
+                self._tell(DiskFull(problem))
             if problem is None and self._disk_problem is not None:
-                self._say("broker stores messages again: there is room on the disk")
+                self._tell(DiskHasRoom())
             self._disk_problem = problem
             if problem is not None and self._restart_task is None and self._has_room():
                 await self._restart_after_full_disk()
@@ -118,5 +119,5 @@ class BrokerWatch:
         try:
             await self._server.restart()
         except (AsyaError, OSError) as error:
-            self._say(f"broker does not start after the disk was full, trying again: {error}")
+            self._tell(BrokerStartFailed(error, disk_was_full=True))
             await asyncio.sleep(RESTART_MOST_S)

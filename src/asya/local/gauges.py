@@ -108,8 +108,8 @@ def _actor_samples(name: str, actor: ScaledActor) -> Iterator[Sample]:
     yield Sample(catalog.LOST, (name,), seen.lost)
     yield Sample(catalog.IN_FLIGHT, (name,), seen.in_flight)
     yield Sample(catalog.WAITING, (name,), seen.waiting)
-    yield Sample(catalog.BROKEN, (name,), actor.replicas.problem is not None)
+    yield Sample(catalog.BROKEN, (name,), actor.replicas.plan.problem is not None)
     states = Counter(replica.state for replica in seen.replicas)
-    states["starting"] += actor.replicas.starting_count
+    states["starting"] += actor.replicas.plan.starting_count
     for state in REPLICA_STATES:
         yield Sample(catalog.REPLICAS, (name, state), states[state])

@@ -27,7 +27,7 @@ from asya.clock import Clock, SystemClock, to_rfc3339
 from asya.codes import Code
 from asya.crew import EndConsumer, Sink, Sump
 from asya.envelope import SINK, SUMP
-from asya.errors import TransportError, UsageError, counted
+from asya.errors import TransportError, UsageError
 from asya.gateway.server import HttpServer, bind
 from asya.local import run_file as announcement
 from asya.local.autoscaler import Autoscaler, ScaledActor
@@ -40,11 +40,20 @@ from asya.local.log_lines import Form
 from asya.local.logs import LogHandler, RotatingLog
 from asya.local.memory import return_big_buffers
 from asya.local.mesh_client import LocalPort
+from asya.local.notices import (
+    FinishingWork,
+    LeftoverEnded,
+    Notice,
+    RunFileFailed,
+    RunFileTaken,
+    line,
+)
 from asya.local.observation import Observation
 from asya.local.process import Launch
 from asya.local.replicas import ReplicaSet
 from asya.local.run_file import Announcement
 from asya.local.schedules import schedule_specs
+from asya.local.spawner import Spawner
 from asya.local.template import Template
 from asya.local.transports import LocalTransports, check_addresses, transport_of
 from asya.scaling import Bounds
@@ -107,7 +116,7 @@ class LocalMesh:
         # shared by all actors, as texts and as a set: each that made its own would hold all names
         self._environ = dict(environ)
         self._neighbours = frozenset(each.name for each in manifests.actors)
-        self._tell = say
+        self._say = say
         self._clock = clock or SystemClock()
         self._cancels = Cancels()
         self._token = secrets.token_hex(8)  # tells our replicas from those of a killed run
@@ -117,7 +126,7 @@ class LocalMesh:
         self._observation = Observation(settings, environ, self._log, self._clock)
         self._stack = contextlib.AsyncExitStack()
         self._transports = LocalTransports(
-            manifests.actors, settings, self.data, say=self.say, clock=self._clock
+            manifests.actors, settings, self.data, tell=self.tell, clock=self._clock
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._schedules: list[ScheduleSpec] = []
@@ -177,7 +186,7 @@ class LocalMesh:
         self._stack.callback(self._log.close)
         listening = bind(self._settings.host, self._settings.port)
         self._stack.callback(listening.close)
-        await self._observation.start(self._stack, self.say)
+        await self._observation.start(self._stack, self.tell)
         _make_private(_socket_folder(self.data))
         transports = self._transports
         _, left = await asyncio.gather(
@@ -185,7 +194,7 @@ class LocalMesh:
             asyncio.to_thread(end_leftovers, self._children.read()),
         )
         for child in left:
-            self.say(f"{child.name}: ended replica {child.pid}, left behind by a killed mesh")
+            self.tell(LeftoverEnded(child.name, child.pid))
         self._children.clear()
         self._stack.callback(self._children.clear)
         store = SqliteStore(self.data / "tasks.db", payloads_max=self._settings.capture_count)
@@ -331,6 +340,7 @@ class LocalMesh:
                 claims=self._claims,
             )
             sidecar.on_load_failure = replicas.load_failed
+            replicas.drain = sidecar.finish_off
             observation.add_actor(actor.name, sidecar, log)
             self.actors[actor.name] = ScaledActor(sidecar, replicas, self._bounds(actor))
         self._stack.push_async_callback(self._drain)
@@ -367,9 +377,9 @@ class LocalMesh:
             self._manifests,
             read=asked.read,
             refit=self._refit,
-            replay=Replay(service, port, self._clock, self.say) if asked.replay else None,
+            replay=Replay(service, port, self._clock, self.tell) if asked.replay else None,
             ignore=frozenset({self.data}),
-            say=self.say,
+            tell=self.tell,
         )
         await reloader.start()
         self._stack.push_async_callback(reloader.stop)
@@ -388,23 +398,18 @@ class LocalMesh:
                 f"the mesh anew to have it on {asked}",
                 code=Code.FIELDS_CONTRADICT,
             )
-        socket_path = Path(scaled.replicas.launch.environment["ASYA_SOCKET"])
-        scaled.replicas.launch = self._launch(actor, socket_path)
+        socket_path = Path(scaled.replicas.spawner.launch.environment["ASYA_SOCKET"])
+        scaled.replicas.spawner.launch = self._launch(actor, socket_path)
         scaled.refit(self._config(actor), self._bounds(actor))
 
     def _make_replicas(self, name: str, launch: Launch, log: RotatingLog) -> ReplicaSet:
+        template = Template(name, log, self._children, self._clock, self._settings.template_idle_s)
         return ReplicaSet(
             name,
-            launch,
-            log,
-            self._children,
-            clock=self._clock,
-            say=self.say,
+            Spawner(name, launch, log, self._children, clock=self._clock, template=template),
+            tell=self.tell,
             done=lambda: self.actors[name].sidecar.snapshot().succeeded,
             ignore=frozenset({self.data}),
-            template=Template(
-                name, log, self._children, self._clock, self._settings.template_idle_s
-            ),
         )
 
     def _bounds(self, actor: AsyncActor) -> Bounds:
@@ -432,28 +437,23 @@ class LocalMesh:
             path = folder / announcement.FILE
             try:
                 if not here.place(path):
-                    self.say(
-                        f"another mesh is announced in {path}: commands in this folder find that "
-                        f"one; for this one give them --url {self.url}"
-                    )
+                    self.tell(RunFileTaken(path, self.url))
             except OSError as error:
-                self.say(f"commands will not find this mesh by its folder: {error}")
+                self.tell(RunFileFailed(error))
             self._stack.callback(here.withdraw, path)
 
     # -- while it runs ----------------------------------------------------------------------------
 
-    def say(self, text: str) -> None:
+    def tell(self, notice: Notice) -> None:
         """Tell the user one line, and write it down in the mesh's own log."""
-        actor, _, rest = text.partition(": ")
-        known = actor in self.actors
         self._log.write_lines(
             to_rfc3339(self._clock.now()),
             os.getpid(),
-            (rest if known else text).encode("utf-8", "backslashreplace"),
+            notice.text.encode("utf-8", "backslashreplace"),
             level="INFO",
-            actor=actor if known else "",
+            actor=notice.about,
         )
-        self._tell(text)
+        self._say(line(notice))
 
     def _make_log(self, name: str, *, actor: str) -> RotatingLog:
         settings = self._settings
@@ -507,10 +507,7 @@ class LocalMesh:
             each.replicas.begin_stop()
         busy = sum(each.sidecar.snapshot().in_flight for each in actors)
         if busy:
-            are = "is" if busy == 1 else "are"
-            self.say(
-                f"stopping: {counted(busy, 'envelope')} {are} being finished (at most {grace_s:g} s)"
-            )
+            self.tell(FinishingWork(busy, grace_s))
         await asyncio.gather(*(each.sidecar.drain(grace_s) for each in actors))
         await asyncio.gather(*(each.replicas.stop(BYE_WAIT_S) for each in actors))
 

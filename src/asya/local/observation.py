@@ -16,6 +16,7 @@ from asya.local.autoscaler import ScaledActor
 from asya.local.event_log import EventLog
 from asya.local.gauges import Gauges
 from asya.local.logs import RotatingLog
+from asya.local.notices import MetricsServed, Tell
 from asya.sidecar import Sidecar
 from asya.telemetry.metrics import Metrics
 from asya.telemetry.spans import Spans
@@ -57,7 +58,7 @@ class Observation:
         self._environ = environ
         self._events = EventLog(log, clock)
 
-    async def start(self, stack: contextlib.AsyncExitStack, say: Callable[[str], None]) -> None:
+    async def start(self, stack: contextlib.AsyncExitStack, tell: Tell) -> None:
         """Begin to record spans and to serve the metrics' own port, where they are asked for.
 
         Raises:
@@ -74,7 +75,7 @@ class Observation:
             server = HttpServer(app, self._settings.host, port, bound=bound)
             stack.push_async_callback(server.stop)
             await server.start()
-            say(f"metrics at {server.url}/metrics")
+            tell(MetricsServed(server.url))
 
     async def _start_spans(self, stack: contextlib.AsyncExitStack) -> None:
         from asya.telemetry import otel

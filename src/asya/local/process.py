@@ -80,16 +80,6 @@ class Child(ABC):
     def close(self) -> None:
         """Read no more of what it prints."""
 
-    def describe_end(self) -> str:
-        """How it ended, for people: `exited with code 3`, `was ended by SIGKILL`."""
-        code = self.returncode
-        if code is None:
-            return "ended"
-        if code < 0:
-            with contextlib.suppress(ValueError):
-                return f"was ended by {signal.Signals(-code).name}"
-        return f"exited with code {code}"
-
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and all of its group; nothing when they are gone."""
         if self.ended.is_set():

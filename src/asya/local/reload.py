@@ -15,10 +15,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from asya.errors import AsyaError
 from asya.local.autoscaler import ScaledActor
+from asya.local.notices import (
+    FilesChanged,
+    ManifestChanged,
+    ManifestsUnusable,
+    Notice,
+    RestartNeeded,
+    Tell,
+)
 from asya.local.replay import Replay
 from asya.local.source_watch import SourceWatch, drop_bytecode
 
@@ -26,9 +34,6 @@ if TYPE_CHECKING:
     from asya.manifest import AsyncActor, Manifests
 
 log = logging.getLogger(__name__)
-
-NAMED_MAX: Final = 3
-"""Files that are named when they change."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Reloader:
             UsageError where that cannot be.
         replay: Replays envelopes, or None.
         ignore: Folders that are not watched.
-        say: Tells the user one line.
+        tell: Tells the user.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class Reloader:
         refit: Callable[[AsyncActor], None],
         replay: Replay | None,
         ignore: frozenset[Path],
-        say: Callable[[str], None],
+        tell: Tell,
     ) -> None:
         self._actors = actors
         self._first = manifests
@@ -75,10 +80,10 @@ class Reloader:
         self._read = read
         self._refit = refit
         self._replay = replay
-        self._say = say
+        self._tell = tell
         self._folders = {each.name: each.folder for each in manifests.actors}
         self._imported: dict[str, set[str]] = {}
-        self._complaint: str | None = None
+        self._warning: Notice | None = None
         self._watch = SourceWatch([*self._folders.values()], ignore)
         self._task: asyncio.Task[None] | None = None
 
@@ -122,21 +127,22 @@ class Reloader:
         below = f"{self._folders[name]}/"
         near = [path for path in changed if path.endswith(".py") and path.startswith(below)]
         replicas = self._actors[name].replicas
-        if replicas.outdated is not None or (name not in self._imported and replicas.alive):
+        if replicas.plan.new_code_problem is not None or (
+            name not in self._imported and replicas.plan.alive
+        ):
             return near
         return [path for path in near if path in self._imported.get(name, ())]
 
     def _renew(self, name: str, files: list[str], refitted: set[str]) -> None:
         if not files and name not in refitted:
             return
-        replicas, sidecar = self._actors[name].replicas, self._actors[name].sidecar
+        replicas = self._actors[name].replicas
         if files:
             folder = self._folders[name]
-            named = sorted(str(Path(path).relative_to(folder)) for path in files)
-            more = f" and {len(named) - NAMED_MAX} more" if len(named) > NAMED_MAX else ""
-            self._say(f"{name}: {', '.join(named[:NAMED_MAX])}{more} changed")
-        ready = replicas.ready_count
-        replicas.renew(sidecar.finish_off)
+            named = [str(Path(path).relative_to(folder)) for path in files]
+            self._tell(FilesChanged(name, named))
+        ready = replicas.plan.pids("ready")
+        replicas.renew()
         if not ready and self._replay is not None and name in self._imported:
             # Nobody to take over from: the replay itself brings up a replica.
             self._replay.run(name)
@@ -146,7 +152,7 @@ class Reloader:
         try:
             found = await asyncio.to_thread(self._read)
         except AsyaError as error:
-            self._complain(f"the manifests cannot be used, what ran runs on: {error}")
+            self._warn(ManifestsUnusable(str(error)))
             return set()
         actors = {each.name: each for each in found.actors}
         refitted = set()
@@ -156,15 +162,15 @@ class Reloader:
             try:
                 self._refit(actor)
             except AsyaError as error:
-                self._complain(str(error))
+                self._warn(ManifestsUnusable(str(error), whole=False))
                 continue
             self._specs[name] = actor.spec
-            self._say(f"{name}: its manifest changed")
+            self._tell(ManifestChanged(name))
             refitted.add(name)
-        self._complain(self._left_over(actors, found))
+        self._warn(self._left_over(actors, found))
         return refitted
 
-    def _left_over(self, actors: Mapping[str, AsyncActor], found: Manifests) -> str | None:
+    def _left_over(self, actors: Mapping[str, AsyncActor], found: Manifests) -> Notice | None:
         """What of the manifests is not taken over while the mesh runs."""
         parts = []
         if new := sorted(actors.keys() - self._actors.keys()):
@@ -176,10 +182,10 @@ class Reloader:
             parts.append("the changed flows")
         if [each.spec for each in found.schedules] != [each.spec for each in first.schedules]:
             parts.append("the changed schedules")
-        return f"start the mesh again for {' and '.join(parts)}" if parts else None
+        return RestartNeeded(parts) if parts else None
 
-    def _complain(self, text: str | None) -> None:
+    def _warn(self, warning: Notice | None) -> None:
         """Tell what cannot be done; the same is told once."""
-        if text is not None and text != self._complaint:
-            self._say(text)
-        self._complaint = text
+        if warning is not None and warning != self._warning:
+            self._tell(warning)
+        self._warning = warning

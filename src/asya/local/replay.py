@@ -28,6 +28,7 @@ from asya.envelope import (
     raw_json,
 )
 from asya.errors import AsyaError
+from asya.local.notices import NothingToReplay, Replayed, Tell
 from asya.tasks.rules import Failure
 
 if TYPE_CHECKING:
@@ -76,13 +77,11 @@ def again(last: Envelope, *, id: str, now: datetime) -> Envelope:
 class Replay:
     """The last envelope of every actor, and what replays it."""
 
-    def __init__(
-        self, service: TaskService, port: LocalPort, clock: Clock, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, service: TaskService, port: LocalPort, clock: Clock, tell: Tell) -> None:
         self._service = service
         self._port = port
         self._clock = clock
-        self._say = say
+        self._tell = tell
         self._last: dict[str, bytes] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
@@ -101,7 +100,7 @@ class Replay:
     def run(self, actor: str) -> None:
         """Replay the actor's last envelope, once the replay before it has ended."""
         if actor not in self._last:
-            self._say(f"{actor}: no envelope to replay")
+            self._tell(NothingToReplay(actor))
         elif actor in self._running:
             self._again.add(actor)
         else:
@@ -134,7 +133,7 @@ class Replay:
             text = _told(await self._service.get(envelope.id))
         except AsyaError as error:
             text = f"not known how it ended: {error}"
-        self._say(f"{actor}: replay of {last.id} as {envelope.id}: {text}")
+        self._tell(Replayed(actor, last.id, envelope.id, text))
 
 
 def _told(detail: Detail) -> str:

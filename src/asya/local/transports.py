@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,9 +18,10 @@ from asya.addresses import TITLES, Address
 from asya.clock import Clock
 from asya.codes import Code
 from asya.envelope import END_ACTORS, SINK, SUMP, queue_name
-from asya.errors import Complaint, UsageError, counted
+from asya.errors import Complaint, UsageError
 from asya.local.broker import NatsServer
 from asya.local.broker_watch import BrokerWatch
+from asya.local.notices import QueueLeft, Tell, WorkResumed
 from asya.settings import no_address
 from asya.transports.base import Transport
 from asya.transports.delayed import LaterTransport, Shelf
@@ -96,13 +97,13 @@ class LocalTransports:
         settings: Settings,
         data: Path,
         *,
-        say: Callable[[str], None],
+        tell: Tell,
         clock: Clock,
     ) -> None:
         self.others: dict[str, Transport] = {}
         self._settings = settings
         self._data = data
-        self._say = say
+        self._tell = tell
         self._clock = clock
         self._uses = brokers_in_use(actors, settings)
         self._default: Transport
@@ -135,7 +136,7 @@ class LocalTransports:
         server = NatsServer(self._data / "nats", binary=settings.nats_server)
         stack.push_async_callback(server.stop)
         await server.start()
-        self._watch = BrokerWatch(server, self._data, self._say)
+        self._watch = BrokerWatch(server, self._data, self._tell)
         self._watch.start()
         stack.push_async_callback(self._watch.stop)
         self._embedded = NatsTransport(
@@ -168,7 +169,7 @@ class LocalTransports:
         mine = [queue for use in self._uses if use.address is None for queue in use.queues]
         held = await asyncio.gather(*(self._embedded.recover_orphans(queue) for queue in mine))
         if sum(held):
-            self._say(f"what is left of the last run goes on: {counted(sum(held), 'envelope')}")
+            self._tell(WorkResumed(sum(held)))
 
     def shown(self) -> list[str]:
         """A few words for each broker; none where there is only the one that is started here."""
@@ -210,16 +211,9 @@ class LocalTransports:
             waiting = depth.ready + depth.in_flight + depth.delayed
             if not waiting:
                 await self._embedded.delete(queue)
-            elif name in known:
-                self._say(
-                    f"{name}: {counted(waiting, 'envelope')} in its queue at the embedded NATS, and it "
-                    f"is on {TITLES[known[name]]} now; what waits goes on when it is back there"
-                )
             else:
-                self._say(
-                    f"{name}: {counted(waiting, 'envelope')} for this actor, which is not part of this "
-                    "mesh; what waits goes on when it is"
-                )
+                broker = TITLES[known[name]] if name in known else None
+                self._tell(QueueLeft(name, waiting, broker))
 
 
 def check_addresses(actors: Iterable[AsyncActor], settings: Settings) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,13 +16,17 @@ from asya.envelope import encode, new_envelope, queue_name, raw_json
 from asya.local.autoscaler import Autoscaler, ScaledActor
 from asya.local.leftovers import ChildRecord
 from asya.local.logs import RotatingLog
+from asya.local.notices import Notice
 from asya.local.process import Launch
 from asya.local.replicas import ReplicaSet
+from asya.local.spawner import Spawner
 from asya.scaling import Bounds
 from asya.sidecar import Sidecar, SidecarConfig
 from asya.testing.ledger import MemoryLedger
 from asya.transports.base import Depth
 from asya.transports.memory.transport import MemoryTransport
+
+N = TypeVar("N", bound=Notice)
 
 HANDLERS = """
 import asyncio, os
@@ -37,21 +41,30 @@ async def work(seconds):
 """
 
 
-class Said(list[str]):
+class Told(list[Notice]):
     """What the user was told; can be waited for."""
 
     def __init__(self) -> None:
         super().__init__()
         self._changed = asyncio.Event()
 
-    def __call__(self, text: str) -> None:
-        self.append(text)
+    def __call__(self, notice: Notice) -> None:
+        self.append(notice)
         self._changed.set()
 
-    async def until(self, part: str, within_s: float = 30) -> str:
-        """The first line that contains `part`."""
-        async with asyncio.timeout(within_s):
-            while not (found := [line for line in self if part in line]):
+    def of(self, kind: type[N], **values: object) -> list[N]:
+        """The notices of a kind whose fields have these values."""
+        return [
+            each
+            for each in self
+            if isinstance(each, kind)
+            and all(getattr(each, name) == value for name, value in values.items())
+        ]
+
+    async def until(self, kind: type[N], **values: object) -> N:
+        """The first notice of a kind with these values."""
+        async with asyncio.timeout(60):
+            while not (found := self.of(kind, **values)):
                 self._changed.clear()
                 await self._changed.wait()
         return found[0]
@@ -70,9 +83,9 @@ class CountingTransport(MemoryTransport):
 class Cell:
     """One actor, `work`, with its autoscaler."""
 
-    def __init__(self, folder: Path, say: Said) -> None:
+    def __init__(self, folder: Path, told: Told) -> None:
         self.folder = folder
-        self.said = say
+        self.told = told
         self.transport = CountingTransport("default")
         self.ledger = MemoryLedger()
         self.sidecar: Sidecar
@@ -96,11 +109,14 @@ class Cell:
         )
         self.replicas = ReplicaSet(
             "work",
-            launch,
-            RotatingLog(self.folder / "work.log", 100_000),
-            ChildRecord(self.folder / "children.jsonl"),
-            clock=SystemClock(),
-            say=self.said,
+            Spawner(
+                "work",
+                launch,
+                RotatingLog(self.folder / "work.log", 100_000),
+                ChildRecord(self.folder / "children.jsonl"),
+                clock=SystemClock(),
+            ),
+            tell=self.told,
             done=lambda: self.sidecar.snapshot().succeeded,
         )
         sump = Sump(self.ledger)
@@ -115,6 +131,7 @@ class Cell:
             kill=self.replicas.kill,
         )
         self.sidecar.on_load_failure = self.replicas.load_failed
+        self.replicas.drain = self.sidecar.finish_off
         await self.transport.connect()
         await self.sidecar.start(socket)
         self.scaled = ScaledActor(self.sidecar, self.replicas, bounds)
@@ -131,7 +148,7 @@ class Cell:
             ids.append(made.id)
         return ids
 
-    async def until(self, true: Callable[[], Any], within_s: float = 30) -> None:
+    async def until(self, true: Callable[[], Any], within_s: float = 60) -> None:
         """Wait for what the sidecar's snapshot or the replicas show."""
         async with asyncio.timeout(within_s):
             while not true():
@@ -145,13 +162,13 @@ class Cell:
 
 
 @pytest.fixture
-async def said() -> Said:
-    return Said()
+async def told() -> Told:
+    return Told()
 
 
 @pytest.fixture
-async def cell(tmp_path: Path, said: Said) -> AsyncIterator[Cell]:
+async def cell(tmp_path: Path, told: Told) -> AsyncIterator[Cell]:
     (tmp_path / "handlers.py").write_text(HANDLERS)
-    made = Cell(tmp_path, said)
+    made = Cell(tmp_path, told)
     yield made
     await made.stop()

@@ -8,6 +8,7 @@ import pytest
 
 from asya.errors import TransportUnavailable
 from asya.local import autoscaler
+from asya.local.notices import ReplicaDown, ReplicaStopped
 from asya.scaling import Bounds
 from asya.transports.base import Depth
 
@@ -23,9 +24,9 @@ async def test_the_first_message_wakes_and_the_cooldown_puts_to_sleep(cell: Any)
     await cell.start(Bounds(minimum=0, maximum=3, queue_length=1, cooldown_s=0.5))
     (first,) = await cell.send(0)
     assert (await cell.ledger.end_of(first)).phase == "succeeded"
-    assert cell.replicas.current == 1
-    await cell.said.until("down")
-    await cell.until(lambda: not cell.replicas.alive and cell.scaled.due_s is None)
+    assert cell.replicas.plan.current == 1
+    await cell.told.until(ReplicaDown)
+    await cell.until(lambda: not cell.replicas.plan.alive and cell.scaled.due_s is None)
     asked = cell.transport.asked
     await asyncio.sleep(2 * autoscaler.IDLE_S)
     assert cell.transport.asked == asked
@@ -37,7 +38,7 @@ async def test_more_messages_than_one_replica_is_meant_for_start_more(cell: Any)
     await cell.until(lambda: len(cell.sidecar.snapshot().replicas) == 2)
     for each in ids:
         await cell.ledger.end_of(each)
-    assert cell.replicas.current == 2
+    assert cell.replicas.plan.current == 2
 
 
 async def test_a_busy_replica_is_never_ended(cell: Any):
@@ -45,8 +46,8 @@ async def test_a_busy_replica_is_never_ended(cell: Any):
     gate = cell.folder / "gate"
     short, long = await cell.send(0.3, str(gate))
     await cell.ledger.end_of(short)
-    await cell.said.until("down")
-    assert cell.replicas.current == 1
+    await cell.told.until(ReplicaDown)
+    assert cell.replicas.plan.current == 1
     assert [each.state for each in cell.sidecar.snapshot().replicas] == ["busy"]
     gate.touch()
     assert (await cell.ledger.end_of(long)).attempt == 1
@@ -64,7 +65,7 @@ async def test_a_replica_that_died_is_replaced(cell: Any):
     await cell.until(lambda: cell.sidecar.snapshot().replicas)
     died = cell.sidecar.snapshot().replicas[0].pid
     cell.replicas.kill(died)
-    await cell.said.until(f"replica {died} was stopped")
+    await cell.told.until(ReplicaStopped, pid=died)
     await cell.until(lambda: [each.pid for each in cell.sidecar.snapshot().replicas] != [died])
     await cell.until(lambda: cell.sidecar.snapshot().replicas)
 
@@ -86,9 +87,9 @@ async def test_a_broker_that_does_not_answer_changes_nothing(
         await asyncio.wait_for(gone.wait(), 30)
         # the first message needs no answer of the broker
         await cell.ledger.end_of(first)
-        assert cell.replicas.current == 1
+        assert cell.replicas.plan.current == 1
     await cell.send(0.5, 0.5, 0.5)
-    await cell.until(lambda: cell.replicas.current == 2)
+    await cell.until(lambda: cell.replicas.plan.current == 2)
 
 
 async def test_where_the_broker_counts_nothing_it_grows_while_all_are_full_and_then_shrinks(
@@ -104,7 +105,7 @@ async def test_where_the_broker_counts_nothing_it_grows_while_all_are_full_and_t
     await cell.until(lambda: len(cell.sidecar.snapshot().replicas) == 3, within_s=30)
     for each in ids:
         await cell.ledger.end_of(each)
-    await cell.until(lambda: not cell.replicas.alive, within_s=30)
+    await cell.until(lambda: not cell.replicas.plan.alive, within_s=30)
 
 
 async def test_where_the_broker_counts_nothing_one_message_needs_one_replica(cell: Any):
@@ -115,10 +116,10 @@ async def test_where_the_broker_counts_nothing_one_message_needs_one_replica(cel
     await cell.until(lambda: cell.sidecar.snapshot().in_flight)
     asked = cell.transport.asked
     await cell.until(lambda: cell.transport.asked >= asked + 3)
-    assert cell.replicas.current == 1
+    assert cell.replicas.plan.current == 1
     # a second one shows that there is more than one of them can do
     (second,) = await cell.send(0)
-    await cell.until(lambda: cell.replicas.current == 2)
+    await cell.until(lambda: cell.replicas.plan.current == 2)
     gate.touch()
     for each in (first, second):
         await cell.ledger.end_of(each)
@@ -142,7 +143,7 @@ async def test_not_more_start_at_a_time_than_there_are_processors(
 
     def all_run() -> bool:
         nonlocal most
-        most = max(most, cell.replicas.starting_count)
+        most = max(most, cell.replicas.plan.starting_count)
         return len(cell.sidecar.snapshot().replicas) == 3
 
     await cell.until(all_run)

@@ -13,6 +13,13 @@ from asya.errors import UsageError
 from asya.local import broker_watch
 from asya.local.broker import NatsServer, find_binary
 from asya.local.broker_watch import BrokerWatch
+from asya.local.notices import (
+    BrokerBack,
+    BrokerGone,
+    BrokerStartFailed,
+    DiskFull,
+    DiskHasRoom,
+)
 
 try:
     find_binary()
@@ -31,42 +38,42 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 
 
 @pytest.fixture
-async def watch(server: NatsServer, tmp_path: Path, said: Any) -> AsyncIterator[BrokerWatch]:
-    made = BrokerWatch(server, tmp_path, said)
+async def watch(server: NatsServer, tmp_path: Path, told: Any) -> AsyncIterator[BrokerWatch]:
+    made = BrokerWatch(server, tmp_path, told)
     made.start()
     yield made
     await made.stop()
 
 
 async def test_a_killed_broker_is_back_at_once_on_the_same_port(
-    server: NatsServer, watch: BrokerWatch, said: Any
+    server: NatsServer, watch: BrokerWatch, told: Any
 ):
     port = server.port
     assert watch.problem() is None
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
-    line = await said.until("broker gone")
-    assert line == "broker gone (SIGKILL): starting it again  [ASYA-4006]"
-    assert watch.problem() == "the broker is gone and is being started again  [ASYA-4006]"
-    await said.until("broker back after")
+    gone = await told.until(BrokerGone)
+    assert gone.code == -signal.SIGKILL
+    assert "[ASYA-4006]" in (watch.problem() or "")
+    await told.until(BrokerBack)
     assert watch.problem() is None
     assert server.running
     assert server.port == port
 
 
 async def test_one_that_does_not_stay_up_is_started_ever_slower(
-    server: NatsServer, watch: BrokerWatch, said: Any
+    server: NatsServer, watch: BrokerWatch, told: Any
 ):
     for _ in range(3):
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
-        await said.until("broker back after")
-        said.clear()
+        await told.until(BrokerBack)
+        told.clear()
     assert watch._delay_s == 2 * 2 * broker_watch.RESTART_FIRST_S
 
 
 async def test_one_that_cannot_be_started_is_tried_again_and_told_once(
-    server: NatsServer, watch: BrokerWatch, said: Any, monkeypatch: pytest.MonkeyPatch
+    server: NatsServer, watch: BrokerWatch, told: Any, monkeypatch: pytest.MonkeyPatch
 ):
     tried = asyncio.Semaphore(0)
 
@@ -81,36 +88,38 @@ async def test_one_that_cannot_be_started_is_tried_again_and_told_once(
         os.kill(server.pid, signal.SIGKILL)
         for _ in range(3):
             await asyncio.wait_for(tried.acquire(), 30)
-    await said.until("broker back after")
-    assert said[1:-1] == ["broker does not start, trying again: no room  [ASYA-1001]"]
+    await told.until(BrokerBack)
+    (failed,) = told[1:-1]
+    assert isinstance(failed, BrokerStartFailed)
+    assert str(failed.error) == "no room"
 
 
 async def test_a_stop_that_was_asked_for_is_no_death(
-    server: NatsServer, watch: BrokerWatch, said: Any
+    server: NatsServer, watch: BrokerWatch, told: Any
 ):
     await watch.stop()
     await server.stop()
-    assert said == []
+    assert told == []
 
 
 async def test_a_full_disk_is_told_and_the_broker_restarted_when_there_is_room(
-    server: NatsServer, tmp_path: Path, said: Any, monkeypatch: pytest.MonkeyPatch
+    server: NatsServer, tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(broker_watch, "DISK_PROBLEM_EVERY_S", 0.02)
     room = False
     monkeypatch.setattr(BrokerWatch, "_has_room", lambda _: room)
     server._wedged = True
     first = server.pid
-    watch = BrokerWatch(server, tmp_path, said)
+    watch = BrokerWatch(server, tmp_path, told)
     watch.start()
-    await said.until("was full")
+    await told.until(DiskFull)
     problem = watch.problem()
     assert problem is not None
     assert "restarted" in problem
     assert server.pid == first
     room = True
-    await said.until("stores messages again")
+    await told.until(DiskHasRoom)
     assert watch.problem() is None
     assert server.pid != first
-    assert len(said) == 2
+    assert len(told) == 2
     await watch.stop()

@@ -47,9 +47,14 @@ class Sidecar:
         )  # fmt: skip
 
 
-class Replicas:
+class Plan:
     problem: str | None = None
     starting_count = 2
+
+
+@dataclass
+class Replicas:
+    plan: Plan = field(default_factory=Plan)
 
 
 @dataclass
@@ -113,7 +118,7 @@ def test_a_depth_that_is_late_is_left_out_and_the_rest_is_there(broker: Broker):
 def test_a_broker_that_is_gone_is_down_and_the_actors_are_told(broker: Broker):
     broker.gone = {"a", "x-sink", "x-sump"}
     actor = Actor()
-    actor.replicas.problem = "SyntaxError"
+    actor.replicas.plan.problem = "SyntaxError"
     found = gathered(broker, actor, problem="no broker")
     assert not [key for key in found if key[0] == catalog.DEPTH]
     assert (found[catalog.BROKER_UP,], found[catalog.READY,]) == (0, 0)

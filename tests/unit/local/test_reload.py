@@ -13,11 +13,10 @@ from typing import Any, cast
 
 import pytest
 
-from asya.local import replicas as replicas_module
-from asya.local import source_watch
+from asya.local import replica_plan, source_watch
+from asya.local.notices import ReplicaUp
 from asya.local.process import ReplicaProcess
 from asya.local.reload import Reloader
-from asya.local.replicas import State
 from asya.scaling import Bounds
 from asya.sidecar.window import pipeline
 from asya.testing.loopback import LoopbackCall, LoopbackRuntime
@@ -35,14 +34,14 @@ class Door:
 
     def close(self) -> None:
         """Before the replica is asked for."""
-        make = self.cell.replicas._make
+        spawn = self.cell.replicas.spawner.spawn
 
-        async def late(state: State) -> Any:
-            process = await make(state)
+        async def late(on_end: Any, *, fork: bool) -> Any:
+            process = await spawn(on_end, fork=fork)
             await self.opened.wait()
             return process
 
-        self.cell.replicas._make = late
+        self.cell.replicas.spawner.spawn = late
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ async def test_the_second_change_within_a_second_is_loaded_too(
     cell: Any, monkeypatch: pytest.MonkeyPatch
 ):
     """Python takes bytecode of the same second and size for current, which would be that of 1."""
-    monkeypatch.setattr(source_watch, "LOOK_S", 0.02)
+    monkeypatch.setattr(source_watch, "POLL_S", 0.02)
     path = cell.folder / "handlers.py"
     write(path, 1)
     await cell.start(ONE)
@@ -85,14 +84,14 @@ async def test_the_second_change_within_a_second_is_loaded_too(
         refit=lambda actor: pytest.fail("no manifest has changed"),
         replay=None,
         ignore=frozenset(),
-        say=cell.said,
+        tell=cell.told,
     )
     await reloader.start()
     try:
         for version in (2, 3):
             write(path, version)
-            await cell.said.until("with the new code", 30)
-            cell.said.clear()
+            await cell.told.until(ReplicaUp, new_code=True)
+            cell.told.clear()
             (id_,) = await cell.send(None)
             end = await cell.ledger.end_of(id_)
             assert bytes(end.result) == str(version).encode()
@@ -106,27 +105,27 @@ async def test_one_whose_hello_comes_before_its_number_is_known_is_ready(cell: A
     door.close()
     cell.replicas.start(1)
     pid = await one_replica(cell)
-    assert cell.replicas.ready_count == 0
+    assert cell.replicas.plan.pids("ready") == []
     door.opened.set()
     # nothing else happens in the sidecar that would make anybody look
-    await cell.said.until(f"replica {pid} up")
-    assert cell.replicas.ready_count == 1
+    await cell.told.until(ReplicaUp, pid=pid)
+    assert cell.replicas.plan.pids("ready") == [pid]
 
 
 async def test_one_of_the_code_before_that_nobody_knew_of_yet_gets_no_more_calls(
     cell: Any, door: Door, monkeypatch: pytest.MonkeyPatch
 ):
     """And what it works on is finished, however long that takes."""
-    monkeypatch.setattr(replicas_module, "END_WAIT_S", 0.05)
+    monkeypatch.setattr(replica_plan, "END_WAIT_S", 0.05)
     await cell.start(Bounds(minimum=0, maximum=1, cooldown_s=60))
     door.close()
     gate = cell.folder / "gate"
     (running,) = await cell.send(str(gate))
     await cell.until(lambda: cell.sidecar.snapshot().in_flight == 1)
     (old,) = (each.pid for each in cell.sidecar.snapshot().replicas)
-    cell.replicas.renew(cell.sidecar.finish_off)
+    cell.replicas.renew()
     door.opened.set()
-    await cell.until(lambda: old in cell.replicas._states)
+    await cell.until(lambda: old in cell.replicas.plan.pids("leaving"))
     assert [each.state for each in cell.sidecar.snapshot().replicas] == ["terminating"]
     (after,) = await cell.send(0)
     await cell.ledger.end_of(after)
@@ -134,7 +133,7 @@ async def test_one_of_the_code_before_that_nobody_knew_of_yet_gets_no_more_calls
     gate.touch()
     assert (await cell.ledger.end_of(running)).attempt == 1
     assert cell.sidecar.snapshot().lost == 0
-    await cell.until(lambda: old not in cell.replicas._states)
+    await cell.until(lambda: old not in cell.replicas.plan.pids("leaving"))
 
 
 async def test_one_that_was_overtaken_by_a_change_gets_no_call_when_it_comes_up_all_the_same(
@@ -159,7 +158,7 @@ async def test_one_that_was_overtaken_by_a_change_gets_no_call_when_it_comes_up_
     (id_,) = await cell.send(0)
     await cell.until(lambda: cell.replicas.starting)
     overtaken = cell.replicas.starting[0].pid
-    cell.replicas.renew(cell.sidecar.finish_off)
+    cell.replicas.renew()
     late = LoopbackRuntime(note, pid=overtaken).dial(cell.sidecar)
     assert late.said_bye
     await cell.until(lambda: overtaken not in [e.pid for e in cell.sidecar.snapshot().replicas])
@@ -195,11 +194,11 @@ async def test_what_is_sent_after_the_change_is_told_is_not_sent_ahead_to_the_bu
     long, ahead = await cell.send(9, 4)
     await cell.until(lambda: cell.sidecar.snapshot().in_flight == 2)
 
-    cell.replicas.renew(cell.sidecar.finish_off)
-    await cell.until(lambda: "trying" in cell.replicas._states.values())
-    (new,) = (pid for pid, state in cell.replicas._states.items() if state == "trying")
+    cell.replicas.renew()
+    await cell.until(lambda: cell.replicas.plan.pids("trying"))
+    (new,) = cell.replicas.plan.pids("trying")
     LoopbackRuntime(speaks("new"), pid=new).dial(cell.sidecar)
-    await cell.said.until("with the new code")
+    await cell.told.until(ReplicaUp, new_code=True)
     for each in await cell.send(5, 6):
         await cell.ledger.end_of(each)
     release.set()

@@ -14,6 +14,7 @@ from asya.addresses import Address
 from asya.clock import SystemClock
 from asya.codes import Code
 from asya.errors import UsageError
+from asya.local.notices import Notice, QueueLeft
 from asya.local.transports import LocalTransports, brokers_in_use, check_addresses
 from asya.settings import Settings
 from asya.transports.base import Transport
@@ -66,7 +67,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> dict[str, Away]:
 
 
 def transports(actors: list[manifest.AsyncActor], settings: Settings) -> LocalTransports:
-    return LocalTransports(actors, settings, Path("data"), say=print, clock=SystemClock())
+    return LocalTransports(actors, settings, Path("data"), tell=print, clock=SystemClock())
 
 
 def test_the_default_broker_comes_first_and_has_the_ends(actors: Actors) -> None:
@@ -141,10 +142,10 @@ async def test_a_broker_that_is_away_is_a_problem_of_the_mesh(
 async def test_queues_that_are_left_at_our_own_server_are_told_or_removed(
     actors: Actors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    told: list[Notice] = []
     found = actors(stays=None, moved="sqs")
     settings = Settings(sqs_url="sqs://r")
-    mine = LocalTransports(found, settings, Path("data"), say=said.append, clock=SystemClock())
+    mine = LocalTransports(found, settings, Path("data"), tell=told.append, clock=SystemClock())
     server = MemoryTransport("default")
     monkeypatch.setattr(mine, "_embedded", server)
     await server.connect()
@@ -155,11 +156,5 @@ async def test_queues_that_are_left_at_our_own_server_are_told_or_removed(
 
     await mine.look_for_strange_queues({"stays": "nats", "moved": "sqs"})
 
-    assert said == [
-        "gone: 1 envelope for this actor, which is not part of this mesh; what waits goes on when it is",
-        (
-            "moved: 1 envelope in its queue at the embedded NATS, and it is on Amazon SQS now; "
-            "what waits goes on when it is back there"
-        ),
-    ]
+    assert told == [QueueLeft("gone", 1, None), QueueLeft("moved", 1, "Amazon SQS")]
     assert "asya-default-empty" not in await server.queues()
