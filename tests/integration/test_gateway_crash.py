@@ -104,7 +104,7 @@ async def test_every_answered_id_survives_a_kill(tmp_path, killed_after):
     mesh = QueueFile(queue)
     service = TaskService(SqliteStore(path), mesh, SystemClock())
     await service.start()
-    rows = await service.list(Query(limit=1_000_000))
+    rows = await service.page(Query(limit=1_000_000))
     stored = {row.id for row in rows}
     assert len(answered) >= killed_after
     assert set(answered) <= stored

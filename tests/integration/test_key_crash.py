@@ -11,7 +11,7 @@ import pytest
 from msgspec import Raw
 
 from asya.clock import SystemClock
-from asya.tasks.idempotency import AdmissionKey
+from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.mesh import Idempotency
 from asya.tasks.service import TaskService
 from asya.tasks.store.sqlite.tasks import SqliteStore
@@ -20,7 +20,7 @@ ADMITS = """
 import asyncio, pathlib, sys
 from msgspec import Raw
 from asya.clock import SystemClock
-from asya.tasks.idempotency import AdmissionKey
+from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.mesh import Idempotency
 from asya.tasks.service import TaskService
 from asya.tasks.store.sqlite.tasks import SqliteStore
@@ -33,7 +33,7 @@ class Mesh:
     def problem(self): return None
 
 async def admit(service, number):
-    key = AdmissionKey("route:a", f"k{number}", Idempotency())
+    key = IdempotencyKey("route:a", f"k{number}", Idempotency())
     row = (await service.admit(["a"], Raw(b"1"), key=key)).row
     sys.stdout.write(f"{number} {row.id}\\n")
     sys.stdout.flush()
@@ -98,7 +98,7 @@ async def test_a_key_is_one_task_over_a_kill(tmp_path, killed_after):
     service = TaskService(SqliteStore(path), mesh, SystemClock())  # type: ignore[arg-type]
     await service.start()
     for number, id_ in by_key.items():
-        key = AdmissionKey("route:a", f"k{number}", Idempotency())
+        key = IdempotencyKey("route:a", f"k{number}", Idempotency())
         again = await service.admit(["a"], Raw(b"1"), key=key)
         assert (again.row.id, again.replayed) == (id_, True)
     await service.close()

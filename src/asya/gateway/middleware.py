@@ -1,7 +1,7 @@
 """ASGI middleware: counts requests by route and status, and makes the span of a sent envelope.
 
 The route is the pattern of the table of operations, never the path itself: as many as there are
-patterns. `app` puts it into the scope as `ROUTE`; `endpoints` takes the trace for the envelope
+patterns. `app` puts it into the scope as `ROUTE`; `http/headers.py` takes the trace for the envelope
 from there, as `TRACE`.
 """
 
@@ -28,7 +28,7 @@ UNMATCHED: Final = "unmatched"
 """The route of a request that no operation takes."""
 
 
-class Observed:
+class RequestTelemetry:
     """Wraps the whole app."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, spans: Spans) -> None:
@@ -48,14 +48,14 @@ class Observed:
                 scope[TRACE] = traceparent_of(span)
         status = 500  # a bug: the answer is made outside of this
 
-        async def noted(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send_counted)
         finally:
             method = scope["method"] if scope["method"] in METHODS else "other"
             route = scope.get(ROUTE, UNMATCHED)

@@ -13,14 +13,16 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from msgspec import Raw
 
+from asya.clock import from_rfc3339
 from asya.durations import parse_duration
 from asya.envelope import SYSTEM_PREFIX, route_problem
 from asya.errors import TransportError, nearest
-from asya.tasks.mesh import MeshClient
+from asya.tasks.mesh import FlowSpec, MeshClient
 from asya.tasks.refusals import RETRY_AFTER_S, Fault, Kind, Refusal
 from asya.tasks.rules import TaskRow
 
@@ -52,14 +54,28 @@ def check_id(id: str | None) -> None:
     """Refuse an id that cannot stand in a URL."""
     if id is not None and not _ID.match(id):
         detail = "an id is 1 to 128 letters, digits and . _ : ~ -, and begins with one of the first"
-        raise Refusal(Kind.INVALID, detail, faults=[Fault("$.id", detail)])
+        raise Refusal.invalid(detail, "$.id")
 
 
 def check_route(actors: Sequence[str]) -> None:
     """Refuse a route that has no actors, or names that cannot be actors."""
     problem = route_problem(list(actors)) if actors else "a route holds at least one actor"
     if problem is not None:
-        raise Refusal(Kind.INVALID, problem, faults=[Fault("$.route", problem)])
+        raise Refusal.invalid(problem, "$.route")
+
+
+def find_flow(flows: Mapping[str, FlowSpec], name: str) -> FlowSpec:
+    """The flow of this name.
+
+    Raises:
+        Refusal: There is none; names the nearest one.
+    """
+    flow = flows.get(name)
+    if flow is None:
+        close = nearest(name, flows)
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise Refusal(Kind.UNKNOWN_FLOW, f"there is no flow {name!r}{hint}", nearest=close)
+    return flow
 
 
 def check_headers(headers: Mapping[str, Any]) -> None:
@@ -67,7 +83,7 @@ def check_headers(headers: Mapping[str, Any]) -> None:
     for name in headers:
         if name.lower().startswith(SYSTEM_PREFIX):
             detail = f"the header {name!r} belongs to the system; leave it out"
-            raise Refusal(Kind.INVALID, detail, faults=[Fault("$.headers", detail)])
+            raise Refusal.invalid(detail, "$.headers")
 
 
 def check_payload(payload: Raw, payload_max_bytes: int) -> None:
@@ -79,26 +95,71 @@ def check_payload(payload: Raw, payload_max_bytes: int) -> None:
         )
 
 
-def seconds(value: str | float, where: str) -> float:
-    """A duration that a client gave: Go style, or a number of seconds.
+def duration_s(value: str | float) -> float:
+    """Seconds of a duration that a client gave: Go style, or a number of seconds.
 
     Raises:
-        Refusal: It is neither, or not positive, or over a year.
+        ValueError: It is neither, or negative, or over a year.
     """
-    found = math.nan
-    if isinstance(value, str):
-        try:
-            found = float(value) if _is_number(value) else parse_duration(value)
-        except ValueError as error:
-            raise Refusal(
-                Kind.INVALID, f"{where}: {error}", faults=[Fault(where, str(error))]
-            ) from error
-    else:
-        found = float(value)
-    if not 0 <= found <= TIMEOUT_MAX_S:
-        detail = f"{where}: expected 0 to {TIMEOUT_MAX_S:.0f} seconds, got {value!r}"
-        raise Refusal(Kind.INVALID, detail, faults=[Fault(where, detail)])
-    return found
+    found = parse_duration(value) if isinstance(value, str) and not _is_number(value) else value
+    seconds = float(found)
+    if not 0 <= seconds <= TIMEOUT_MAX_S:  # NaN, too
+        raise ValueError(f"expected 0 to {TIMEOUT_MAX_S:.0f} seconds, got {value!r}")
+    return seconds
+
+
+def seconds(value: str | float, where: str) -> float:
+    """As `duration_s`, for the value at the place `where` of a request.
+
+    Raises:
+        Refusal: It cannot be used.
+    """
+    try:
+        return duration_s(value)
+    except ValueError as error:
+        raise _invalid(where, str(error)) from error
+
+
+def _invalid(where: str, message: str) -> Refusal:
+    return Refusal.invalid(f"{where}: {message}", where, message)
+
+
+def begin_time(
+    not_before: str | None, delay: str | float | None, now: datetime, where: str
+) -> datetime | None:
+    """When an envelope may begin, or None for at once.
+
+    Args:
+        not_before: RFC 3339, or a duration from now.
+        delay: A duration from now, or a number of seconds.
+        now: The time.
+        where: What stands before the names in the refusals: `?` or `$.`.
+
+    Raises:
+        Refusal: Neither form, both fields, or over a year ahead.
+    """
+    if not_before is not None and delay is not None:
+        raise _invalid(f"{where}delay", f"give {where}not_before or {where}delay, not both")
+    if delay is not None:
+        return now + timedelta(seconds=seconds(delay, f"{where}delay"))
+    if not_before is None:
+        return None
+    place = f"{where}not_before"
+    try:
+        return now + timedelta(seconds=parse_duration(not_before))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        moment = from_rfc3339(not_before)
+    except (ValueError, OverflowError) as error:
+        raise _invalid(
+            place,
+            "expected a time such as 2026-11-23T18:25:00Z (RFC 3339, with an offset) or a "
+            f"duration such as 10m, got {not_before!r}",
+        ) from error
+    if moment - now > timedelta(seconds=TIMEOUT_MAX_S):
+        raise _invalid(place, "expected a time within the next year")
+    return moment
 
 
 def _is_number(text: str) -> bool:

@@ -18,7 +18,6 @@ from datetime import timedelta
 from typing import Final
 
 import msgspec
-from msgspec import Raw
 
 from asya.blobs.claims import Claims
 from asya.clock import Clock, to_rfc3339
@@ -36,7 +35,7 @@ from asya.tasks.mesh import MeshClient
 from asya.tasks.redrive import RedriveOptions
 from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors
 from asya.tasks.rules import Failure, TaskRow
-from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow, Detail, TaskStore
+from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow, TaskStore
 
 BATCH_S: Final = 1.0
 """How long a request about many letters works before it answers, in seconds."""
@@ -45,25 +44,6 @@ PURGE_STEP: Final = 500
 """Letters that one transaction throws away."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class OpenLetter:
-    """A letter with all that is known of it.
-
-    Attributes:
-        row: As stored.
-        envelope: As it lies in the dead letters; None of one that was purged.
-        sent: What the failing actor got, its payload restored; None of one that was purged.
-        payload_problem: Why the payload is not to be had, or None.
-        detail: The task, as long as it is kept.
-    """
-
-    row: DeadLetterRow
-    envelope: Envelope | None
-    sent: Envelope | None
-    payload_problem: str | None
-    detail: Detail | None
 
 
 @dataclass
@@ -129,27 +109,8 @@ class DeadLetters:
         return await self._store.dead_letter_groups(query)
 
     @refuses_store_errors
-    async def get(self, id: str) -> OpenLetter:
-        """One letter.
-
-        Raises:
-            Refusal: The envelope is not dead, or not known.
-        """
-        row = await self.get_row(id)
-        detail = await self._store.get(id)
-        if not row.body:
-            return OpenLetter(row, None, None, "it was purged", detail)
-        envelope = decode(row.body)
-        sent, problem = redrive.as_sent(envelope), None
-        try:
-            sent = await self._whole(sent)
-        except BlobError as error:
-            problem = str(error)
-        return OpenLetter(row, envelope, sent, problem, detail)
-
-    @refuses_store_errors
-    async def get_row(self, id: str) -> DeadLetterRow:
-        """One letter as it is stored.
+    async def get(self, id: str) -> DeadLetterRow:
+        """One letter as it is stored, with its bytes.
 
         Raises:
             Refusal: The envelope is not dead, or not known.
@@ -164,6 +125,16 @@ class DeadLetters:
             Kind.NOT_DEAD, f"the envelope {id} is no dead letter: it is {_state(detail.row)}", id=id
         )
 
+    async def sent(self, letter: DeadLetterRow) -> tuple[Envelope | None, str | None]:
+        """What the failing actor got, with its payload, and why that is missing, or None."""
+        if not letter.body:
+            return None, "it was purged"
+        sent = redrive.as_sent(decode(letter.body))
+        try:
+            return await self._claims.restore(sent), None
+        except BlobError as error:
+            return sent, str(error)
+
     @refuses_store_errors
     async def redrive(self, id: str, options: RedriveOptions) -> TaskRow:
         """Send a letter again; when this returns the new envelope is stored.
@@ -171,7 +142,7 @@ class DeadLetters:
         Raises:
             Refusal: Refused, the letter stays as it is.
         """
-        letter = await self.get_row(id)
+        letter = await self.get(id)
         if letter.status == "purged" or (letter.status == "retried" and not options.force):
             raise _settled(letter)
         envelope = await self._new_try(letter, options)
@@ -254,17 +225,9 @@ class DeadLetters:
         Raises:
             Refusal: The envelope is not dead, or not known.
         """
-        letter = await self.get_row(id)
+        letter = await self.get(id)
         query = DeadLetterQuery(status=None, ids=(letter.id,), limit=PURGE_STEP)
         await self._store.purge_dead_letters(query, to_rfc3339(self._clock.now()))
-
-    async def _whole(self, sent: Envelope) -> Envelope:
-        """The envelope with its payload, which may be in the blob store.
-
-        Raises:
-            BlobError: It is gone, or not to be had now.
-        """
-        return await self._claims.restore(sent)
 
     async def _new_try(self, letter: DeadLetterRow, options: RedriveOptions) -> Envelope:
         stored = decode(letter.body)
@@ -275,7 +238,7 @@ class DeadLetters:
         timeout_s = options.timeout_s
         try:
             if redrive.needs_payload(options.assignments):
-                sent = await self._whole(sent)
+                sent = await self._claims.restore(sent)
             made = redrive.new_try(
                 _named(sent, letter.id),
                 actors,
@@ -342,14 +305,6 @@ def _named(sent: Envelope, id: str) -> Envelope:
     named = sent.copy()
     named.id = id
     return named
-
-
-def case_of(sent: Envelope) -> Raw:
-    """An envelope as JSON without its payload."""
-    bare = sent.copy()
-    bare.payload = Raw(b"null")
-    bare.headers.pop(BLOB_HEADER, None)
-    return Raw(encode(bare))
 
 
 def _state(row: TaskRow) -> str:

@@ -6,6 +6,7 @@ the gateway's start. References are resolved inside the schema only, never fetch
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
+INLINE_MAX_BYTES: Final = 64 * 1024
+"""Larger payloads are checked in a thread: it takes milliseconds."""
+
 FAULTS_MAX: Final = 20
 """Faults told of one payload."""
 
@@ -25,6 +29,23 @@ class Schemas:
 
     def __init__(self) -> None:
         self._made: dict[str, tuple[Mapping[str, Any], Validator]] = {}
+
+    async def check(self, flow: FlowSpec, payload: Any, size_bytes: int) -> None:
+        """Refuse a payload that does not fit the flow's schema; anything fits if it has none.
+
+        Raises:
+            Refusal: Names each path that does not fit, or says that the schema cannot be used.
+        """
+        if flow.input_schema is None:
+            return
+        if size_bytes > INLINE_MAX_BYTES:
+            faults = await asyncio.to_thread(self.faults, flow, payload)
+        else:
+            faults = self.faults(flow, payload)
+        if faults:
+            paths = ", ".join(dict.fromkeys(fault.path for fault in faults))
+            text = f"the payload does not fit the input schema of the flow {flow.name}: {paths}"
+            raise Refusal(Kind.INVALID_PAYLOAD, text, faults=faults)
 
     def faults(self, flow: FlowSpec, payload: Any) -> list[Fault]:
         """What is wrong with a payload; empty when it fits.

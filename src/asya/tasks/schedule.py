@@ -14,7 +14,7 @@ from typing import Final, Literal
 from msgspec import Raw
 
 from asya.clock import to_rfc3339
-from asya.tasks.idempotency import AdmissionKey
+from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.key_reservation import KeyPolicy
 from asya.tasks.mesh import Idempotency
 from asya.timetable import Timetable
@@ -67,12 +67,12 @@ class ScheduleSpec:
     suspended: bool = False
 
     @property
-    def key(self) -> AdmissionKey | None:
+    def key(self) -> IdempotencyKey | None:
         """The key that a run holds until it has ended; None when runs may overlap."""
         policy = _KEY_POLICIES.get(self.concurrency_policy)
         if policy is None:
             return None
-        return AdmissionKey(f"schedule:{self.name}", "run", Idempotency(policy, None))
+        return IdempotencyKey(f"schedule:{self.name}", "run", Idempotency(policy, None))
 
 
 @dataclass(frozen=True)

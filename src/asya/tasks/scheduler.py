@@ -21,7 +21,7 @@ from msgspec import Raw
 from asya.clock import Clock, from_rfc3339, seconds_until, to_rfc3339
 from asya.errors import StoreError, nearest
 from asya.tasks.admission import Admission
-from asya.tasks.idempotency import AdmissionKey
+from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.refusals import Kind, Refusal, refuses_store_errors
 from asya.tasks.rules import TaskRow
 from asya.tasks.schedule import DUE_HEADER, NAME_HEADER, ScheduleSpec, plan, run_id
@@ -51,7 +51,7 @@ class Admits(Protocol):
         headers: Mapping[str, Any],
         timeout_s: float | None,
         flow: str | None,
-        key: AdmissionKey | None,
+        key: IdempotencyKey | None,
     ) -> Awaitable[Admission]:
         """See `TaskService.admit`."""
         ...

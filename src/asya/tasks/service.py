@@ -26,6 +26,7 @@ from asya.envelope import BLOB_HEADER, FLOW_HEADER, Envelope, decode, encode, ne
 from asya.errors import (
     BlobUnavailable,
     StoreError,
+    TransportError,
 )
 from asya.events import DeadLetter, Event, Finished, Flown, Forked, Ledger
 from asya.tasks.admission import (
@@ -41,9 +42,9 @@ from asya.tasks.dead_letters import DeadLetters
 from asya.tasks.deadlines import Deadlines
 from asya.tasks.diagnosis.facts import Capturing, Insight
 from asya.tasks.diagnosis.why import Facts
-from asya.tasks.idempotency import AdmissionKey, refused_key
+from asya.tasks.idempotency import IdempotencyKey, refused_key
 from asya.tasks.key_reservation import KeyReservation
-from asya.tasks.mesh import MeshClient
+from asya.tasks.mesh import ActorStatus, MeshClient
 from asya.tasks.outbox import Outbox
 from asya.tasks.recorder import Recorder
 from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors
@@ -70,6 +71,9 @@ SWEEP_STEP: Final = 200
 """Tasks that one transaction forgets; between two of them others can write."""
 
 SWEEP_EVERY_S: Final = 60.0
+
+EVENT_MAX: Final = 2**62
+"""No task has an event of this number."""
 
 WAITERS_MAX: Final = 10_000
 """Requests that may wait at a time; one more is answered as if its time were over."""
@@ -256,7 +260,7 @@ class TaskService:
         timeout_s: float | None = None,
         flow: str | None = None,
         not_before: datetime | None = None,
-        key: AdmissionKey | None = None,
+        key: IdempotencyKey | None = None,
     ) -> Admission:
         """Admit a new envelope: when this returns it is stored, and confirmed in its first queue.
 
@@ -401,6 +405,33 @@ class TaskService:
         return detail
 
     @refuses_store_errors
+    async def find(self, id: str) -> Detail | None:
+        """One task, or None for an id that is not known."""
+        return await self._store.get(id)
+
+    @refuses_store_errors
+    async def check_known(self, id: str) -> None:
+        """Refuse an id that no task has.
+
+        Raises:
+            Refusal: Not known, or the store cannot be read.
+        """
+        if await self._store.events(id, after=EVENT_MAX, limit=1) is None:
+            raise await self.unknown(id)
+
+    async def actors(self) -> list[ActorStatus]:
+        """What runs, with the percentiles of each actor's newest calls.
+
+        Raises:
+            Refusal: The broker does not answer.
+        """
+        try:
+            actors = await self._mesh.actor_status()
+        except TransportError as error:
+            raise Refusal(Kind.UNAVAILABLE, str(error), retry_after_s=RETRY_AFTER_S) from error
+        return [self.insight.with_pace(each) for each in actors]
+
+    @refuses_store_errors
     async def facts(self, id: str) -> Facts:
         """What is known of why an envelope is where it is; an unknown id is a fact like others."""
         await self._recorder.flush()
@@ -426,7 +457,7 @@ class TaskService:
         )
 
     @refuses_store_errors
-    async def list(self, query: Query) -> list[TaskRow]:
+    async def page(self, query: Query) -> list[TaskRow]:
         """A page of tasks, newest first."""
         return await self._store.tasks(query)
 

@@ -11,10 +11,10 @@ from asya.blobs.claims import CHECKED_IN, Claims, read_reference
 from asya.blobs.memory import MemoryBlobs
 from asya.envelope import BLOB_HEADER, Route, raw_json
 from asya.events import Finished
+from asya.gateway.http.answers import envelope_response
 from asya.gateway.http.body import parse, parse_as
 from asya.gateway.http.problems import HttpProblem
-from asya.gateway.http.results import envelope_response
-from asya.gateway.http.views import EnvelopeRequest
+from asya.gateway.http.requests import EnvelopeRequest
 from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.service import ServiceLimits, TaskService
 from asya.tasks.store.sqlite.tasks import SqliteStore

@@ -10,7 +10,9 @@ import pytest
 from msgspec import Raw
 
 from asya.errors import QueueMissing, TransportUnavailable
-from asya.tasks.idempotency import AdmissionKey, begin_time, read_key
+from asya.gateway.http.headers import read_key
+from asya.tasks.admission import begin_time
+from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.mesh import Idempotency
 from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.store.base import Query
@@ -19,8 +21,8 @@ PAYLOAD = Raw(b'{"q": 1.0}')
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def key(policy: Any = "return-existing", life_s: float | None = 3600.0) -> AdmissionKey:
-    return AdmissionKey("route:a", "order-17", Idempotency(policy, life_s))
+def key(policy: Any = "return-existing", life_s: float | None = 3600.0) -> IdempotencyKey:
+    return IdempotencyKey("route:a", "order-17", Idempotency(policy, life_s))
 
 
 async def refusal(awaitable) -> Refusal:
@@ -45,7 +47,7 @@ def name_of(error: Refusal) -> str:
 )
 def test_a_key_is_a_string_in_quotes_or_bare(given, read):
     found = read_key({"Idempotency-Key": given}, "flow:f", Idempotency())
-    assert found == AdmissionKey("flow:f", read, Idempotency())
+    assert found == IdempotencyKey("flow:f", read, Idempotency())
 
 
 def test_a_request_says_its_own_rules():
@@ -131,7 +133,7 @@ async def test_a_second_request_waits_until_the_first_one_is_sure(service, mesh)
     mesh.failure = QueueMissing("a")
     mesh.gate.set()
     assert name_of(await refusal(first)) == name_of(await refusal(second)) == "unknown-actor"
-    assert await service.list(Query()) == []
+    assert await service.page(Query()) == []
 
 
 async def test_a_key_survives_a_restart(make_service, mesh):

@@ -72,7 +72,7 @@ async def test_what_cannot_run_is_refused_and_leaves_nothing(service, mesh, aske
     error = await refusal(service.admit(**({"actors": ["a"], "payload": PAYLOAD} | asked)))
     assert (name_of(error), said in error.text) == (name, True)
     assert mesh.published == []
-    assert await service.list(Query()) == []
+    assert await service.page(Query()) == []
 
 
 async def test_the_same_id_again_is_the_same_task(service, mesh):
@@ -93,7 +93,7 @@ async def test_two_requests_with_one_id_share_its_fate(service, mesh):
     mesh.gate.set()
     outcomes = await asyncio.gather(first, second, return_exceptions=True)
     assert [name_of(outcome) for outcome in outcomes] == ["unavailable"] * 2
-    assert await service.list(Query()) == []
+    assert await service.page(Query()) == []
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ async def test_what_was_not_published_is_taken_back(service, mesh, failure, name
     mesh.failure = failure
     error = await refusal(service.admit(["a"], PAYLOAD, id="mine"))
     assert (name_of(error), error.id) == (name, "mine")
-    assert await service.list(Query()) == []
+    assert await service.page(Query()) == []
     mesh.failure = None
     await service.admit(["a"], PAYLOAD, id="mine")
     assert len(mesh.published) == 1
@@ -283,7 +283,7 @@ async def test_a_cancel_of_many_children_goes_on_to_the_end(service, mesh, monke
         service.emit(Forked(f"c{number}", "root", "root", Route([], "b", []), "2026-01-01"))
     await service.cancel("root")
     assert len(set().union(*mesh.canceled)) == 11
-    assert {row.status for row in await service.list(Query(limit=50))} == {"canceled"}
+    assert {row.status for row in await service.page(Query(limit=50))} == {"canceled"}
 
 
 async def test_dead_letters_are_kept(service):

@@ -1,5 +1,6 @@
-"""The OpenAPI 3.1 document, made from the table of operations and the structs of `views`.
+"""The OpenAPI 3.1 document.
 
+It is made from the table of operations, and from the structs of `requests` and `views`.
 `docs/reference/openapi.json` is this document; `python -m asya.gateway.http.openapi` prints it and a
 test fails when the file is another.
 """
@@ -7,22 +8,20 @@ test fails when the file is another.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import msgspec
 
 import asya
 from asya.gateway.http import views
-from asya.gateway.http.operations import (
-    COMMON_PROBLEMS,
-    EVENT_MODELS,
-    OPERATIONS,
-    Operation,
-    Parameter,
-)
+from asya.gateway.http.operations import COMMON_PROBLEMS, EVENT_MODELS, OPERATIONS, Operation
 from asya.gateway.http.problems import PROBLEM_TYPES
+from asya.gateway.http.query import entry, parameters
+from asya.gateway.http.requests import PATH_PARAMETERS
 
 _REF: Final = "#/components/schemas/{name}"
+_IN_PATH: Final = re.compile(r"{(\w+)}")
 _PROBLEM: Final = "application/problem+json"
 
 
@@ -59,8 +58,13 @@ def _models() -> list[Any]:
 
 def _operation(operation: Operation) -> dict[str, Any]:
     made: dict[str, Any] = {"operationId": operation.name, "summary": operation.summary}
-    if operation.parameters:
-        made["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
+    declared = [
+        *(entry(name, "path", PATH_PARAMETERS[name]) for name in _IN_PATH.findall(operation.path)),
+        *parameters(operation.query, "query"),
+        *parameters(operation.headers, "header"),
+    ]
+    if declared:
+        made["parameters"] = declared
     if operation.body is not None:
         made["requestBody"] = {
             "required": True,
@@ -82,16 +86,6 @@ def _schema(model: Any) -> dict[str, Any]:
     if isinstance(model, dict):
         return model
     return {"$ref": _REF.format(name=model.__name__)}
-
-
-def _parameter(parameter: Parameter) -> dict[str, Any]:
-    return {
-        "name": parameter.name,
-        "in": parameter.place,
-        "description": parameter.description,
-        "required": parameter.place == "path",
-        "schema": dict(parameter.schema),
-    }
 
 
 def _problems(operation: Operation) -> dict[str, Any]:

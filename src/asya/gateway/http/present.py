@@ -7,14 +7,16 @@ happened. Bytes of results and headers go into the views as they are.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Final, cast
 
 import msgspec
 from msgspec import UNSET, Raw
 
+from asya.clock import to_rfc3339
 from asya.codes import failure_code
-from asya.envelope import TERMINAL_PHASES
+from asya.envelope import BLOB_HEADER, TERMINAL_PHASES, Envelope, decode, encode, raw_json
 from asya.events import Flown
+from asya.gateway.http import views
 from asya.gateway.http.views import (
     ContentView,
     EnvelopeView,
@@ -27,9 +29,15 @@ from asya.gateway.http.views import (
     StuckEvent,
     TaskStatus,
 )
+from asya.tasks.dead_letters import Redriven
+from asya.tasks.diagnosis.why import Facts, why
+from asya.tasks.mesh import FlowSpec
 from asya.tasks.rules import EventRow, Failure, HopData, StatusData, StuckData, TaskRow
-from asya.tasks.store.base import Detail
+from asya.tasks.scheduler import ScheduleState
+from asya.tasks.store.base import DeadLetterGroup, DeadLetterRow, Detail
 
+_NULL: Final = Raw(b"null")
+_EMPTY: Final = Raw(b"{}")
 _encode = msgspec.json.Encoder().encode
 _decode_hop = msgspec.json.Decoder(HopData).decode
 _decode_status = msgspec.json.Decoder(StatusData).decode
@@ -46,6 +54,11 @@ def envelope_view(detail: Detail) -> EnvelopeView:
     return view
 
 
+def status_of(row: TaskRow) -> TaskStatus:
+    """The status as clients see it."""
+    return cast("TaskStatus", row.status)
+
+
 def summary_view(row: TaskRow) -> EnvelopeView:
     """An envelope in a list: without hops, result and traceback."""
     error = _error_view(row)
@@ -56,7 +69,7 @@ def summary_view(row: TaskRow) -> EnvelopeView:
         root=row.root,
         parent_id=row.parent_id,
         flow=row.flow,
-        status=cast("TaskStatus", row.status),
+        status=status_of(row),
         route=RouteView(row.route.prev, row.route.curr, row.route.next),
         progress=row.progress,
         attempt=row.attempt,
@@ -164,3 +177,131 @@ def _sse(name: str, data: bytes, number: int | None) -> bytes:
     lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines())
     head = b"" if number is None else b"id: %d\n" % number
     return head + b"event: " + name.encode() + b"\n" + lines + b"\n"
+
+
+def why_view(facts: Facts) -> views.WhyView:
+    """Why an envelope is where it is."""
+    found = why(facts)
+    return views.WhyView(
+        facts.id,
+        cast("TaskStatus | None", facts.status),
+        found.kind,
+        found.cause,
+        found.evidence,
+        [views.RemedyView(each.command, each.does) for each in found.remedy],
+        to_rfc3339(facts.now),
+        facts.nearest,
+    )
+
+
+def flow_view(flow: FlowSpec) -> views.FlowView:
+    """A flow, with the URL that payloads are posted to."""
+    return views.FlowView(
+        flow.name,
+        list(flow.route),
+        flow.description,
+        None if flow.input_schema is None else dict(flow.input_schema),
+        flow.timeout_s,
+        f"/v1/flows/{flow.name}",
+    )
+
+
+def schedule_view(state: ScheduleState) -> views.ScheduleView:
+    """A schedule as it is now."""
+    spec = state.spec
+    return views.ScheduleView(
+        spec.name,
+        spec.flow,
+        list(spec.route),
+        spec.text,
+        spec.timezone,
+        spec.missed_runs,
+        spec.concurrency_policy,
+        state.suspended,
+        state.next_at,
+        state.last_at,
+        state.last_id,
+        state.last_error,
+    )
+
+
+def dead_letter_summary(row: DeadLetterRow) -> views.LetterSummary:
+    """A dead letter in a list: without its traceback."""
+    return views.LetterSummary(
+        row.id,
+        row.status,
+        row.reason,
+        row.actor,
+        row.at,
+        row.fingerprint,
+        row.retried_as,
+        _letter_error(row, whole=False),
+    )
+
+
+def dead_letter_group_view(group: DeadLetterGroup) -> views.LetterGroupView:
+    """Letters of one actor about the same error."""
+    return views.LetterGroupView(
+        group.fingerprint,
+        group.actor,
+        group.reasons,
+        group.count,
+        group.first_at,
+        group.last_at,
+        group.newest.id,
+        _letter_error(group.newest, whole=False),
+    )
+
+
+def dead_letter_view(
+    row: DeadLetterRow, sent: Envelope | None, payload_problem: str | None, detail: Detail | None
+) -> views.LetterView:
+    """One dead letter, whole.
+
+    Args:
+        row: As it is stored, with its bytes.
+        sent: What the failing actor got; None of a letter that was purged.
+        payload_problem: Why the payload of `sent` is missing, or None.
+        detail: The task, as long as it is kept.
+    """
+    summary = dead_letter_summary(row)
+    summary.error = _letter_error(row, whole=True)
+    return views.LetterView(
+        **msgspec.structs.asdict(summary),
+        parent_id=None if sent is None else sent.parent_id,
+        route=RouteView([], row.actor, [])
+        if sent is None
+        else RouteView(sent.route.prev, sent.route.curr, sent.route.next),
+        attempt=1 if sent is None else sent.status.attempt,
+        headers=_EMPTY if sent is None else raw_json(sent.headers),
+        payload=_NULL if sent is None or payload_problem is not None else sent.payload,
+        payload_problem=payload_problem,
+        case=_NULL if sent is None else _without_payload(sent),
+        envelope=Raw(encode(decode(row.body))) if row.body else _NULL,
+        hops=[] if detail is None else hops(detail.events),
+    )
+
+
+def _letter_error(row: DeadLetterRow, *, whole: bool) -> ErrorView | None:
+    error = row.error
+    if error is None:
+        return None
+    traceback = (error.traceback or None) if whole else None
+    return ErrorView(error.type, error.message, traceback, row.reason)
+
+
+def _without_payload(sent: Envelope) -> Raw:
+    bare = sent.copy()
+    bare.payload = _NULL
+    bare.headers.pop(BLOB_HEADER, None)
+    return Raw(encode(bare))
+
+
+def redriven_view(done: Redriven) -> views.BulkRetried:
+    """What one request of a run over many letters did."""
+    return views.BulkRetried(
+        [views.RetriedLetter(*each) for each in done.retried],
+        [views.RetriedLetter(*each) for each in done.already],
+        [views.RefusedLetter(*each) for each in done.refused],
+        done.next_cursor,
+    )

@@ -1,4 +1,4 @@
-"""What clients see: the one definition of every JSON shape of the HTTP face.
+"""What clients see: the one definition of every answer of the HTTP API.
 
 The OpenAPI document is made from these structs. Raw fields are bytes that go out as they came in.
 """
@@ -13,13 +13,10 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from asya.tasks.mesh import ActorStatus
 from asya.tasks.refusals import Fault
 
+LetterState = Literal["dead", "retried", "purged"]
 TaskStatus = Literal["pending", "running", "paused", "succeeded", "failed", "canceled"]
 Moment = Annotated[
     str, Meta(description="RFC 3339, UTC", extra_json_schema={"format": "date-time"})
-]
-Duration = Annotated[
-    str | int | float,
-    Meta(description="A duration such as `500ms`, `30s`, `1h30m`, or a number of seconds"),
 ]
 
 
@@ -132,23 +129,6 @@ class Accepted(msgspec.Struct):
     status: TaskStatus
     status_url: str
     events_url: str
-
-
-class EnvelopeRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """An envelope with a route of its own."""
-
-    route: Annotated[list[str], Meta(description="Actor names, at least one")]
-    payload: Annotated[Raw, Meta(description="Any JSON value")]
-    headers: dict[str, Raw] | None = None
-    timeout: Duration | None = None
-    id: Annotated[
-        str | None, Meta(description="Chosen by the client: the same id again is the same task")
-    ] = None
-    not_before: Annotated[
-        str | None,
-        Meta(description="When it may begin: RFC 3339, or a duration from now such as `10m`"),
-    ] = None
-    delay: Annotated[Duration | None, Meta(description="The same as a duration; not both")] = None
 
 
 class RemedyView(msgspec.Struct):
@@ -295,3 +275,96 @@ class FlyEvent(msgspec.Struct):
     seq: int
     at: Moment
     data: Raw
+
+
+class LetterSummary(msgspec.Struct):
+    """A dead letter in a list."""
+
+    id: str
+    status: LetterState
+    reason: Annotated[str, Meta(description="Why it failed, in one word")]
+    actor: Annotated[str, Meta(description="The actor that could not handle it")]
+    at: Moment
+    fingerprint: Annotated[str, Meta(description="Errors of one cause have the same")]
+    retried_as: Annotated[str | None, Meta(description="Id of the newest envelope made of it")]
+    error: ErrorView | None
+
+
+class LetterGroupView(msgspec.Struct):
+    """Letters of one actor about the same error; `error` and `example_id` are the newest one's."""
+
+    fingerprint: str
+    actor: str
+    reasons: list[str]
+    count: int
+    first_at: Moment
+    last_at: Moment
+    example_id: str
+    error: ErrorView | None
+
+
+class LetterList(msgspec.Struct):
+    """A page, newest first: `groups`, or with `group=none` the `letters` themselves."""
+
+    next_cursor: str | None
+    groups: list[LetterGroupView] | UnsetType = UNSET
+    letters: list[LetterSummary] | UnsetType = UNSET
+
+
+class LetterView(LetterSummary):
+    """One dead letter, whole."""
+
+    parent_id: str | None
+    route: Annotated[RouteView, Meta(description="As the failing actor had it: `curr` is where")]
+    attempt: Annotated[int, Meta(ge=1)]
+    headers: Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
+    payload: Annotated[Raw, Meta(description="What the failing actor got; null where it is gone")]
+    payload_problem: Annotated[str | None, Meta(description="Why the payload is not to be had")]
+    case: Annotated[
+        Raw,
+        Meta(
+            description="The envelope as the failing actor got it, its payload left out",
+            extra_json_schema={"type": ["object", "null"]},
+        ),
+    ]
+    envelope: Annotated[
+        Raw,
+        Meta(
+            description="As it lies in the dead letters; null of one that was purged",
+            extra_json_schema={"type": ["object", "null"]},
+        ),
+    ]
+    hops: list[HopView]
+
+
+class RetriedLetter(msgspec.Struct):
+    """A letter and the envelope that was made of it."""
+
+    id: str
+    retried_as: str
+
+
+class RefusedLetter(msgspec.Struct):
+    """A letter that was left as it is, and why."""
+
+    id: str
+    detail: str
+
+
+class BulkRetried(msgspec.Struct):
+    """What one request did; with `next_cursor` there is more to do.
+
+    A request ends after about a second, so that none is held open for long. `already` were retried
+    before: by an earlier request whose answer was lost, say.
+    """
+
+    retried: list[RetriedLetter]
+    already: list[RetriedLetter]
+    refused: list[RefusedLetter]
+    next_cursor: str | None
+
+
+class Purged(msgspec.Struct):
+    """How many letters were thrown away."""
+
+    purged: int

@@ -80,7 +80,7 @@ async def test_one_that_runs_far_longer_than_usual_is_marked_once(service, clock
     text, last = event_text(row.id, detail.events[-1])
     assert text.startswith(b"id: 4\nevent: stuck\ndata: ")
     assert not last
-    assert row.id in [each.id for each in await service.list(Query(stuck=True))]
+    assert row.id in [each.id for each in await service.page(Query(stuck=True))]
     tell.ended(row.id)
     assert (await flushed(service, row.id)).row.stuck_at is None
 
