@@ -13,7 +13,7 @@ TOLERANCE_S: Final = 0.0015
 IN_ORDER: Final = frozenset({"calls", "events"})
 """Sections whose entries of one moment have an order; no one promises who of two is sent first."""
 
-PARTS: Final = frozenset({"headers", "status"})
+PARTS: Final = frozenset({"headers", "status", "extra"})
 """Fields of which an entry names only what it is about; null means that it is not there."""
 
 SHOWN_MAX: Final = 40

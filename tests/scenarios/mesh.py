@@ -149,6 +149,7 @@ class Mesh:
         envelope.route.prev = message.prev
         envelope.status.phase = message.phase
         envelope.status.attempt = message.attempt
+        envelope.extra = {name: raw_json(value) for name, value in message.extra.items()}
         if message.checked_in:
             await Claims(self._blobs, 0).check_in(envelope, least_bytes=0)
         await self._client.publish(queue, encode(envelope))

@@ -29,6 +29,11 @@ NAMESPACE: Final = "scenario"
 MESSAGES_MAX: Final = 3000
 """Deliveries and sends of one scenario; a mesh that makes more goes round in circles."""
 
+SAME_IN_EVENTS: Final = (
+    "id", "actor", "attempt", "state", "error", "root", "attempts_max", "replica", "seq", "data",
+)  # fmt: skip
+"""Fields of events that have the same name here."""
+
 
 class Record:
     """Everything that happened so far.
@@ -124,7 +129,9 @@ class Record:
             "reason": status.reason,
             "error": msgspec.to_builtins(status.error),
             "deadline": self.since_start(envelope.deadline),
+            "updated": self.since_start(status.updated_at),
             "status": {k: msgspec.json.decode(v) for k, v in envelope.status_extra.items()},
+            "extra": {k: msgspec.json.decode(v) for k, v in envelope.extra.items()},
         }
 
     def _end(self, end: Finished) -> Entry:
@@ -150,19 +157,8 @@ class Record:
         return {**entry, "at": self.since_start(letter.at), "reason": letter.reason}
 
     def _event(self, event: Event) -> Entry:
-        told: dict[str, Any] = msgspec.to_builtins(event)
+        told: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(event))
         route = told.get("route", {})
-        same = [
-            "id",
-            "actor",
-            "attempt",
-            "state",
-            "error",
-            "root",
-            "attempts_max",
-            "replica",
-            "seq",
-        ]
         return {
             "at": self.since_start(told["at"]),
             "event": told["type"],
@@ -172,8 +168,7 @@ class Record:
             "next": route.get("next"),
             "retry_at": self.since_start(told.get("retry_at")),
             "parent": told.get("parent_id"),
-            "data": msgspec.json.decode(event.data) if "data" in told else None,  # type: ignore[union-attr] # one kind has it
-            **{name: told.get(name) for name in same},
+            **{name: told.get(name) for name in SAME_IN_EVENTS},
         }
 
 

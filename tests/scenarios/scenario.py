@@ -25,14 +25,14 @@ _CHILD: Final = re.compile(r"([^\s:>]+(?:>\d+\.\d+)*)>(\d+)\.(\d+)")
 
 _ENVELOPE: Final = frozenset((
     "id", "parent", "root", "hop", "prev", "next", "payload", "headers", "phase", "actor",
-    "attempt", "max_attempts", "reason", "error", "deadline", "status",
+    "attempt", "max_attempts", "reason", "error", "deadline", "updated", "status", "extra",
 ))  # fmt: skip
 FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "calls": frozenset((
         "at", "actor", "id", "attempt", "phase", "payload", "headers", "next", "replica", "beside",
     )),
     "published": _ENVELOPE | {"at", "to", "dedup", "not_before", "duplicate"},
-    "ends": _ENVELOPE - {"max_attempts", "actor", "status"} | {"at"},
+    "ends": _ENVELOPE - {"max_attempts", "actor", "updated", "status", "extra"} | {"at"},
     "dead_letters": _ENVELOPE | {"at"},
     "events": frozenset((
         "at", "event", "id", "actor", "attempt", "hop", "state", "to", "prev", "next", "error",
@@ -128,6 +128,7 @@ class Message(Part):
     attempt: int = 1
     sent: float = 0
     checked_in: bool = False
+    extra: dict[str, Any] = {}
     text: str | None = None
 
 

@@ -47,9 +47,16 @@ RULES: Final = {
         'if True:\n            status.phase = "succeeded"',
     ),
     "hop-limit": Inversion(f"{DECIDE}:decide", "> HOPS_MAX", "> HOPS_MAX + 1"),
+    "claim-check-kept": Inversion(
+        f"{DECIDE}:forward", "if frame.payload is not envelope.payload", "if True"
+    ),
+    "unknown-fields": Inversion(
+        "asya.envelope:Envelope.copy", "extra=dict(self.extra)", "extra={}"
+    ),
     "claim-check": Inversion(f"{DECIDE}:forward", "out.headers.pop(BLOB_HEADER, None)", "pass"),
     # errors
     "retry-delay": Inversion(f"{DECIDE}:_after_error", "delay_s(policy, attempt, uniform)", "0"),
+    "retry-at-once": Inversion(f"{DECIDE}:_retry", "at if at > now else None", "at"),
     "backoff": Inversion("asya.resiliency:delay_s", "2.0 **", "1.0 **"),
     "jitter": Inversion("asya.resiliency:delay_s", "if policy.jitter", "if False"),
     "attempts-bound": Inversion(
@@ -60,6 +67,10 @@ RULES: Final = {
         f"{DECIDE}:_leave", "out.headers.pop(SINCE_HEADER, None)", "pass"
     ),
     "on-exhausted": Inversion(f"{DECIDE}:_after_error", "if policy.on_exhausted", "if False"),
+    "hop-limit-of-failed": Inversion(
+        f"{DECIDE}:_route_failed", "if hop + 1 > HOPS_MAX", "if hop > HOPS_MAX"
+    ),
+    "trace-of-failed": Inversion(f"{DECIDE}:_route_failed", "_trace(out, envelope)", "pass"),
     "policy-by-error": Inversion(
         "asya.resiliency:Rule.matches", "for name in mro", "for name in mro[:1]"
     ),
@@ -80,6 +91,9 @@ RULES: Final = {
         f"{DECIDE}:_after_error",
         "if raised.late or (deadline is not None and now >= deadline)",
         "if False",
+    ),
+    "late-while-sending": Inversion(
+        f"{DECIDE}:_after_error", "or (deadline is not None and now >= deadline)", ""
     ),
     "actor-timeout": Inversion(f"{DECIDE}:timed_out", "late=by_deadline", "late=True"),
     "async-is-asked-first": Inversion(f"{WORK}._stop", "if replica.cooperative", "if False"),
@@ -106,6 +120,9 @@ RULES: Final = {
     ),
     "crashes-of-an-attempt": Inversion(
         f"{DECIDE}:_retry", "out.headers.pop(DEATHS_HEADER, None)", "pass"
+    ),
+    "crashes-of-an-end": Inversion(
+        f"{DECIDE}:_end", "out.headers.pop(DEATHS_HEADER, None)", "pass"
     ),
     "drain-is-no-crash": Inversion(
         f"{SIDECAR}._give_back",
@@ -156,6 +173,7 @@ RULES: Final = {
         f"{SIDECAR}._perform", "and target not in self.config.neighbours", ""
     ),
     # values while the handler runs
+    "flown-at-once": Inversion(f"{WORK}.on_fly", "self._fly_seq += 1", "pass"),
     "early-frames-above-the-bound": Inversion(f"{WORK}.on_frame", "> FRAMES_MAX", "> 1000"),
     "frames-are-held-back": Inversion(f"{WORK}.on_frame", "> FRAMES_MAX", "> FRAMES_MAX - 1"),
     "first-frame-waits": Inversion(f"{WORK}._open_the_flow", "kept[1:], start=1", "kept, start=0"),
