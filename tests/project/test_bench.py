@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,7 @@ def runner(root: Path) -> ModuleType:
     return module
 
 
-def test_rows_are_named_as_in_the_table_of_results(runner, root):
+def test_rows_are_named_as_in_the_table_of_results(runner: types.ModuleType, root: Path) -> None:
     assert runner.wanted_of("P3 P9") == ["p3", "p9"]
     assert runner.wanted_of("p3,transport") == ["p3", "transport"]
     assert runner.rows_of(Path("p3_p4_durable_hop.py")) == ["p3", "p4"]
@@ -28,7 +29,7 @@ def test_rows_are_named_as_in_the_table_of_results(runner, root):
     assert runner.rows_of(Path("transport_hops.py")) == ["transport"]
 
 
-def test_a_row_that_nothing_measures_is_refused_with_those_that_there_are(root):
+def test_a_row_that_nothing_measures_is_refused_with_those_that_there_are(root: Path) -> None:
     done = subprocess.run(
         [sys.executable, root / "benchmarks" / "run.py", "--rows", "P9 P99"],
         capture_output=True,
@@ -40,7 +41,7 @@ def test_a_row_that_nothing_measures_is_refused_with_those_that_there_are(root):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_hands_the_rows_on(root):
+def test_make_hands_the_rows_on(root: Path) -> None:
     done = subprocess.run(
         ["make", "--dry-run", "bench", "ROWS=P3 P9"],
         cwd=root,

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,13 +77,13 @@ def faults(expression: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def rules(root) -> list[dict[str, Any]]:
+def rules(root: Path) -> list[dict[str, Any]]:
     document = yaml.safe_load((root / "deploy/prometheus/alerts.yaml").read_text("utf-8"))
     return [rule for group in document["groups"] for rule in group["rules"]]
 
 
 @pytest.fixture(scope="session")
-def dashboard(root) -> dict[str, Any]:
+def dashboard(root: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((root / "deploy/grafana/asya.json").read_text("utf-8"))
     return found
 
@@ -108,15 +109,15 @@ def expressions(dashboard: dict[str, Any]) -> list[str]:
         "sum(rate(asya_actor_retries_total[5m])",
     ],
 )
-def test_this_check_finds_what_is_wrong(wrong):
+def test_this_check_finds_what_is_wrong(wrong: str) -> None:
     assert list(faults(wrong))
 
 
-def test_alert_rules_ask_for_what_exists(rules):
+def test_alert_rules_ask_for_what_exists(rules: list[dict[str, Any]]) -> None:
     assert [f"{rule['alert']}: {text}" for rule in rules for text in faults(rule["expr"])] == []
 
 
-def test_alert_rules_are_whole(rules):
+def test_alert_rules_are_whole(rules: list[dict[str, Any]]) -> None:
     names = [rule["alert"] for rule in rules]
     assert len(set(names)) == len(names)
     assert set(names) >= ASKED_FOR
@@ -134,27 +135,27 @@ def test_alert_rules_are_whole(rules):
         assert set(used) <= there, rule["alert"]
 
 
-def test_prometheus_itself_takes_the_rules(root):
+def test_prometheus_itself_takes_the_rules(root: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed; the rules are checked by their parts")
     subprocess.run([promtool, "check", "rules", root / "deploy/prometheus/alerts.yaml"], check=True)
 
 
-def test_the_dashboard_asks_for_what_exists(dashboard):
+def test_the_dashboard_asks_for_what_exists(dashboard: dict[str, Any]) -> None:
     found = expressions(dashboard)
     assert len(found) > 20
     assert [f"{each}: {text}" for each in found for text in faults(each)] == []
 
 
-def test_every_metric_is_on_the_dashboard(dashboard):
+def test_every_metric_is_on_the_dashboard(dashboard: dict[str, Any]) -> None:
     shown = {
         m.name for each in expressions(dashboard) for n, _ in selectors(each) if (m := known(n))
     }
     assert set(METRICS) - shown == set()
 
 
-def test_the_dashboard_is_whole(dashboard):
+def test_the_dashboard_is_whole(dashboard: dict[str, Any]) -> None:
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert {panel["type"] for panel in panels} == {"row", "stat", "timeseries"}

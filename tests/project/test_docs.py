@@ -54,7 +54,7 @@ def options_of(function: Callable[..., None]) -> set[str]:
     return {name for name in names if name.startswith("-")}
 
 
-def test_every_page_is_reached_from_the_index(root):
+def test_every_page_is_reached_from_the_index(root: Path) -> None:
     start = root / "docs" / "index.md"
     reached, left = set(), [start]
     while left:
@@ -69,7 +69,7 @@ def test_every_page_is_reached_from_the_index(root):
     assert set((root / "docs").rglob("*.md")) - reached == set()
 
 
-def test_links_lead_somewhere(root, pages):
+def test_links_lead_somewhere(root: Path, pages: list[Path]) -> None:
     broken = []
     for page in pages:
         for target in LINK.findall(page.read_text(encoding="utf-8")):
@@ -86,7 +86,9 @@ def test_links_lead_somewhere(root, pages):
     assert broken == []
 
 
-def test_python_examples_run(root, pages, monkeypatch):
+def test_python_examples_run(
+    root: Path, pages: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = []
     for page in pages:
         module = ModuleType("docs_example")  # dataclasses and the like look up their module
@@ -102,7 +104,7 @@ def test_python_examples_run(root, pages, monkeypatch):
     assert broken == []
 
 
-def test_manifests_in_the_docs_are_valid(root, pages, tmp_path):
+def test_manifests_in_the_docs_are_valid(root: Path, pages: list[Path], tmp_path: Path) -> None:
     for page in pages:
         for number, text in enumerate(blocks(page, "yaml")):
             if "apiVersion" in text:
@@ -111,7 +113,7 @@ def test_manifests_in_the_docs_are_valid(root, pages, tmp_path):
                 manifest.load([file])
 
 
-def test_json_in_the_docs_is_json(root, pages):
+def test_json_in_the_docs_is_json(root: Path, pages: list[Path]) -> None:
     broken = []
     for page in pages:
         for text in blocks(page, "json"):
@@ -122,7 +124,7 @@ def test_json_in_the_docs_is_json(root, pages):
     assert broken == []
 
 
-def test_commands_in_the_docs_exist(root, pages):
+def test_commands_in_the_docs_exist(root: Path, pages: list[Path]) -> None:
     broken = []
     for page in pages:
         for line in commands(page):
@@ -140,7 +142,7 @@ def test_commands_in_the_docs_exist(root, pages):
 
 
 @pytest.mark.parametrize("name", [n for n, command in app.COMMANDS.items() if command.typed])
-def test_the_reference_names_every_option(name, root):
+def test_the_reference_names_every_option(name: str, root: Path) -> None:
     page = (root / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     section = re.search(rf"^## `asya {name}\b.*?(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
     assert section, f"docs/reference/cli.md has no section on asya {name}"
@@ -151,7 +153,7 @@ def test_the_reference_names_every_option(name, root):
     assert missing == set()
 
 
-def test_generated_pages_are_up_to_date(root):
+def test_generated_pages_are_up_to_date(root: Path) -> None:
     done = subprocess.run(
         [sys.executable, root / "docs" / "generate.py", "--check"],
         check=False, capture_output=True, text=True, timeout=60, cwd=root,
@@ -159,19 +161,19 @@ def test_generated_pages_are_up_to_date(root):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_handlers_page_names_the_fields_of_status_that_are_the_meshs(root):
+def test_the_handlers_page_names_the_fields_of_status_that_are_the_meshs(root: Path) -> None:
     text = (root / "docs/reference/handlers.md").read_text()
     rule = text[text.index("fields of `.status`") : text.index("Only other keys travel on")]
     assert set(re.findall(r"`([a-z_]+)`", rule)) == STATUS_FIELDS
 
 
-def test_glossary_words_stand_once_and_in_order(root):
+def test_glossary_words_stand_once_and_in_order(root: Path) -> None:
     page = (root / "docs" / "glossary.md").read_text(encoding="utf-8")
     words = re.findall(r"^\| \*\*(.+?)\*\* \|", page, re.MULTILINE)
     assert words == sorted(set(words), key=str.lower)
 
 
-def test_every_error_of_ours_is_drawn_in_the_tree(root):
+def test_every_error_of_ours_is_drawn_in_the_tree(root: Path) -> None:
     from asya import errors
 
     drawn = errors.__doc__ or ""
@@ -183,7 +185,7 @@ def test_every_error_of_ours_is_drawn_in_the_tree(root):
     assert missing == []
 
 
-def test_changes_are_fragments_of_known_kinds(root):
+def test_changes_are_fragments_of_known_kinds(root: Path) -> None:
     kinds = {"feature", "bugfix", "doc", "removal", "misc"}
     strange = [
         path.name

@@ -42,7 +42,9 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module
 
 
-def test_the_runtime_imports_the_standard_library_only(root, source_files):
+def test_the_runtime_imports_the_standard_library_only(
+    root: Path, source_files: list[Path]
+) -> None:
     strange = [
         f"{path.relative_to(root)}: {name}"
         for path in source_files
@@ -56,7 +58,9 @@ def test_the_runtime_imports_the_standard_library_only(root, source_files):
 
 
 @pytest.mark.parametrize("library", DRIVERS)
-def test_a_library_is_known_in_one_place(library, root, source_files):
+def test_a_library_is_known_in_one_place(
+    library: str, root: Path, source_files: list[Path]
+) -> None:
     users = {
         str(path.relative_to(root))
         for path in source_files
@@ -67,7 +71,7 @@ def test_a_library_is_known_in_one_place(library, root, source_files):
     assert {user for user in users if not user.startswith(DRIVERS[library])} == set()
 
 
-def test_the_environment_is_read_at_entry_points_only(root, source_files):
+def test_the_environment_is_read_at_entry_points_only(root: Path, source_files: list[Path]) -> None:
     readers = {
         str(path.relative_to(root))
         for path in source_files
@@ -78,7 +82,7 @@ def test_the_environment_is_read_at_entry_points_only(root, source_files):
     assert {reader for reader in readers if not reader.startswith(ENVIRON)} == set()
 
 
-def test_architecture_shows_the_layers_that_are_enforced(root):
+def test_architecture_shows_the_layers_that_are_enforced(root: Path) -> None:
     config = configparser.ConfigParser()
     config.read(root / ".importlinter")
     enforced = [
@@ -92,7 +96,7 @@ def test_architecture_shows_the_layers_that_are_enforced(root):
     assert [line.split("  ")[0].strip() for line in drawn[1].splitlines()] == enforced
 
 
-def test_architecture_points_at_files_that_exist(root):
+def test_architecture_points_at_files_that_exist(root: Path) -> None:
     page = (root / "ARCHITECTURE.md").read_text(encoding="utf-8")
     table = page[page.index("## Where to look") :]
     named = re.findall(r"`([a-z_/]+(?:\.py|/))`", table)

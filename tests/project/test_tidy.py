@@ -34,7 +34,7 @@ def found(
     ]
 
 
-def test_functions_are_short(root, python_files):
+def test_functions_are_short(root: Path, python_files: list[Path]) -> None:
     long = [
         f"{path.relative_to(root)}:{node.lineno}: {node.name} has {lines} lines"
         for path in python_files
@@ -45,7 +45,7 @@ def test_functions_are_short(root, python_files):
     assert long == []
 
 
-def test_files_are_short(root, python_files):
+def test_files_are_short(root: Path, python_files: list[Path]) -> None:
     long = {
         str(path.relative_to(root)): lines
         for path in python_files
@@ -54,24 +54,24 @@ def test_files_are_short(root, python_files):
     assert long == {}
 
 
-def test_no_module_has_a_vague_name(root, python_files):
+def test_no_module_has_a_vague_name(root: Path, python_files: list[Path]) -> None:
     vague = [path for path in python_files if VAGUE & set(path.stem.split("_"))]
     assert [str(path.relative_to(root)) for path in vague] == []
 
 
-def test_nothing_is_left_for_later(root, text_files):
+def test_nothing_is_left_for_later(root: Path, text_files: list[Path]) -> None:
     assert found(text_files, root, UNFINISHED) == []
 
 
-def test_no_file_holds_the_address_of_a_registry(root, text_files):
+def test_no_file_holds_the_address_of_a_registry(root: Path, text_files: list[Path]) -> None:
     assert found(text_files, root, ADDRESSES, but={"tests/project/test_tidy.py"}) == []
 
 
-def test_no_file_holds_a_path_of_someones_machine(root, text_files):
+def test_no_file_holds_a_path_of_someones_machine(root: Path, text_files: list[Path]) -> None:
     assert found(text_files, root, MACHINE_PATHS, but={"tests/project/test_tidy.py"}) == []
 
 
-def test_every_exception_from_a_check_says_why(root, source_files):
+def test_every_exception_from_a_check_says_why(root: Path, source_files: list[Path]) -> None:
     silent = [
         f"{path.relative_to(root)}:{number}: {line.strip()}"
         for path in source_files
@@ -83,7 +83,7 @@ def test_every_exception_from_a_check_says_why(root, source_files):
     assert silent == []
 
 
-def test_every_package_that_is_asked_for_is_locked(root):
+def test_every_package_that_is_asked_for_is_locked(root: Path) -> None:
     import tomllib
 
     from packaging.requirements import Requirement

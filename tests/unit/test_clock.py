@@ -7,13 +7,13 @@ import pytest
 from asya.clock import from_rfc3339, to_rfc3339
 
 
-def test_a_time_comes_back_as_it_went_out():
+def test_a_time_comes_back_as_it_went_out() -> None:
     moment = datetime(2026, 11, 23, 18, 25, 0, 123000, tzinfo=UTC)
     assert to_rfc3339(moment) == "2026-11-23T18:25:00.123Z"
     assert from_rfc3339(to_rfc3339(moment)) == moment
 
 
-def test_an_offset_becomes_utc():
+def test_an_offset_becomes_utc() -> None:
     assert from_rfc3339("2026-01-01T01:30:00+01:30") == datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -27,6 +27,6 @@ def test_an_offset_becomes_utc():
         "9999-12-31T23:59:59-23:00",
     ],
 )
-def test_what_names_no_moment_is_a_value_error(text):
+def test_what_names_no_moment_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         from_rfc3339(text)

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.contract_table import (
@@ -43,7 +45,7 @@ MEMORY = Path(__file__).resolve().parents[1] / "contract" / "test_memory.py"
 ROOT = MEMORY.parents[2]
 
 
-def results(**classes):
+def results(**classes: Any) -> dict[str, Any]:
     """Everything passed, in every class."""
     return {
         cls: {"transport": name, "broker": f"{name} 1.2", "tests": dict.fromkeys(NAMES, PASSED)}
@@ -51,20 +53,20 @@ def results(**classes):
     }
 
 
-def whole():
+def whole() -> dict[str, Any]:
     return results(**{f"Test{name.title()}": name for name in transport_classes()})
 
 
-def test_the_kit_tells_what_its_tests_mean():
+def test_the_kit_tells_what_its_tests_mean() -> None:
     assert len(NAMES) == len(set(NAMES)) > 25
     assert all(meaning for tests in kit_tests().values() for _, meaning in tests)
 
 
-def test_a_whole_table_lacks_nothing():
+def test_a_whole_table_lacks_nothing() -> None:
     assert missing(whole()) == []
 
 
-def test_what_is_missing_is_told():
+def test_what_is_missing_is_told() -> None:
     seen = whole()
     del seen["TestNats"]
     seen["TestMemory"]["tests"][NAMES[0]] = FAILED
@@ -78,7 +80,7 @@ def test_what_is_missing_is_told():
     ]
 
 
-def test_the_order_of_a_run_leaves_no_trace():
+def test_the_order_of_a_run_leaves_no_trace() -> None:
     seen = whole()
     turned = {
         cls: {**one, "tests": dict(reversed(one["tests"].items()))}
@@ -88,7 +90,7 @@ def test_the_order_of_a_run_leaves_no_trace():
     assert markdown(seen) == markdown(json.loads(to_json(turned)))
 
 
-def test_the_page_says_what_passed_and_why_not():
+def test_the_page_says_what_passed_and_why_not() -> None:
     seen = whole()
     for name in NAMES[:2]:
         seen["TestNats"]["tests"][name] = SKIPPED + "this broker forgets"
@@ -100,20 +102,20 @@ def test_the_page_says_what_passed_and_why_not():
     assert "levels of the header `priority`" in page
 
 
-def test_two_classes_of_one_transport_have_a_name_each():
+def test_two_classes_of_one_transport_have_a_name_each() -> None:
     page = markdown(whole() | results(TestNatsOther="nats"))
     assert "`nats` (Nats)" in page
     assert "`nats` (NatsOther)" in page
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Callable[..., Any]:
     """A run of the memory transport's contract, in processes of its own."""
     (tmp_path / "kit").mkdir()
     (tmp_path / "kit" / "test_memory.py").write_text(MEMORY.read_text("utf-8"))
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
 
-    def go(*arguments, alone):
+    def go(*arguments: Any, alone: bool) -> subprocess.CompletedProcess[str]:
         (tmp_path / "conftest.py").write_text(CONFTEST.format(alone=alone))
         return subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
@@ -125,7 +127,7 @@ def run(tmp_path):
     return go
 
 
-def test_a_whole_run_writes_the_page(run, tmp_path):
+def test_a_whole_run_writes_the_page(run: Callable[..., Any], tmp_path: Path) -> None:
     done = run("-n", "2", "--dist", "worksteal", alone=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "made.md: commit it" in done.stdout
@@ -137,7 +139,7 @@ def test_a_whole_run_writes_the_page(run, tmp_path):
     assert "| `memory` | none: it is in the process" in (tmp_path / "made.md").read_text("utf-8")
 
 
-def test_a_run_without_a_transport_fails(run, tmp_path):
+def test_a_run_without_a_transport_fails(run: Callable[..., Any], tmp_path: Path) -> None:
     done = run(alone=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "transport contract: nats was not tested" in done.stdout
@@ -145,7 +147,9 @@ def test_a_run_without_a_transport_fails(run, tmp_path):
 
 
 @pytest.mark.parametrize("some", [["-k", "delete"], ["kit/test_memory.py"]])
-def test_a_run_of_some_tests_writes_nothing(run, tmp_path, some):
+def test_a_run_of_some_tests_writes_nothing(
+    run: Callable[..., Any], tmp_path: Path, some: list[str]
+) -> None:
     done = run(*some, alone=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (tmp_path / "made.md").exists()

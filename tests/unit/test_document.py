@@ -1,4 +1,7 @@
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,8 +12,8 @@ from asya.document import FILE_MAX_BYTES, NODES_MAX, documents, dotted, shown
 
 
 @pytest.fixture
-def read(tmp_path):
-    def read_text(text):
+def read(tmp_path: Path) -> Callable[..., Any]:
+    def read_text(text: bytes | str) -> tuple[list[Any], ...]:
         path = tmp_path / "a.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         found, problems = documents(path, "a.yaml")
@@ -22,7 +25,7 @@ def read(tmp_path):
     return read_text
 
 
-def test_values_know_their_lines(read):
+def test_values_know_their_lines(read: Callable[..., Any]) -> None:
     (document,), (data,), problems = read("a: 1\nb:\n  - x\n  - c: y\n")
     assert (data, problems) == ({"a": 1, "b": ["x", {"c": "y"}]}, [])
     assert document.line_of(("a",)) == 1
@@ -31,7 +34,7 @@ def test_values_know_their_lines(read):
     assert document.line_of(("b", 1, "missing")) == 4
 
 
-def test_documents_of_one_file_count_lines_from_its_top(read):
+def test_documents_of_one_file_count_lines_from_its_top(read: Callable[..., Any]) -> None:
     found, data, problems = read("---\na: 1\n---\n---\nb: 2\n...\n")
     assert (data, problems) == ([{"a": 1}, {"b": 2}], [])
     assert [document.line for document in found] == [2, 5]
@@ -54,7 +57,9 @@ def test_documents_of_one_file_count_lines_from_its_top(read):
         ("|\n    a\n    b\n", "a\nb\n"),
     ],
 )
-def test_scalars_are_json_values(read, text, value):
+def test_scalars_are_json_values(
+    read: Callable[..., Any], text: str, value: bool | float | str | None
+) -> None:
     _, (data,), problems = read(f"a: {text}")
     assert (data, problems) == ({"a": value}, [])
     assert type(data["a"]) is type(value)
@@ -88,13 +93,15 @@ def test_scalars_are_json_values(read, text, value):
         ("{a: " * 101, "a.yaml:1: is nested more than 100 levels deep"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(read, text, problem):
+def test_what_is_wrong_is_named_with_its_line(
+    read: Callable[..., Any], text: bytes | str, problem: str
+) -> None:
     _, _, problems = read(text)
     assert len(problems) == 1
     assert problem in problems[0]
 
 
-def test_aliases_and_merges_work(read):
+def test_aliases_and_merges_work(read: Callable[..., Any]) -> None:
     text = "base: &b {a: 1, b: 2}\nmine: {<<: *b, b: 3}\ntwo: {<<: [{a: 0, c: 9}, *b]}\nagain: *b\n"
     _, (data,), problems = read(text)
     assert problems == []
@@ -103,44 +110,44 @@ def test_aliases_and_merges_work(read):
     assert data["again"] == {"a": 1, "b": 2}
 
 
-def test_a_merged_value_has_a_line_too(read):
+def test_a_merged_value_has_a_line_too(read: Callable[..., Any]) -> None:
     (document,), _, _ = read("base: &b\n  a: 1\nmine:\n  <<: *b\n")
     assert document.line_of(("mine", "a")) == 2
 
 
-def test_a_bomb_of_aliases_is_refused_at_once(read):
+def test_a_bomb_of_aliases_is_refused_at_once(read: Callable[..., Any]) -> None:
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
     _, _, problems = read("\n".join(lines))
     assert problems == [f"a.yaml:5: has more than {NODES_MAX} values, with its aliases written out"]
 
 
-def test_documents_before_a_syntax_error_are_kept(read):
+def test_documents_before_a_syntax_error_are_kept(read: Callable[..., Any]) -> None:
     _, data, problems = read("a: 1\n---\nb: [\n")
     assert data == [{"a": 1}]
     assert problems[0].startswith("a.yaml:3: is not YAML")
 
 
-def test_a_syntax_error_tells_where_the_broken_part_begins(read):
+def test_a_syntax_error_tells_where_the_broken_part_begins(read: Callable[..., Any]) -> None:
     _, _, (problem,) = read("a: [\n1,\nb: c: d")
     assert problem.startswith("a.yaml:3: is not YAML")
     _, _, (problem,) = read("a: 'x\n\nb")
     assert problem.endswith("(while scanning a quoted scalar that begins in line 1)")
 
 
-def test_a_file_that_is_too_large_is_not_read(read):
+def test_a_file_that_is_too_large_is_not_read(read: Callable[..., Any]) -> None:
     found, _, problems = read(b"#" * (FILE_MAX_BYTES + 1))
     assert found == []
     assert f"a YAML file may have {FILE_MAX_BYTES}" in problems[0]
 
 
-def test_a_file_that_is_not_there_is_a_problem(tmp_path):
+def test_a_file_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     assert [str(p) for p in documents(tmp_path / "x.yaml", "x.yaml")[1]] == [
         "x.yaml: cannot be read: No such file or directory"
     ]
 
 
-def test_byte_order_mark_and_crlf_are_fine(read):
+def test_byte_order_mark_and_crlf_are_fine(read: Callable[..., Any]) -> None:
     _, data, problems = read(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
     assert (data, problems) == ([{"a": 1, "b": 2}], [])
 
@@ -157,7 +164,9 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text(), json_values, min_size=1, max_size=4))
-def test_what_yaml_dumps_comes_back(tmp_path_factory, data):
+def test_what_yaml_dumps_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, data: dict[str, Any]
+) -> None:
     path = tmp_path_factory.mktemp("yaml") / "a.yaml"
     path.write_text(yaml.safe_dump(data, allow_unicode=False), "utf-8")
     found, problems = documents(path)
@@ -167,7 +176,7 @@ def test_what_yaml_dumps_comes_back(tmp_path_factory, data):
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_make_it_fail(tmp_path_factory, data):
+def test_no_bytes_make_it_fail(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("yaml") / "a.yaml"
     path.write_bytes(data)
     found, _ = documents(path)
@@ -184,7 +193,7 @@ def test_no_bytes_make_it_fail(tmp_path_factory, data):
         ((), ""),
     ],
 )
-def test_paths_are_written_as_people_do(loc, text):
+def test_paths_are_written_as_people_do(loc: tuple[Any, ...], text: str) -> None:
     assert dotted(loc) == text
 
 
@@ -201,5 +210,5 @@ def test_paths_are_written_as_people_do(loc, text):
         ("x" * 100, '"' + "x" * 59 + '…"'),
     ],
 )
-def test_values_are_shown_short(value, text):
+def test_values_are_shown_short(value: Any, text: str) -> None:
     assert shown(value) == text

@@ -29,7 +29,7 @@ from asya.durations import DURATION_MAX_S, DURATION_PATTERN, format_duration, pa
         ("2562047h", 2562047 * 3600.0),
     ],
 )
-def test_go_style_texts_are_read(text, seconds):
+def test_go_style_texts_are_read(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
@@ -37,18 +37,18 @@ def test_go_style_texts_are_read(text, seconds):
     "text",
     ["", " ", "s", "1", "0", "1 s", "-1s", "+1s", "1S", "1d", "1h-2m", "1s ", "1s\n", ".s", "1e3s"],
 )
-def test_anything_else_is_refused_with_an_example(text):
+def test_anything_else_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match='expected a duration such as "500ms"'):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["9" * 60 + "h", "2562048h", "9" * 100 + "s"])
-def test_more_than_292_years_is_refused(text):
+def test_more_than_292_years_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a duration"):
         parse_duration(text)
 
 
-def test_a_number_without_unit_gets_a_hint():
+def test_a_number_without_unit_gets_a_hint() -> None:
     with pytest.raises(ValueError, match='write "30s" for seconds'):
         parse_duration("30")
     bare: Any = 30
@@ -57,7 +57,7 @@ def test_a_number_without_unit_gets_a_hint():
 
 
 @pytest.mark.parametrize("value", [None, True, [], {}, b"30s"])
-def test_other_types_are_refused(value):
+def test_other_types_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="expected a duration"):
         parse_duration(value)
 
@@ -77,18 +77,18 @@ def test_other_types_are_refused(value):
         (604800, "168h"),
     ],
 )
-def test_durations_are_written_short(seconds, text):
+def test_durations_are_written_short(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), DURATION_MAX_S * 2])
-def test_what_is_no_duration_is_not_written(seconds):
+def test_what_is_no_duration_is_not_written(seconds: float) -> None:
     with pytest.raises(ValueError, match="no duration"):
         format_duration(seconds)
 
 
 @given(st.integers(0, 2**52))
-def test_every_nanosecond_comes_back(nanoseconds):
+def test_every_nanosecond_comes_back(nanoseconds: int) -> None:
     seconds = nanoseconds / 10**9
     text = format_duration(seconds)
     assert parse_duration(text) == seconds
@@ -96,7 +96,7 @@ def test_every_nanosecond_comes_back(nanoseconds):
 
 
 @given(st.floats(0, DURATION_MAX_S))
-def test_any_number_comes_back_to_the_nanosecond(seconds):
+def test_any_number_comes_back_to_the_nanosecond(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=1e-15, abs=1e-9)
 
 
@@ -107,14 +107,14 @@ def test_any_number_comes_back_to_the_nanosecond(seconds):
         max_size=4,
     )
 )
-def test_a_duration_is_the_sum_of_its_parts(parts):
+def test_a_duration_is_the_sum_of_its_parts(parts: list[tuple[Any, ...]]) -> None:
     text = "".join(number + unit for number, unit in parts)
     alone = sum(parse_duration(number + unit) for number, unit in parts)
     assert parse_duration(text) == pytest.approx(alone)
 
 
 @given(st.text(max_size=20))
-def test_the_published_pattern_says_what_is_read(text):
+def test_the_published_pattern_says_what_is_read(text: str) -> None:
     try:
         parse_duration(text)
     except ValueError:

@@ -97,7 +97,9 @@ def wire(**fields: object) -> bytes:
 
 
 @given(wire_envelopes, extras, st.booleans(), st.sampled_from([None, 2]))
-def test_everything_comes_back_as_it_went(known, extra, escaped, indent):
+def test_everything_comes_back_as_it_went(
+    known: dict[str, Any], extra: dict[str, Any], escaped: bool, indent: int | None
+) -> None:
     data = json.dumps(extra | known, ensure_ascii=escaped, indent=indent).encode()
     first = decode(data)
     again = json.loads(encode(first))
@@ -115,7 +117,7 @@ def test_everything_comes_back_as_it_went(known, extra, escaped, indent):
 
 
 @given(wire_envelopes, extras)
-def test_a_second_hop_changes_no_byte(known, extra):
+def test_a_second_hop_changes_no_byte(known: dict[str, Any], extra: dict[str, Any]) -> None:
     once = encode(decode(json.dumps(extra | known).encode()))
     assert encode(decode(once)) == once
     assert encode(decode(once).copy()) == once
@@ -143,7 +145,7 @@ RAW = [
 
 
 @pytest.mark.parametrize("raw", RAW, ids=[raw[:20].decode() for raw in RAW])
-def test_bytes_that_we_do_not_read_leave_as_they_came(raw):
+def test_bytes_that_we_do_not_read_leave_as_they_came(raw: bytes) -> None:
     data = b'{"mine":%s,"id":"a","headers":{"h":%s},"payload":%s,"route":{"curr":"x"}}'
     envelope = decode(data % (raw, raw, raw))
     assert bytes(envelope.payload) == raw
@@ -154,12 +156,12 @@ def test_bytes_that_we_do_not_read_leave_as_they_came(raw):
     assert b'"headers":{"h":%s}' % raw in out
 
 
-def test_status_fields_that_are_not_ours_stay_raw_too():
+def test_status_fields_that_are_not_ours_stay_raw_too() -> None:
     envelope = decode(b'{"id":"a","route":{"curr":"x"},"payload":1,"status":{"mine":1.50}}')
     assert b'"mine":1.50' in encode(envelope)
 
 
-def test_the_smallest_envelope_has_defaults():
+def test_the_smallest_envelope_has_defaults() -> None:
     envelope = decode(wire())
     assert (envelope.id, envelope.parent_id, envelope.root) == ("a", None, "a")
     assert (envelope.route.prev, envelope.route.curr, envelope.route.next) == ([], "x", [])
@@ -224,7 +226,7 @@ def test_the_smallest_envelope_has_defaults():
         (wire(status={"error": {"type": "E", "args": [[1]]}}), "$.error.args[0]"),
     ],
 )
-def test_what_is_no_envelope_is_a_parse_error_that_names_the_field(data, named):
+def test_what_is_no_envelope_is_a_parse_error_that_names_the_field(data: bytes, named: str) -> None:
     with pytest.raises(ParseError) as caught:
         decode(data)
     assert named in str(caught.value)
@@ -232,7 +234,7 @@ def test_what_is_no_envelope_is_a_parse_error_that_names_the_field(data, named):
 
 @given(st.binary(max_size=200))
 @example(b'{"id":"a","route":{"curr":"x"},"payload":"\xf0\x28\x8c\x28"}')
-def test_any_bytes_are_an_envelope_or_a_parse_error(data):
+def test_any_bytes_are_an_envelope_or_a_parse_error(data: bytes) -> None:
     try:
         envelope = decode(data)
     except ParseError:
@@ -241,7 +243,9 @@ def test_any_bytes_are_an_envelope_or_a_parse_error(data):
 
 
 @given(wire_envelopes, st.data())
-def test_a_broken_byte_is_a_parse_error_or_an_envelope_that_travels(known, data):
+def test_a_broken_byte_is_a_parse_error_or_an_envelope_that_travels(
+    known: dict[str, Any], data: Any
+) -> None:
     message = bytearray(json.dumps(known, ensure_ascii=False).encode())
     place = data.draw(st.integers(0, len(message) - 1))
     message[place] = data.draw(st.integers(0, 255))
@@ -258,7 +262,7 @@ def test_a_broken_byte_is_a_parse_error_or_an_envelope_that_travels(known, data)
 @given(
     st.dictionaries(st.sampled_from(sorted(OURS)), json_values),
 )
-def test_any_values_of_our_fields_are_an_envelope_or_a_parse_error(fields):
+def test_any_values_of_our_fields_are_an_envelope_or_a_parse_error(fields: dict[str, Any]) -> None:
     try:
         envelope = decode(json.dumps(fields).encode())
     except ParseError:
@@ -266,7 +270,7 @@ def test_any_values_of_our_fields_are_an_envelope_or_a_parse_error(fields):
     json.loads(encode(envelope))
 
 
-def test_of_a_key_that_stands_twice_the_last_counts():
+def test_of_a_key_that_stands_twice_the_last_counts() -> None:
     data = (
         b'{"id":"a","id":"b","route":{"curr":"x","curr":"y"},"payload":1,"payload":2,"m":1,"m":2}'
     )
@@ -276,12 +280,12 @@ def test_of_a_key_that_stands_twice_the_last_counts():
     assert encode(envelope).count(b'"payload"') == 1
 
 
-def test_big_numbers_in_an_error_travel():
+def test_big_numbers_in_an_error_travel() -> None:
     data = wire(status={"error": {"type": "E", "args": [10**30, -(10**30), 1.5]}})
     assert json.loads(encode(decode(data)))["status"]["error"]["args"] == [10**30, -(10**30), 1.5]
 
 
-def test_ten_megabytes_travel_unread():
+def test_ten_megabytes_travel_unread() -> None:
     payload = b'"' + b"x" * 10_000_000 + b'"'
     envelope = decode(b'{"id":"a","route":{"curr":"x"},"payload":' + payload + b"}")
     assert encode(envelope).endswith(payload + b"}")
@@ -300,14 +304,14 @@ def test_ten_megabytes_travel_unread():
         (b"1e999", 2),
     ],
 )
-def test_the_hop_header_counts_and_nonsense_in_it_does_not(raw, hop):
+def test_the_hop_header_counts_and_nonsense_in_it_does_not(raw: bytes, hop: int) -> None:
     assert (
         Envelope("a", Route(["x", "y"], "z", []), Raw(b"1"), headers={HOP_HEADER: Raw(raw)}).hop
         == hop
     )
 
 
-def test_an_absurd_hop_count_is_past_the_limit_and_fits_every_store():
+def test_an_absurd_hop_count_is_past_the_limit_and_fits_every_store() -> None:
     headers = {HOP_HEADER: Raw(b"123456789012345678901234567890")}
     hop = Envelope("a", Route([], "x", []), Raw(b"1"), headers=headers).hop
     assert HOPS_MAX < hop < 2**31
@@ -316,12 +320,12 @@ def test_an_absurd_hop_count_is_past_the_limit_and_fits_every_store():
 @pytest.mark.parametrize(
     ("raw", "root"), [(b'"r"', "r"), (b"5", "a"), (b'""', "a"), (b"[[[", "a"), (b"null", "a")]
 )
-def test_the_root_is_the_header_where_it_is_a_text(raw, root):
+def test_the_root_is_the_header_where_it_is_a_text(raw: bytes, root: str) -> None:
     envelope = Envelope("a", Route([], "x", []), Raw(b"1"), headers={ROOT_HEADER: Raw(raw)})
     assert envelope.root == root
 
 
-def test_headers_are_decoded_when_asked_for():
+def test_headers_are_decoded_when_asked_for() -> None:
     nested = b"[" * 900 + b"]" * 900
     headers = {"n": Raw(b"[1]"), "t": Raw(b'"x"'), "big": Raw(b"1e999"), "deep": Raw(nested)}
     envelope = Envelope("a", Route([], "x", []), Raw(b"1"), headers=headers)
@@ -332,7 +336,7 @@ def test_headers_are_decoded_when_asked_for():
     assert envelope.header_text("missing") is None
 
 
-def test_a_copy_can_be_changed_alone():
+def test_a_copy_can_be_changed_alone() -> None:
     envelope = decode(wire(headers={"a": 1}, status={"mine": 1}, mine=1))
     copy = envelope.copy()
     copy.route.prev.append("p")
@@ -346,7 +350,7 @@ def test_a_copy_can_be_changed_alone():
     )
 
 
-def test_a_new_envelope_stands_at_the_first_actor():
+def test_a_new_envelope_stands_at_the_first_actor() -> None:
     deadline = NOW + timedelta(seconds=30)
     envelope = new_envelope(
         ["a", "b", "c"], raw_json({"x": 1}), now=NOW, headers={"priority": 5}, deadline=deadline
@@ -365,32 +369,32 @@ def test_a_new_envelope_stands_at_the_first_actor():
 
 
 @given(ids, st.integers(0, 2000), st.integers(1, 10**6))
-def test_a_child_has_the_same_id_on_every_run(parent, hop, index):
+def test_a_child_has_the_same_id_on_every_run(parent: str, hop: int, index: int) -> None:
     made = child_id(parent, hop, index)
     assert made == child_id(parent, hop, index)
     assert uuid.UUID(made).version == 5
     assert len({made, child_id(parent, hop + 1, index), child_id(parent, hop, index + 1)}) == 3
 
 
-def test_children_of_children_differ():
+def test_children_of_children_differ() -> None:
     seen = {child_id(p, h, i) for p in ("a", "b", "a:1") for h in range(12) for i in range(1, 12)}
     assert len(seen) == 3 * 12 * 11
 
 
 @pytest.mark.parametrize("name", ["a", "0", "a-b", "a--b", "x-pause", "a" * NAME_MAX])
-def test_dns_labels_are_actor_names(name):
+def test_dns_labels_are_actor_names(name: str) -> None:
     assert is_actor_name(name)
 
 
 @pytest.mark.parametrize(
     "name", ["", "-a", "a-", "A", "a_b", "a.b", "a b", "é", "a\n", "a" * (NAME_MAX + 1)]
 )
-def test_anything_else_is_not(name):
+def test_anything_else_is_not(name: str) -> None:
     assert not is_actor_name(name)
     assert "is no actor name" in (route_problem(["ok", name]) or "")
 
 
-def test_routes_are_checked():
+def test_routes_are_checked() -> None:
     assert route_problem([]) is None
     assert route_problem(["a", "x-pause"]) is None
     assert route_problem(["a"] * ROUTE_MAX) is None
@@ -401,17 +405,17 @@ def test_routes_are_checked():
     assert "5 is no actor name" in (route_problem(["a", number]) or "")
 
 
-def test_queues_are_named_by_namespace_and_actor():
+def test_queues_are_named_by_namespace_and_actor() -> None:
     assert queue_name("default", "embedder") == "asya-default-embedder"
 
 
 @pytest.mark.parametrize("text", ["a", "é 1", "x" * ID_MAX, "6b1f8f0e-58a4-4c0b-9d53-1c5b8f6f2a11"])
-def test_printable_texts_are_ids(text):
+def test_printable_texts_are_ids(text: str) -> None:
     assert id_problem(text) is None
 
 
 @given(wire_envelopes, extras)
-def test_what_is_encoded_fits_the_schema(known, extra):
+def test_what_is_encoded_fits_the_schema(known: dict[str, Any], extra: dict[str, Any]) -> None:
     checker = Draft202012Validator(json_schema())
     checker.validate(extra | known)
     checker.validate(json.loads(encode(decode(json.dumps(extra | known).encode()))))
@@ -422,14 +426,14 @@ def test_what_is_encoded_fits_the_schema(known, extra):
     [{"id": ...}, {"route": ...}, {"payload": ...}, {"id": 5}, {"route": {}}, {"headers": []},
      {"status": {"phase": "done"}}, {"status": {"attempt": 0}}, {"parent_id": 5}],
 )  # fmt: skip
-def test_what_the_schema_refuses_is_refused(fields):
+def test_what_the_schema_refuses_is_refused(fields: dict[str, Any]) -> None:
     data = wire(**fields)
     assert not Draft202012Validator(json_schema()).is_valid(json.loads(data))
     with pytest.raises(ParseError):
         decode(data)
 
 
-def test_the_schema_has_every_field_that_is_encoded():
+def test_the_schema_has_every_field_that_is_encoded() -> None:
     schema = json_schema()
     Draft202012Validator.check_schema(schema)
     full = Envelope("a", Route([], "x", []), Raw(b"1"), parent_id="p",
@@ -441,6 +445,6 @@ def test_the_schema_has_every_field_that_is_encoded():
     assert set(written["route"]) == set(schema["$defs"]["Route"]["properties"])
 
 
-def test_values_of_our_own_become_raw_json():
+def test_values_of_our_own_become_raw_json() -> None:
     assert bytes(raw_json({"a": [1, None]})) == b'{"a":[1,null]}'
     assert msgspec.json.decode(raw_json(10**30)) == 10**30

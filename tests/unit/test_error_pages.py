@@ -15,7 +15,7 @@ from asya.blobs.folder import FolderBlobs
 from asya.cli import app
 from asya.codes import TYPES, Code, failure_code
 from asya.envelope import HOP_HEADER, HOPS_MAX, Envelope, Route, decode, raw_json
-from asya.error_pages import RANGES, pages
+from asya.error_pages import RANGES, Page, pages
 from asya.errors import AsyaError, MeshRunning, full_name
 from asya.gateway.http.problems import PROBLEM_TYPES, type_of
 from asya.gateway.server import bind
@@ -26,6 +26,7 @@ from asya.resiliency import Resiliency
 from asya.runtime import loading
 from asya.sidecar import decide
 from asya.sidecar.outcome import Expired, Frame, Raised, Returned
+from asya.tasks.refusals import Kind
 from asya.transports.memory.transport import MemoryBroker
 
 HEAD = "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: a}\nspec:\n"
@@ -150,18 +151,18 @@ RAISED: dict[str, Callable[[], object]] = {
 """Provokes the error of an example that is no command."""
 
 
-def test_every_code_has_a_page_and_every_page_a_code():
+def test_every_code_has_a_page_and_every_page_a_code() -> None:
     assert list(pages()) == sorted(Code)
 
 
-def test_every_page_is_in_the_docs():
+def test_every_page_is_in_the_docs() -> None:
     folder = Path(__file__).resolve().parents[2] / "docs" / "reference" / "errors"
     made = {path.stem for path in folder.glob("ASYA-*.md")}
     assert made == set(map(str, Code))
 
 
 @pytest.mark.parametrize("code", list(Code))
-def test_a_page_says_cause_example_and_remedy(code):
+def test_a_page_says_cause_example_and_remedy(code: Code) -> None:
     page = pages()[code]
     assert code[5] in RANGES
     assert len(page.cause) > 20
@@ -176,7 +177,7 @@ DOCUMENTS = [
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_example_of_a_refusal_is_its_document(name):
+def test_the_example_of_a_refusal_is_its_document(name: Kind | str) -> None:
     kind = PROBLEM_TYPES[name]
     document = json.loads(pages()[kind.code].example)
     assert document["type"] == type_of(name)
@@ -188,7 +189,9 @@ COMMANDS = [page for page in pages().values() if page.example.startswith("$ asya
 
 
 @pytest.mark.parametrize("page", COMMANDS, ids=lambda page: page.code)
-def test_the_example_of_a_command_is_what_it_prints(page, tmp_path, monkeypatch, capsys):
+def test_the_example_of_a_command_is_what_it_prints(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.get(page.code, {}).items():
         (tmp_path / name).write_text(text)
@@ -200,7 +203,9 @@ def test_the_example_of_a_command_is_what_it_prints(page, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("code", RAISED)
-def test_the_example_is_what_is_really_raised(code, tmp_path, monkeypatch):
+def test_the_example_is_what_is_really_raised(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("sys.dont_write_bytecode", True)
@@ -211,7 +216,7 @@ def test_the_example_is_what_is_really_raised(code, tmp_path, monkeypatch):
     assert said.startswith(pages()[Code(code)].example)
 
 
-def test_a_port_in_use_says_who_has_it():
+def test_a_port_in_use_says_who_has_it() -> None:
     with bind("127.0.0.1", 0) as held, pytest.raises(AsyaError) as raised:
         bind("127.0.0.1", held.getsockname()[1])
     assert raised.value.code is Code.PORT_UNUSABLE

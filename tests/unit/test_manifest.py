@@ -1,6 +1,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -71,11 +74,11 @@ def flow(spec: str, name: str = "search") -> str:
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Writes files below a folder that is the working folder; a text alone is `a.yaml`."""
     monkeypatch.chdir(tmp_path)
 
-    def write(text=None, **files):
+    def write(text: str | None = None, **files: Any) -> Path:
         if text is not None:
             files["a.yaml"] = text
         for name, content in files.items():
@@ -88,8 +91,8 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def problems_of(project):
-    def problems(text, paths=("a.yaml",)):
+def problems_of(project: Callable[..., Any]) -> Callable[..., Any]:
+    def problems(text: str, paths: list[str] | tuple[str, ...] = ("a.yaml",)) -> list[str]:
         project(text)
         with pytest.raises(ManifestError) as caught:
             load(paths)
@@ -98,7 +101,7 @@ def problems_of(project):
     return problems
 
 
-def test_the_manifest_of_the_contract_loads_unchanged(project):
+def test_the_manifest_of_the_contract_loads_unchanged(project: Callable[..., Any]) -> None:
     folder = project(EXAMPLE)
     (embedder,) = load(["a.yaml"]).actors
     assert (embedder.name, embedder.namespace) == ("embedder", "default")
@@ -114,7 +117,7 @@ def test_the_manifest_of_the_contract_loads_unchanged(project):
     assert rules.default == Policy(max_attempts=3, backoff="exponential")
 
 
-def test_every_default_is_that_of_the_contract(project):
+def test_every_default_is_that_of_the_contract(project: Callable[..., Any]) -> None:
     project(actor())
     (made,) = load(["a.yaml"]).actors
     spec = made.spec
@@ -138,7 +141,7 @@ def test_every_default_is_that_of_the_contract(project):
     assert made.resiliency().default == Policy(max_attempts=1)
 
 
-def test_a_flow_says_what_clients_see(project):
+def test_a_flow_says_what_clients_see(project: Callable[..., Any]) -> None:
     project(EXAMPLE + "---\n" + actor(name="reranker") + "---\n" + FLOW)
     loaded = load(["a.yaml"])
     (search,) = loaded.flows
@@ -150,14 +153,14 @@ def test_a_flow_says_what_clients_see(project):
     assert loaded.warnings == []
 
 
-def test_a_flow_is_seen_by_http_alone_unless_it_says_more(project):
+def test_a_flow_is_seen_by_http_alone_unless_it_says_more(project: Callable[..., Any]) -> None:
     project(flow("route: [a]"))
     (search,) = load(["a.yaml"]).flows
     assert (search.expose.http, search.expose.mcp, search.expose.a2a) == (True, False, False)
     assert (search.timeout_s, search.input_schema, search.description) == (None, None, "")
 
 
-def test_all_of_resiliency_becomes_rules(project):
+def test_all_of_resiliency_becomes_rules(project: Callable[..., Any]) -> None:
     project(
         actor(
             "resiliency:\n  actorTimeout: 1m\n  policies:\n"
@@ -194,7 +197,7 @@ concurrency: 4
 sidecar: {image: s, imagePullPolicy: Always, env: [{name: X, value: x}], resources: {}}"""
 
 
-def test_every_field_of_the_contract_is_taken(project):
+def test_every_field_of_the_contract_is_taken(project: Callable[..., Any]) -> None:
     project(actor(BIG))
     (made,) = load(["a.yaml"]).actors
     assert made.name == "logical"
@@ -298,7 +301,9 @@ ONE_PROBLEM = [
 
 
 @pytest.mark.parametrize(("spec", "expected"), ONE_PROBLEM, ids=[spec for spec, _ in ONE_PROBLEM])
-def test_a_wrong_field_is_one_line_with_its_place(problems_of, spec, expected):
+def test_a_wrong_field_is_one_line_with_its_place(
+    problems_of: Callable[..., Any], spec: str, expected: str
+) -> None:
     (problem,) = problems_of(actor(spec))
     assert problem.startswith("a.yaml:")
     assert expected in problem
@@ -317,7 +322,9 @@ def test_a_wrong_field_is_one_line_with_its_place(problems_of, spec, expected):
         ("", "spec.handler: is required"),
     ],
 )
-def test_a_handler_is_a_dotted_name(problems_of, handler, expected):
+def test_a_handler_is_a_dotted_name(
+    problems_of: Callable[..., Any], handler: str, expected: str
+) -> None:
     (problem,) = problems_of(actor("image: a", handler=handler))
     assert expected in problem
 
@@ -344,7 +351,9 @@ def test_a_handler_is_a_dotted_name(problems_of, handler, expected):
         (f"route: [{', '.join(['a'] * 1001)}]", "spec.route: expected a list"),
     ],
 )
-def test_a_wrong_flow_is_one_line_with_its_place(problems_of, spec, expected):
+def test_a_wrong_flow_is_one_line_with_its_place(
+    problems_of: Callable[..., Any], spec: str, expected: str
+) -> None:
     (problem,) = problems_of(flow(spec))
     assert expected in problem
 
@@ -353,7 +362,7 @@ def test_a_wrong_flow_is_one_line_with_its_place(problems_of, spec, expected):
     "draft",
     ["http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2020-12/schema"],
 )
-def test_older_drafts_of_json_schema_are_known(project, draft):
+def test_older_drafts_of_json_schema_are_known(project: Callable[..., Any], draft: str) -> None:
     project(flow(f"route: [a]\ninputSchema: {{$schema: '{draft}', type: object}}"))
     assert (load(["a.yaml"]).flows[0].input_schema or {})["$schema"] == draft
 
@@ -377,12 +386,14 @@ def test_older_drafts_of_json_schema_are_known(project, draft):
         ("apiVersion: [", "a.yaml:1: is not YAML"),
     ],
 )
-def test_a_named_file_must_hold_manifests(problems_of, text, expected):
+def test_a_named_file_must_hold_manifests(
+    problems_of: Callable[..., Any], text: str, expected: str
+) -> None:
     (problem,) = problems_of(text)
     assert expected in problem
 
 
-def test_all_problems_of_all_files_come_at_once(project):
+def test_all_problems_of_all_files_come_at_once(project: Callable[..., Any]) -> None:
     project(
         **{
             "a.yaml": actor("handlr: x\nconcurrency: 0") + "---\n" + flow("route: []"),
@@ -397,35 +408,37 @@ def test_all_problems_of_all_files_come_at_once(project):
     assert str(caught.value).count("\n") == 5
 
 
-def test_two_actors_of_one_name_name_both_places(problems_of):
+def test_two_actors_of_one_name_name_both_places(problems_of: Callable[..., Any]) -> None:
     text = actor() + "---\n" + actor("handlr: x")
     assert 'a.yaml:9: metadata.name: another AsyncActor "embedder" stands at a.yaml:3' in (
         problems_of(text)
     )
 
 
-def test_a_logical_name_may_not_be_taken_twice(problems_of):
+def test_a_logical_name_may_not_be_taken_twice(problems_of: Callable[..., Any]) -> None:
     (problem,) = problems_of(actor() + "---\n" + actor("actor: embedder", name="other"))
     assert problem == 'a.yaml:12: spec.actor: another actor "embedder" stands at a.yaml:3'
 
 
-def test_the_same_name_in_another_namespace_is_another_actor(project):
+def test_the_same_name_in_another_namespace_is_another_actor(project: Callable[..., Any]) -> None:
     second = actor().replace("{name: embedder}", "{name: embedder, namespace: two}")
     project(actor() + "---\n" + second)
     assert [made.namespace for made in load(["a.yaml"], namespace="one").actors] == ["one", "two"]
 
 
-def test_two_flows_of_one_name_are_refused(problems_of):
+def test_two_flows_of_one_name_are_refused(problems_of: Callable[..., Any]) -> None:
     (problem,) = problems_of(flow("route: [a]") + "---\n" + flow("route: [b]"))
     assert 'another Flow "search" stands at a.yaml:3' in problem
 
 
-def test_an_actor_and_a_flow_may_share_a_name(project):
+def test_an_actor_and_a_flow_may_share_a_name(project: Callable[..., Any]) -> None:
     project(actor() + "---\n" + flow("route: [embedder]", name="embedder"))
     assert load(["a.yaml"]).warnings == []
 
 
-def test_routes_to_actors_elsewhere_are_warnings_with_the_nearest_name(project):
+def test_routes_to_actors_elsewhere_are_warnings_with_the_nearest_name(
+    project: Callable[..., Any],
+) -> None:
     project(
         actor("resiliency: {policies: {default: {onExhausted: [emboder]}}}")
         + "---\n"
@@ -455,13 +468,15 @@ def test_routes_to_actors_elsewhere_are_warnings_with_the_nearest_name(project):
         ("env: [{name: A, valueFrom: {fieldRef: {}}}]", "on a laptop set A in the environment"),
     ],
 )
-def test_what_may_surprise_is_a_warning(project, spec, expected):
+def test_what_may_surprise_is_a_warning(
+    project: Callable[..., Any], spec: str, expected: str
+) -> None:
     project(actor(spec))
     (warning,) = load(["a.yaml"]).warnings
     assert expected in warning
 
 
-def test_a_folder_passes_over_what_is_not_ours_with_a_note(project):
+def test_a_folder_passes_over_what_is_not_ours_with_a_note(project: Callable[..., Any]) -> None:
     project(
         **{
             "a.yaml": actor(),
@@ -495,12 +510,14 @@ def test_a_folder_passes_over_what_is_not_ours_with_a_note(project):
         "apiVersion: asya.sh/v1alpha1\nkind: {{ kind }}\n[",
     ],
 )
-def test_a_folder_does_not_pass_over_what_was_meant_for_us(problems_of, text):
+def test_a_folder_does_not_pass_over_what_was_meant_for_us(
+    problems_of: Callable[..., Any], text: str
+) -> None:
     (problem,) = problems_of(text, paths=["."])
     assert problem.startswith("a.yaml:")
 
 
-def test_paths_that_hold_nothing_are_problems(project):
+def test_paths_that_hold_nothing_are_problems(project: Callable[..., Any]) -> None:
     folder = project(
         EXAMPLE, **{"empty__x.txt": "", "asya.yaml": "", "h.py": "", "b__c.yaml": EXAMPLE}
     )
@@ -517,12 +534,12 @@ def test_paths_that_hold_nothing_are_problems(project):
     assert folder.is_dir()
 
 
-def test_a_file_that_is_given_twice_counts_once(project):
+def test_a_file_that_is_given_twice_counts_once(project: Callable[..., Any]) -> None:
     project(EXAMPLE)
     assert len(load([".", "a.yaml", "./a.yaml"]).actors) == 1
 
 
-def test_braces_in_a_value_reach_the_message_as_they_are(problems_of):
+def test_braces_in_a_value_reach_the_message_as_they_are(problems_of: Callable[..., Any]) -> None:
     (problem,) = problems_of(actor("actor: '{text}'"))
     assert 'got "{text}"' in problem
 
@@ -560,7 +577,9 @@ FIELDS = sorted(json_schema("AsyncActor")["$defs"]["ActorSpec"]["properties"])
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), yaml_values, max_size=6))
-def test_no_spec_makes_it_fail_and_what_it_takes_fits_the_schema(tmp_path_factory, spec):
+def test_no_spec_makes_it_fail_and_what_it_takes_fits_the_schema(
+    tmp_path_factory: pytest.TempPathFactory, spec: dict[str, Any]
+) -> None:
     path = tmp_path_factory.mktemp("m") / "a.yaml"
     data = {
         "apiVersion": API_VERSION,
@@ -581,12 +600,12 @@ def test_no_spec_makes_it_fail_and_what_it_takes_fits_the_schema(tmp_path_factor
 
 
 @pytest.mark.parametrize("kind", ["AsyncActor", "Flow", "Envelope"])
-def test_schemas_are_schemas(kind):
+def test_schemas_are_schemas(kind: str) -> None:
     Draft202012Validator.check_schema(json_schema(kind))
     assert json_schema(kind)["title"] == kind
 
 
-def test_the_schema_takes_the_examples_and_refuses_typos(project):
+def test_the_schema_takes_the_examples_and_refuses_typos(project: Callable[..., Any]) -> None:
     import yaml
 
     checker = Draft202012Validator(json_schema("AsyncActor"))
@@ -598,25 +617,25 @@ def test_the_schema_takes_the_examples_and_refuses_typos(project):
     assert not checker.is_valid(yaml.safe_load(EXAMPLE.replace("queueLength: 1", "queueLength: a")))
 
 
-def test_every_field_has_a_description():
+def test_every_field_has_a_description() -> None:
     for kind in ("AsyncActor", "Flow", "Envelope"):
         rows = reference_markdown(kind).splitlines()[2:]
         assert rows
         assert [row for row in rows if row.endswith("|  |")] == []
 
 
-def test_defaults_in_the_schema_are_written_as_users_write_them():
+def test_defaults_in_the_schema_are_written_as_users_write_them() -> None:
     policy = json_schema("AsyncActor")["$defs"]["PolicySpec"]["properties"]
     assert policy["initialDelay"]["default"] == format_duration(
         model.PolicySpec.model_fields["initial_delay"].default
     )
 
 
-def test_model_and_settings_agree_on_what_both_must_know():
+def test_model_and_settings_agree_on_what_both_must_know() -> None:
     assert loading.SETTINGS_FILE == settings.SETTINGS_FILE
 
 
-def test_a_manifest_cannot_be_changed(project):
+def test_a_manifest_cannot_be_changed(project: Callable[..., Any]) -> None:
     project(EXAMPLE)
     (embedder,) = load(["a.yaml"]).actors
     with pytest.raises(ValueError, match="frozen"):
@@ -624,7 +643,7 @@ def test_a_manifest_cannot_be_changed(project):
     assert isinstance(embedder, AsyncActor)
 
 
-def test_settings_do_not_pull_in_pydantic():
+def test_settings_do_not_pull_in_pydantic() -> None:
     code = "import sys, asya.settings; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
@@ -644,7 +663,9 @@ NAMED = "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: a}\nsp
         ("fields.yaml", NAMED + "  handler: a.b\n  replicas: 2\n", "ASYA-1109"),
     ],
 )
-def test_each_kind_of_problem_has_its_code(name, text, code, tmp_path):
+def test_each_kind_of_problem_has_its_code(
+    name: str, text: str | None, code: str, tmp_path: Path
+) -> None:
     path = tmp_path / name
     if text is not None:
         path.write_text(text)
@@ -653,7 +674,7 @@ def test_each_kind_of_problem_has_its_code(name, text, code, tmp_path):
     assert {str(each.code) for each in raised.value.complaints()} == {code}
 
 
-def test_a_name_that_is_taken_has_its_code(tmp_path):
+def test_a_name_that_is_taken_has_its_code(tmp_path: Path) -> None:
     path = tmp_path / "two.yaml"
     path.write_text((NAMED + "  handler: a.b\n---\n") * 2)
     with pytest.raises(ManifestError) as raised:

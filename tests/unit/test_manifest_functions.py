@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from asya.errors import ManifestError
@@ -40,7 +42,7 @@ def _(payload): ...
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "handlers.py").write_text(HANDLERS)
     return tmp_path
@@ -69,7 +71,7 @@ def problem_of(target: str) -> str:
         ("to_json", "to-json", 2),
     ],
 )
-def test_a_function_becomes_an_actor(folder, function, name, line):
+def test_a_function_becomes_an_actor(folder: Path, function: str, name: str, line: int) -> None:
     actor = actor_from_function(f"handlers.py:{function}")
     assert (actor.name, actor.spec.handler) == (name, f"handlers.{function}")
     assert (str(actor.source.file), actor.source.line) == ("handlers.py", line)
@@ -101,7 +103,9 @@ def test_a_function_becomes_an_actor(folder, function, name, line):
         ("handlers.py", "handlers.py: expected file.py:function, such as handlers.py:embed"),
     ],
 )
-def test_a_wrong_target_is_told_with_the_nearest_name(folder, target, problem):
+def test_a_wrong_target_is_told_with_the_nearest_name(
+    folder: Path, target: str, problem: str
+) -> None:
     assert problem in problem_of(target)
 
 
@@ -115,12 +119,14 @@ def test_a_wrong_target_is_told_with_the_nearest_name(folder, target, problem):
         (b"x = " + b"(" * 10_000, "h.py:"),
     ],
 )
-def test_a_file_that_is_no_python_is_told_with_its_line(folder, content, problem):
+def test_a_file_that_is_no_python_is_told_with_its_line(
+    folder: Path, content: bytes, problem: str
+) -> None:
     (folder / "h.py").write_bytes(content)
     assert problem in problem_of("h.py:embed")
 
 
-def test_a_file_that_no_import_finds_is_refused(folder):
+def test_a_file_that_no_import_finds_is_refused(folder: Path) -> None:
     (folder / "my-handlers.py").write_text("def embed(p): ...")
     assert problem_of("my-handlers.py:embed") == (
         'my-handlers.py: "my-handlers" cannot be imported as a module; rename it'
@@ -129,7 +135,7 @@ def test_a_file_that_no_import_finds_is_refused(folder):
     assert "rename it" in problem_of("class.py:embed")
 
 
-def test_a_file_in_a_package_is_imported_from_above_it(folder):
+def test_a_file_in_a_package_is_imported_from_above_it(folder: Path) -> None:
     package = folder / "shop" / "inner"
     package.mkdir(parents=True)
     (folder / "shop" / "__init__.py").touch()
@@ -141,12 +147,12 @@ def test_a_file_in_a_package_is_imported_from_above_it(folder):
 
 
 @pytest.mark.parametrize("opening", ["from other import *", "def __getattr__(name): ..."])
-def test_names_that_only_an_import_knows_are_taken(folder, opening):
+def test_names_that_only_an_import_knows_are_taken(folder: Path, opening: str) -> None:
     (folder / "h.py").write_text(opening)
     assert actor_from_function("h.py:anything").spec.handler == "h.anything"
 
 
-def test_functions_and_manifests_load_together(folder):
+def test_functions_and_manifests_load_together(folder: Path) -> None:
     (folder / "a.yaml").write_text(
         "apiVersion: asya.sh/v1alpha1\nkind: Flow\nmetadata: {name: search}\n"
         "spec: {route: [embed, re-rank]}\n"
@@ -159,7 +165,7 @@ def test_functions_and_manifests_load_together(folder):
     assert loaded.warnings == []
 
 
-def test_a_name_may_stand_once_among_functions_and_manifests(folder):
+def test_a_name_may_stand_once_among_functions_and_manifests(folder: Path) -> None:
     (folder / "a.yaml").write_text(
         "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: embed}\n"
         "spec: {handler: h.embed}\n"

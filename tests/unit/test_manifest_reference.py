@@ -1,4 +1,5 @@
 import importlib.util
+import types
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ GENERATE = Path(__file__).resolve().parents[2] / "docs" / "generate.py"
 
 
 @pytest.fixture(scope="module")
-def generate():
+def generate() -> types.ModuleType:
     spec = importlib.util.spec_from_file_location("docs_generate", GENERATE)
     assert spec is not None
     assert spec.loader is not None
@@ -19,11 +20,13 @@ def generate():
     return module
 
 
-def test_the_reference_pages_say_what_the_code_says(generate):
+def test_the_reference_pages_say_what_the_code_says(generate: types.ModuleType) -> None:
     assert generate.stale() == [], "run: python docs/generate.py"
 
 
-def test_a_page_that_differs_or_is_missing_is_named(generate, tmp_path):
+def test_a_page_that_differs_or_is_missing_is_named(
+    generate: types.ModuleType, tmp_path: Path
+) -> None:
     assert generate.stale(tmp_path) == list(generate.PAGES)
     for page, make in generate.PAGES.items():
         path = tmp_path / page
@@ -34,18 +37,18 @@ def test_a_page_that_differs_or_is_missing_is_named(generate, tmp_path):
     assert generate.stale(tmp_path) == ["reference/settings.md"]
 
 
-def test_nested_fields_stand_by_their_path():
+def test_nested_fields_stand_by_their_path() -> None:
     rows = reference_markdown("AsyncActor")
     assert "| `spec.resiliency.policies.*.initialDelay` | duration | `1s` |" in rows
     assert "| `spec.secretRefs[].keys[].envVar` | text | required |" in rows
     assert "| `spec.scaling.maxReplicaCount` | whole number 1 to 10000 | `10` |" in rows
 
 
-def test_a_table_cell_keeps_its_bars():
+def test_a_table_cell_keeps_its_bars() -> None:
     schema = {"properties": {"a": {"type": "string", "description": "x | y"}}}
     assert markdown(schema).splitlines()[-1] == "| `a` | text |  | x \\| y |"
 
 
-def test_an_unknown_kind_is_a_key_error():
+def test_an_unknown_kind_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         json_schema("Deployment")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asya.errors import ManifestError
 from asya.manifest import json_schema, load
+from asya.manifest.loading import Manifests
 
 HEAD = "apiVersion: asya.sh/v1alpha1\nkind: Schedule\nmetadata: {name: nightly}\nspec:\n"
 WINDOW = "startsAt: 2026-01-01T13:00:00Z\nendsAt: 2026-01-02T11:00:00Z"
 
 
 @pytest.fixture
-def read(tmp_path, monkeypatch):
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Loads one schedule of these lines."""
     monkeypatch.chdir(tmp_path)
 
-    def read_spec(spec, more=""):
+    def read_spec(spec: str, more: str = "") -> Manifests:
         text = HEAD + "".join(f"  {line}\n" for line in spec.splitlines())
         (tmp_path / "a.yaml").write_text(text + more)
         return load(["a.yaml"])
@@ -26,7 +30,7 @@ def read(tmp_path, monkeypatch):
     return read_spec
 
 
-def test_a_schedule_loads_with_its_defaults(read):
+def test_a_schedule_loads_with_its_defaults(read: Callable[..., Any]) -> None:
     (found,) = read("route: [a, b]\nevery: 15m").schedules
     assert (found.name, found.namespace, found.spec.route) == ("nightly", "default", ["a", "b"])
     spec = found.spec
@@ -35,7 +39,7 @@ def test_a_schedule_loads_with_its_defaults(read):
     assert spec.timetable().every_s == 900.0
 
 
-def test_every_field_is_read(read):
+def test_every_field_is_read(read: Callable[..., Any]) -> None:
     found = read(
         "flow: search\npayload: {day: today}\ncron: '30 6 * * MON-FRI'\ntimezone: Europe/Berlin\n"
         "missedRuns: all\nconcurrencyPolicy: forbid\nsuspended: true\ntimeout: 5m\n"
@@ -79,7 +83,7 @@ def test_every_field_is_read(read):
         ("route: [a]\nevery: 5m\npayload: .nan", "spec.payload"),
     ],
 )
-def test_what_is_wrong_is_named(read, spec, said):
+def test_what_is_wrong_is_named(read: Callable[..., Any], spec: str, said: str) -> None:
     with pytest.raises(ManifestError) as caught:
         read(spec)
     assert any(said in str(problem) for problem in caught.value.problems), caught.value.problems
@@ -102,7 +106,9 @@ spec:
         ("{}", "a.yaml:7: spec.payload: does not fit the inputSchema of the flow search"),
     ],
 )
-def test_a_payload_that_its_flow_would_refuse_is_an_error(read, payload, said):
+def test_a_payload_that_its_flow_would_refuse_is_an_error(
+    read: Callable[..., Any], payload: str, said: str
+) -> None:
     with pytest.raises(ManifestError) as caught:
         read(f"flow: search\nevery: 5m\npayload: {payload}", FLOW)
     (problem,) = caught.value.problems
@@ -110,12 +116,12 @@ def test_a_payload_that_its_flow_would_refuse_is_an_error(read, payload, said):
     assert read("flow: search\nevery: 5m\npayload: {query: x}", FLOW).schedules
 
 
-def test_two_schedules_of_one_name_are_an_error(read):
+def test_two_schedules_of_one_name_are_an_error(read: Callable[..., Any]) -> None:
     with pytest.raises(ManifestError, match="another Schedule"):
         read("route: [a]\nevery: 5m", "---\n" + HEAD + "  route: [a]\n  every: 1h\n")
 
 
-def test_a_flow_says_what_keys_mean(tmp_path):
+def test_a_flow_says_what_keys_mean(tmp_path: Path) -> None:
     head = "apiVersion: asya.sh/v1alpha1\nkind: Flow\nmetadata: {name: f}\nspec:\n  route: [a]\n"
     file = tmp_path / "flow.yaml"
     for said, policy, life in (
@@ -134,7 +140,7 @@ def test_a_flow_says_what_keys_mean(tmp_path):
             load([file])
 
 
-def test_the_schema_tells_of_all_fields():
+def test_the_schema_tells_of_all_fields() -> None:
     fields = json_schema("Schedule")["$defs"]["ScheduleSpec"]["properties"]
     assert {"cron", "every", "missedRuns", "concurrencyPolicy", "startsAt", "payload"} <= set(
         fields

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ def delays(policy: Policy, count: int) -> list[float]:
         ("exponential", [2, 4, 8, 16, 32, 60]),
     ],
 )
-def test_delays_grow_as_the_policy_says_up_to_its_limit(backoff, expected):
+def test_delays_grow_as_the_policy_says_up_to_its_limit(backoff: Any, expected: list[int]) -> None:
     policy = Policy(backoff=backoff, initial_delay_s=2.0, max_interval_s=60.0)
     assert delays(policy, 6) == expected
 
@@ -37,16 +38,18 @@ policies = st.builds(
 
 
 @given(policies, st.integers(1, 10**6))
-def test_a_delay_never_falls_and_never_passes_the_limit(policy, retry):
+def test_a_delay_never_falls_and_never_passes_the_limit(policy: Policy, retry: int) -> None:
     now, after = (delay_s(policy, n, no_jitter) for n in (retry, retry + 1))
     assert 0 <= now <= after <= policy.max_interval_s
 
 
 @given(policies, st.integers(1, 100), st.floats(0, 1))
-def test_jitter_picks_between_nothing_and_the_whole_delay(policy, retry, share):
+def test_jitter_picks_between_nothing_and_the_whole_delay(
+    policy: Policy, retry: int, share: float
+) -> None:
     asked = []
 
-    def uniform(low, high):
+    def uniform(low: float, high: float) -> float:
         asked.append((low, high))
         return low + (high - low) * share
 
@@ -62,7 +65,7 @@ def test_jitter_picks_between_nothing_and_the_whole_delay(policy, retry, share):
 
 
 @given(st.integers(1, 40), st.floats(0.001, 10))
-def test_the_formulas_are_those_of_the_contract(n, d):
+def test_the_formulas_are_those_of_the_contract(n: int, d: float) -> None:
     def at(backoff: Backoff) -> float:
         policy = Policy(backoff=backoff, initial_delay_s=d, max_interval_s=1e300)
         return delay_s(policy, n, no_jitter)
@@ -92,11 +95,13 @@ MRO = ["requests.exceptions.ReadTimeout", "requests.exceptions.Timeout", "OSErro
         ("", False),
     ],
 )
-def test_a_pattern_with_a_dot_is_a_full_name_and_one_without_the_last_part(pattern, matches):
+def test_a_pattern_with_a_dot_is_a_full_name_and_one_without_the_last_part(
+    pattern: str, matches: bool
+) -> None:
     assert Rule((pattern,), "p").matches(MRO) is matches
 
 
-def test_an_overrun_matches_the_builtin_timeout_error():
+def test_an_overrun_matches_the_builtin_timeout_error() -> None:
     mro = ["asya.errors.ActorTimeout", "asya.errors.AsyaError", "TimeoutError", "OSError"]
     for pattern in ("ActorTimeout", "asya.errors.ActorTimeout", "TimeoutError"):
         assert Rule((pattern,), "p").matches(mro)
@@ -115,7 +120,9 @@ ERRORS = ("A", "B", "C")
         )
     ],
 )
-def test_the_first_rule_that_matches_wins_and_the_default_is_for_the_rest(rules):
+def test_the_first_rule_that_matches_wins_and_the_default_is_for_the_rest(
+    rules: tuple[Any, ...],
+) -> None:
     policies = {f"p{number}": Policy(f"p{number}") for number in range(3)}
     policies[DEFAULT_POLICY] = Policy(max_attempts=7)
     resiliency = Resiliency(policies=policies, rules=tuple(Rule(*rule) for rule in rules))
@@ -124,7 +131,7 @@ def test_the_first_rule_that_matches_wins_and_the_default_is_for_the_rest(rules)
         assert resiliency.policy_for([f"m.{error}", "Exception"]).name == expected
 
 
-def test_the_order_of_rules_counts_before_the_order_of_classes():
+def test_the_order_of_rules_counts_before_the_order_of_classes() -> None:
     resiliency = Resiliency(
         policies={"wide": Policy("wide"), "narrow": Policy("narrow")},
         rules=(Rule(("Exception",), "wide"), Rule(("ValueError",), "narrow")),
@@ -132,12 +139,12 @@ def test_the_order_of_rules_counts_before_the_order_of_classes():
     assert resiliency.policy_for(["ValueError", "Exception"]).name == "wide"
 
 
-def test_without_any_policy_there_is_one_attempt():
+def test_without_any_policy_there_is_one_attempt() -> None:
     assert Resiliency().policy_for(["ValueError"]) == Policy(max_attempts=1)
     assert Resiliency().default.on_exhausted == ()
     assert Resiliency().actor_timeout_s == 300.0
 
 
-def test_an_error_without_class_names_falls_under_the_default():
+def test_an_error_without_class_names_falls_under_the_default() -> None:
     resiliency = Resiliency(policies={"p": Policy("p")}, rules=(Rule(("E",), "p"),))
     assert resiliency.policy_for([]).name == DEFAULT_POLICY

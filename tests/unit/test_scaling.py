@@ -43,12 +43,12 @@ loads = st.integers(0, 1000)
 
 
 @given(bounds_of(), loads, loads)
-def test_the_need_stays_within_the_bounds(bounds: Bounds, ready: int, in_flight: int):
+def test_the_need_stays_within_the_bounds(bounds: Bounds, ready: int, in_flight: int) -> None:
     assert bounds.minimum <= needed(bounds, ready=ready, in_flight=in_flight) <= bounds.maximum
 
 
 @given(bounds_of(), loads, loads)
-def test_more_load_never_needs_fewer(bounds: Bounds, ready: int, in_flight: int):
+def test_more_load_never_needs_fewer(bounds: Bounds, ready: int, in_flight: int) -> None:
     less = needed(bounds, ready=ready, in_flight=in_flight)
     assert less <= needed(bounds, ready=ready + 1, in_flight=in_flight)
     assert less <= needed(bounds, ready=ready, in_flight=in_flight + 1)
@@ -57,7 +57,7 @@ def test_more_load_never_needs_fewer(bounds: Bounds, ready: int, in_flight: int)
 @given(bounds_of(), loads, st.integers(0, 30))
 def test_scale_out_is_what_keda_does_outside_of_its_tolerance(
     bounds: Bounds, load: int, current: int
-):
+) -> None:
     # given a steady load since longer than the cooldown
     current = min(current, bounds.maximum)
     need = needed(bounds, ready=load, in_flight=0)
@@ -78,7 +78,7 @@ def test_scale_out_is_what_keda_does_outside_of_its_tolerance(
 )
 def test_over_time_it_never_ends_more_than_keda_and_its_stabilization_window(
     bounds: Bounds, steps: list[tuple[float, int]]
-):
+) -> None:
     # given a load that changes in steps, and the HPA's stabilization window as long as the
     # cooldown: scale-in goes to the highest recommendation of the window
     now, current, peak = 0.0, bounds.minimum, Peak(bounds.cooldown_s)
@@ -96,13 +96,13 @@ def test_over_time_it_never_ends_more_than_keda_and_its_stabilization_window(
         assert need <= current <= max(in_window)
 
 
-def test_the_first_message_wakes_at_once():
+def test_the_first_message_wakes_at_once() -> None:
     bounds = Bounds(minimum=0, maximum=5, queue_length=100)
     need = needed(bounds, ready=1, in_flight=0)
     assert desired(need, peak=need, current=0) == 1
 
 
-def test_a_message_in_flight_keeps_its_replica():
+def test_a_message_in_flight_keeps_its_replica() -> None:
     bounds = Bounds(minimum=0, maximum=5, queue_length=5)
     peak = Peak(10)
     for now in range(0, 1000, 100):
@@ -110,7 +110,7 @@ def test_a_message_in_flight_keeps_its_replica():
         assert desired(need, peak=peak.note(now, need), current=1) == 1
 
 
-def test_the_last_replica_goes_after_the_cooldown_and_not_before():
+def test_the_last_replica_goes_after_the_cooldown_and_not_before() -> None:
     peak = Peak(10)
     peak.note(0, 3)
     assert desired(0, peak=peak.note(100, 0), current=3) == 3
@@ -120,7 +120,7 @@ def test_the_last_replica_goes_after_the_cooldown_and_not_before():
     assert peak.next_fall_s is None
 
 
-def test_scale_in_stops_at_the_second_highest_need_of_the_window():
+def test_scale_in_stops_at_the_second_highest_need_of_the_window() -> None:
     peak = Peak(10)
     peak.note(0, 5)
     peak.note(1, 2)
@@ -129,19 +129,19 @@ def test_scale_in_stops_at_the_second_highest_need_of_the_window():
     assert peak.note(15, 1) == 1
 
 
-def test_with_scaling_off_the_number_is_fixed():
+def test_with_scaling_off_the_number_is_fixed() -> None:
     bounds = Bounds.fixed(3)
     assert needed(bounds, ready=0, in_flight=0) == 3
     assert needed(bounds, ready=1000, in_flight=0) == 3
     assert needed(Bounds.fixed(0), ready=1000, in_flight=0) == 0
 
 
-def test_bounds_that_contradict_one_another_are_our_own_mistake():
+def test_bounds_that_contradict_one_another_are_our_own_mistake() -> None:
     with pytest.raises(AssertionError):
         Bounds(minimum=3, maximum=2)
 
 
-def test_scale_in_takes_starting_then_longest_idle_and_never_busy_ones():
+def test_scale_in_takes_starting_then_longest_idle_and_never_busy_ones() -> None:
     replicas = [
         Candidate(1, "busy", 0),
         Candidate(2, "idle", 50),
@@ -156,7 +156,7 @@ def test_scale_in_takes_starting_then_longest_idle_and_never_busy_ones():
     assert expendable(replicas, -1) == []
 
 
-def test_where_nobody_tells_what_waits_one_more_starts_while_all_are_full():
+def test_where_nobody_tells_what_waits_one_more_starts_while_all_are_full() -> None:
     bounds = Bounds(0, 10, queue_length=5)
     assert needed_unseen(bounds, busy=2, current=2, full=True) == 3
     assert needed_unseen(bounds, busy=10, current=10, full=True) == 10
@@ -171,7 +171,7 @@ def test_where_nobody_tells_what_waits_one_more_starts_while_all_are_full():
 @given(bounds_of(), st.integers(0, 40), st.integers(0, 40), st.booleans())
 def test_what_is_needed_unseen_stays_within_the_bounds(
     bounds: Bounds, busy: int, current: int, full: bool
-):
+) -> None:
     need = needed_unseen(bounds, busy=min(busy, current), current=current, full=full)
     assert bounds.minimum <= need <= bounds.maximum
     assert need >= min(bounds.maximum, min(busy, current)) or bounds.minimum == bounds.maximum

@@ -27,7 +27,7 @@ from asya.settings import (
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
@@ -42,7 +42,7 @@ def file_problems(folder: Path, text: str) -> list[str]:
     return [problem.removeprefix(f"{folder}/") for problem in caught.value.problems]
 
 
-def test_without_anything_the_defaults_hold(folder):
+def test_without_anything_the_defaults_hold(folder: Path) -> None:
     settings = read(folder, {}, {})
     assert settings == dataclasses.replace(Settings(), data=folder / ".asya")
     assert (settings.host, settings.port, settings.namespace) == ("127.0.0.1", 8080, "default")
@@ -55,7 +55,7 @@ def test_without_anything_the_defaults_hold(folder):
     )
 
 
-def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(folder):
+def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(folder: Path) -> None:
     write(folder, "port: 1\ncooldown: 1s\nnamespace: file\n")
     environ = {"ASYA_PORT": "2", "ASYA_COOLDOWN": "2s", "HOME": "/"}
     settings = read(folder, environ, {"port": 3, "cooldown_s": None})
@@ -63,7 +63,7 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(folder):
     assert settings.grace_s == 30.0
 
 
-def test_every_setting_can_come_from_the_file(folder):
+def test_every_setting_can_come_from_the_file(folder: Path) -> None:
     write(
         folder,
         "namespace: shop\ntransport: nats\ntransportUrl: nats://u:p@h:1,tls://b:2\ndata: d\n"
@@ -91,7 +91,7 @@ def test_every_setting_can_come_from_the_file(folder):
     )
 
 
-def test_every_setting_has_a_variable_and_texts_are_read_by_type(folder):
+def test_every_setting_has_a_variable_and_texts_are_read_by_type(folder: Path) -> None:
     texts = {
         "NAMESPACE": "shop", "TRANSPORT": "nats", "TRANSPORT_URL": "nats://h", "DATA": "/d",
         "HOST": "::1", "PORT": "9", "INSECURE": "Yes", "COOLDOWN": "1h30m", "GRACE": "1s",
@@ -126,19 +126,19 @@ def test_every_setting_has_a_variable_and_texts_are_read_by_type(folder):
         ("captureMask: 3", "captureMask: expected paths such as"),
     ],
 )
-def test_a_wrong_capture_is_refused(folder, text, expected):
+def test_a_wrong_capture_is_refused(folder: Path, text: str, expected: str) -> None:
     write(folder, text)
     with pytest.raises(ManifestError, match=re.escape(expected)):
         read(folder, {}, {})
 
 
-def test_flags_may_be_texts_or_values(folder):
+def test_flags_may_be_texts_or_values(folder: Path) -> None:
     given_texts = {"cooldown_s": "3s", "port": "7", "data": "d", "payload_max_bytes": "1MiB"}
     given_values = {"cooldown_s": 3, "port": 7, "data": Path("d"), "payload_max_bytes": MIB}
     assert read(folder, {}, given_texts) == read(folder, {}, given_values)
 
 
-def test_an_empty_variable_counts_as_not_set(folder):
+def test_an_empty_variable_counts_as_not_set(folder: Path) -> None:
     assert read(folder, {"ASYA_PORT": ""}, {}).port == 8080
 
 
@@ -182,17 +182,17 @@ def test_an_empty_variable_counts_as_not_set(folder):
         ("port: [", "asya.yaml:1: is not YAML"),
     ],
 )
-def test_a_wrong_file_is_told_with_line_and_key(folder, text, expected):
+def test_a_wrong_file_is_told_with_line_and_key(folder: Path, text: str, expected: str) -> None:
     problems = file_problems(folder, text)
     assert any(problem.startswith("asya.yaml:") and expected in problem for problem in problems)
 
 
-def test_all_problems_of_the_file_come_at_once(folder):
+def test_all_problems_of_the_file_come_at_once(folder: Path) -> None:
     assert len(file_problems(folder, "prot: 1\ncooldown: 5\nlease: 1\n")) == 3
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"])
-def test_an_empty_file_is_no_settings(folder, text):
+def test_an_empty_file_is_no_settings(folder: Path, text: str) -> None:
     write(folder, text)
     assert read(folder, {}, {}).port == 8080
 
@@ -255,20 +255,22 @@ def test_an_empty_file_is_no_settings(folder, text):
         ({"ASYA_PAYLOAD_MAX": "66MiB"}, {}, "bodyMax: expected more than payloadMax (66MiB)"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_source(folder, environ, flags, expected):
+def test_a_wrong_value_is_told_with_its_source(
+    folder: Path, environ: dict[str, Any], flags: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(SettingsError) as caught:
         read(folder, environ, flags)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_wrong_pair_names_the_line_of_the_file(folder):
+def test_a_wrong_pair_names_the_line_of_the_file(folder: Path) -> None:
     write(folder, "port: 1\nhost: 0.0.0.0\n")
     with pytest.raises(SettingsError, match=r"asya\.yaml:2: host: .* can be reached by others"):
         read(folder, {}, {})
 
 
-def test_all_wrong_variables_and_flags_come_at_once(folder):
+def test_all_wrong_variables_and_flags_come_at_once(folder: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         read(folder, {"ASYA_PORT": "x", "ASYA_LEASE": "y"}, {"grace_s": "z"})
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
@@ -278,7 +280,7 @@ def test_all_wrong_variables_and_flags_come_at_once(folder):
     ]
 
 
-def test_passwords_are_not_shown(folder):
+def test_passwords_are_not_shown(folder: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         read(folder, {}, {"transport_url": "kafka://user:secret@host"})
     assert "secret" not in str(caught.value)
@@ -309,7 +311,14 @@ def test_passwords_are_not_shown(folder):
         ("natsUrl: nats://h:1", {}, {}, "nats", "h:1"),
     ],
 )
-def test_address_and_name_say_the_default_broker(folder, text, environ, given, default, where):
+def test_address_and_name_say_the_default_broker(
+    folder: Path,
+    text: str,
+    environ: dict[str, Any],
+    given: dict[str, Any],
+    default: str,
+    where: str,
+) -> None:
     write(folder, text)
     settings = read(folder, environ, given)
     assert settings.transport == default
@@ -318,7 +327,7 @@ def test_address_and_name_say_the_default_broker(folder, text, environ, given, d
     assert address.where == where
 
 
-def test_each_broker_has_its_address(folder):
+def test_each_broker_has_its_address(folder: Path) -> None:
     write(folder, "transportUrl: amqp://u:p@h\nsqsUrl: sqs://r\n")
     settings = read(folder, {"ASYA_PUBSUB_URL": "pubsub://p"}, {})
     places = {name: settings.address_of(name) for name in TRANSPORTS}
@@ -331,11 +340,11 @@ def test_each_broker_has_its_address(folder):
 
 
 @pytest.mark.parametrize("name", ["ASYA_URL", "ASYA_SOCKET", "ASYA_HANDLER", "ASYA_MY_OWN_THING"])
-def test_variables_of_others_are_left_alone(folder, name):
+def test_variables_of_others_are_left_alone(folder: Path, name: str) -> None:
     assert read(folder, {name: "x"}, {}).port == 8080
 
 
-def test_an_open_address_is_allowed_when_asked_for(folder):
+def test_an_open_address_is_allowed_when_asked_for(folder: Path) -> None:
     assert read(folder, {}, {"host": "0.0.0.0", "insecure": True}).host == "0.0.0.0"
 
 
@@ -344,35 +353,37 @@ def test_an_open_address_is_allowed_when_asked_for(folder):
     [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("[::1]", True), ("localhost", True),
      ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("localhost.evil.org", False)],
 )  # fmt: skip
-def test_loopback_is_recognised(host, inside):
+def test_loopback_is_recognised(host: str, inside: bool) -> None:
     assert is_loopback(host) is inside
 
 
-def test_paths_of_the_file_count_from_the_project_and_others_from_the_working_folder(folder):
+def test_paths_of_the_file_count_from_the_project_and_others_from_the_working_folder(
+    folder: Path,
+) -> None:
     write(folder, "data: store\n")
     assert read(folder, {}, {}).data == folder / "store"
     assert read(folder, {"ASYA_DATA": "store"}, {}).data == Path("store")
     assert read(folder, {}, {"data": Path("/abs")}).data == Path("/abs")
 
 
-def test_settings_cannot_be_changed():
+def test_settings_cannot_be_changed() -> None:
     settings: Any = Settings()
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.port = 1
 
 
 @given(st.integers(0, 2**62))
-def test_sizes_come_back(size):
+def test_sizes_come_back(size: int) -> None:
     assert parse_size(format_size(size)) == size
 
 
 @pytest.mark.parametrize("text", ["", "MiB", "4mib", "4Mi", "-1B", "1e3", "4 MiB x", True, 1.5])
-def test_what_is_no_size_is_refused(text):
+def test_what_is_no_size_is_refused(text: Any) -> None:
     with pytest.raises(ValueError, match="expected a size"):
         parse_size(text)
 
 
-def test_the_schema_takes_what_is_read_and_refuses_the_rest():
+def test_the_schema_takes_what_is_read_and_refuses_the_rest() -> None:
     Draft202012Validator.check_schema(json_schema())
     checker = Draft202012Validator(json_schema())
     defaults = {k: v["default"] for k, v in json_schema()["properties"].items() if "default" in v}
@@ -382,13 +393,13 @@ def test_the_schema_takes_what_is_read_and_refuses_the_rest():
     assert not checker.is_valid({"port": "80"})
 
 
-def test_the_defaults_in_the_schema_are_the_defaults(folder):
+def test_the_defaults_in_the_schema_are_the_defaults(folder: Path) -> None:
     defaults = {k: v["default"] for k, v in json_schema()["properties"].items() if "default" in v}
     write(folder, yaml.safe_dump(defaults))
     assert read(folder, {}, {}) == read(folder.parent, {}, {"data": folder / ".asya"})
 
 
-def test_every_setting_is_explained():
+def test_every_setting_is_explained() -> None:
     rows = reference_markdown().splitlines()[2:]
     assert len(rows) == len(dataclasses.fields(Settings))
     for item in dataclasses.fields(Settings):
@@ -400,7 +411,7 @@ SOME_TEXT = st.text(max_size=12) | st.sampled_from(["1", "1s", "4MiB", "true", "
 
 
 @given(st.dictionaries(st.sampled_from(sorted(NAMES)), SOME_TEXT))
-def test_no_text_makes_it_fail(flags):
+def test_no_text_makes_it_fail(flags: dict[str, Any]) -> None:
     environ = {NAMES[name].variable: text for name, text in flags.items()}
     with contextlib.suppress(UsageError):
         assert read(Path("/nonexistent"), environ, {}).port < 65536
@@ -417,14 +428,16 @@ def test_no_text_makes_it_fail(flags):
         ("port: [", {}, {}, "ASYA-1103"),
     ],
 )
-def test_each_kind_of_problem_has_its_code(file, environ, given, code, tmp_path):
+def test_each_kind_of_problem_has_its_code(
+    file: str, environ: dict[str, Any], given: dict[str, Any], code: str, tmp_path: Path
+) -> None:
     (tmp_path / "asya.yaml").write_text(file)
     with pytest.raises(UsageError) as caught:
         read(tmp_path, environ, given)
     assert {str(each.code) for each in caught.value.complaints()} == {code}
 
 
-def test_every_setting_has_one_flag():
+def test_every_setting_has_one_flag() -> None:
     every = list(flags())
     assert len({flag.flag for flag in every}) == len(every)
     assert {flag.flag for flag in every} == {names.flag for names in NAMES.values()}

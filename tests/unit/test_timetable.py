@@ -46,7 +46,7 @@ def times(timetable: Timetable, after: datetime, count: int) -> list[datetime]:
         ("@Daily", "2026-01-02T00:00", "2026-01-03T00:00"),
     ],
 )
-def test_a_cron_line_fires_when_it_says(line, first, second):
+def test_a_cron_line_fires_when_it_says(line: str, first: str, second: str) -> None:
     found = times(Timetable(cron=cron_line(line)), START, 2)
     assert [each.isoformat() for each in found] == [f"{first}:00+00:00", f"{second}:00+00:00"]
 
@@ -67,16 +67,16 @@ def test_a_cron_line_fires_when_it_says(line, first, second):
         ("*/0 * * * *", "bad minute"),
     ],
 )
-def test_a_line_that_cannot_be_used_says_why(line, said):
+def test_a_line_that_cannot_be_used_says_why(line: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         cron_line(line)
 
 
-def test_nicknames_are_lines():
+def test_nicknames_are_lines() -> None:
     assert {cron_line(name) for name in NICKNAMES} == set(NICKNAMES.values())
 
 
-def test_a_daily_run_in_the_hour_that_does_not_exist_happens_once():
+def test_a_daily_run_in_the_hour_that_does_not_exist_happens_once() -> None:
     daily = Timetable(cron="30 2 * * *", zone=BERLIN)
     found = times(daily, local("2026-03-28T12:00"), 2)
     assert [each.astimezone(BERLIN).isoformat() for each in found] == [
@@ -85,7 +85,7 @@ def test_a_daily_run_in_the_hour_that_does_not_exist_happens_once():
     ]
 
 
-def test_a_daily_run_in_the_hour_that_comes_twice_happens_once():
+def test_a_daily_run_in_the_hour_that_comes_twice_happens_once() -> None:
     daily = Timetable(cron="30 2 * * *", zone=BERLIN)
     found = times(daily, local("2026-10-24T12:00"), 2)
     assert [each.astimezone(BERLIN).date().isoformat() for each in found] == [
@@ -95,21 +95,21 @@ def test_a_daily_run_in_the_hour_that_comes_twice_happens_once():
 
 
 @pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
-def test_a_run_every_half_hour_does_not_care_about_the_clock(day):
+def test_a_run_every_half_hour_does_not_care_about_the_clock(day: str) -> None:
     half_hourly = Timetable(cron="*/30 * * * *", zone=BERLIN)
     found = times(half_hourly, local(f"{day}T00:00"), 20)
     distances = {after - before for before, after in itertools.pairwise(found)}
     assert distances == {timedelta(minutes=30)}
 
 
-def test_every_counts_from_the_start_or_the_epoch():
+def test_every_counts_from_the_start_or_the_epoch() -> None:
     every = Timetable(every_s=900.0)
     assert [each.minute for each in times(every, START + timedelta(minutes=1), 3)] == [15, 30, 45]
     begun = Timetable(every_s=900.0, starts_at=START + timedelta(minutes=7))
     assert [each.minute for each in times(begun, START, 3)] == [7, 22, 37]
 
 
-def test_bounds_hold():
+def test_bounds_hold() -> None:
     hourly = Timetable(
         cron="0 * * * *",
         starts_at=START + timedelta(hours=2),
@@ -122,7 +122,7 @@ def test_bounds_hold():
     assert hourly.due(START + timedelta(hours=4), START + timedelta(days=1), 2) == []
 
 
-def test_a_due_time_now_is_due_and_is_due_once():
+def test_a_due_time_now_is_due_and_is_due_once() -> None:
     hourly = Timetable(cron="0 * * * *")
     now = START + timedelta(hours=1)
     assert hourly.due(START, now, 5) == [now]
@@ -159,7 +159,7 @@ _LINES = st.tuples(
     st.datetimes(datetime(2025, 1, 1), datetime(2028, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
     st.integers(1, 12),
 )
-def test_what_is_due_is_what_came_next(timetable, after, count):
+def test_what_is_due_is_what_came_next(timetable: Timetable, after: datetime, count: int) -> None:
     # given the next due times, found one by one
     found = times(timetable, after, count)
     # then they rise, and the look back from the last one finds the same
@@ -171,7 +171,7 @@ def test_what_is_due_is_what_came_next(timetable, after, count):
     assert timetable.due(after, until, 1) == found[-1:]
 
 
-def test_time_zones_by_name():
+def test_time_zones_by_name() -> None:
     assert time_zone("UTC") is UTC
     assert time_zone("Europe/Berlin") == BERLIN
     for name in ("Europe/Berlim", "../etc/passwd", "/etc/passwd", "", "Europe", "x" * 5000):

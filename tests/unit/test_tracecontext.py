@@ -18,14 +18,14 @@ def envelope(traceparent: object = GIVEN) -> Envelope:
     return new_envelope(["a", "b"], raw_json(1), now=now, id="e1", headers=headers)
 
 
-def test_a_traceparent_is_read_and_written():
+def test_a_traceparent_is_read_and_written() -> None:
     assert parse(GIVEN) == Trace(TRACE, PARENT, 1)
     assert str(Trace(TRACE, PARENT, 1)) == GIVEN
     assert Trace(TRACE, PARENT, 1).sampled
     assert not Trace(TRACE, PARENT, 2).sampled
 
 
-def test_a_later_version_may_say_more():
+def test_a_later_version_may_say_more() -> None:
     assert parse(f"cc-{TRACE}-{PARENT}-01-what-comes") == Trace(TRACE, PARENT, 1)
 
 
@@ -43,11 +43,11 @@ def test_a_later_version_may_say_more():
         GIVEN + "\n",
     ],
 )
-def test_what_is_no_traceparent_is_none(text: str):
+def test_what_is_no_traceparent_is_none(text: str) -> None:
     assert parse(text) is None
 
 
-def test_a_span_id_is_derived_from_id_hop_and_attempt():
+def test_a_span_id_is_derived_from_id_hop_and_attempt() -> None:
     ids = {
         span_id(name, hop, attempt, kind)
         for name in ("e1", "e2")
@@ -60,7 +60,7 @@ def test_a_span_id_is_derived_from_id_hop_and_attempt():
     assert span_id("e1", 0, 1) == span_id("e1", 0, 1)
 
 
-def test_the_hop_is_the_child_of_the_span_that_came():
+def test_the_hop_is_the_child_of_the_span_that_came() -> None:
     given = envelope()
     assert received(given) == Trace(TRACE, PARENT, 1)
     own = of_hop(given)
@@ -70,13 +70,13 @@ def test_the_hop_is_the_child_of_the_span_that_came():
 
 
 @pytest.mark.parametrize("value", [None, "nonsense", 17, {"a": 1}])
-def test_without_a_valid_traceparent_nothing_changes(value: object):
+def test_without_a_valid_traceparent_nothing_changes(value: object) -> None:
     given = envelope(value)
     assert of_hop(given) is None
     assert headers_of_call(given) is given.headers
 
 
-def test_an_id_of_zeros_is_never_made(monkeypatch):
+def test_an_id_of_zeros_is_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
     class Zeros:
         def __init__(self, data: bytes) -> None: ...
 

@@ -4,7 +4,8 @@ import io
 import json
 import threading
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,23 +15,32 @@ from asya.cli.batch import AHEAD, Lines, call_lines, open_lines
 from asya.cli.client import Answer
 from asya.errors import UsageError
 
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import ScriptedGateway
 
-def ended(number: int, status: str = "succeeded", error=None) -> bytes:
+
+def ended(number: int, status: str = "succeeded", error: dict[str, Any] | None = None) -> bytes:
     return json.dumps(
         {"id": f"e{number}", "status": status, "result": {"n": number}, "error": error}
     ).encode()
 
 
 @pytest.fixture
-def mesh(gateway, reply, monkeypatch):
+def mesh(
+    gateway: "ScriptedGateway", reply: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> "ScriptedGateway":
     monkeypatch.setenv("ASYA_URL", gateway.url)
     gateway.on("GET /v1/flows", reply(body=b'{"flows": [{"name": "double"}]}'))
     return gateway
 
 
 def test_a_mesh_that_stops_leaves_the_ids_of_what_is_under_way(
-    mesh, reply, tmp_path, capfd, monkeypatch
-):
+    mesh: "ScriptedGateway",
+    reply: type[Any],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(client, "RECONNECT_MAX_S", 0.0)
     file = tmp_path / "many.jsonl"
     file.write_text("1\n2\n")
@@ -46,7 +56,9 @@ def test_a_mesh_that_stops_leaves_the_ids_of_what_is_under_way(
     assert kept.rpartition(" ")[2] in sent
 
 
-def test_results_come_in_the_order_of_the_lines(mesh, reply, tmp_path, capfd):
+def test_results_come_in_the_order_of_the_lines(
+    mesh: "ScriptedGateway", reply: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "many.jsonl"
     file.write_text("1\n\n2\n3\n")
     replies = [reply(200, ended(n)) for n in (1, 2, 3)]
@@ -59,7 +71,9 @@ def test_results_come_in_the_order_of_the_lines(mesh, reply, tmp_path, capfd):
     assert [request.body for request in sent] == [b"1", b"2", b"3"]
 
 
-def test_a_failed_one_is_an_error_object_in_its_place(mesh, reply, tmp_path, capfd):
+def test_a_failed_one_is_an_error_object_in_its_place(
+    mesh: "ScriptedGateway", reply: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "many.jsonl"
     file.write_text("1\n2\n")
     error = {"type": "ValueError", "message": "odd", "reason": "PolicyExhausted"}
@@ -73,7 +87,9 @@ def test_a_failed_one_is_an_error_object_in_its_place(mesh, reply, tmp_path, cap
     assert second == {"n": 2}
 
 
-def test_a_slow_one_is_followed_by_its_events(mesh, reply, tmp_path, capfd):
+def test_a_slow_one_is_followed_by_its_events(
+    mesh: "ScriptedGateway", reply: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "one.jsonl"
     file.write_text("1\n")
     mesh.on("POST /v1/flows/double?wait=30s", reply(202, b'{"id": "e1", "status": "running"}'))
@@ -86,7 +102,9 @@ def test_a_slow_one_is_followed_by_its_events(mesh, reply, tmp_path, capfd):
     assert capfd.readouterr().out == '{"n": 1}\n'
 
 
-def test_a_bad_line_sends_nothing(mesh, tmp_path, capfd):
+def test_a_bad_line_sends_nothing(
+    mesh: "ScriptedGateway", tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "many.jsonl"
     file.write_text("1\n{\n")
 
@@ -96,7 +114,12 @@ def test_a_bad_line_sends_nothing(mesh, tmp_path, capfd):
     assert mesh.requests == []
 
 
-def test_a_bad_line_of_a_stream_ends_it_after_what_came_before(mesh, reply, monkeypatch, capfd):
+def test_a_bad_line_of_a_stream_ends_it_after_what_came_before(
+    mesh: "ScriptedGateway",
+    reply: type[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"1\n{\n3\n")))
     mesh.on("POST /v1/flows/double?wait=30s", reply(200, ended(1)))
 
@@ -107,7 +130,9 @@ def test_a_bad_line_of_a_stream_ends_it_after_what_came_before(mesh, reply, monk
     assert "stdin, line 2, is not JSON" in captured.err
 
 
-def test_a_payload_that_is_refused_does_not_stop_the_others(mesh, reply, tmp_path, capfd):
+def test_a_payload_that_is_refused_does_not_stop_the_others(
+    mesh: "ScriptedGateway", reply: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "many.jsonl"
     file.write_text("1\n2\n")
     problem = {
@@ -125,18 +150,18 @@ def test_a_payload_that_is_refused_does_not_stop_the_others(mesh, reply, tmp_pat
     assert second == {"n": 2}
 
 
-def test_a_file_that_is_not_there_is_wrong_use(tmp_path):
+def test_a_file_that_is_not_there_is_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"), open_lines(tmp_path / "none"):
         pass
 
 
-def test_lines_are_read_only_as_they_are_needed(capfd):
+def test_lines_are_read_only_as_they_are_needed(capfd: pytest.CaptureFixture[str]) -> None:
     # given a first payload that takes its time
     first_may_end = threading.Event()
     too_early: list[int] = []
 
     class Sender:
-        def send(self, payload, envelope_id, *, wait_s=0):
+        def send(self, payload: bytes, envelope_id: str, *, wait_s: int = 0) -> Answer:
             if payload == b"0":
                 first_may_end.wait(30)
             return Answer(200, json.loads(ended(int(payload))))
@@ -157,7 +182,9 @@ def test_lines_are_read_only_as_they_are_needed(capfd):
     assert len(capfd.readouterr().out.splitlines()) == 200
 
 
-def test_the_bar_goes_to_stderr(mesh, reply, tmp_path, capfd):
+def test_the_bar_goes_to_stderr(
+    mesh: "ScriptedGateway", reply: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "one.jsonl"
     file.write_text("1\n")
     mesh.on("POST /v1/flows/double?wait=30s", reply(200, ended(1)))

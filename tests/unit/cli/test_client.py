@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,8 +16,11 @@ from asya.cli.client import MeshClient, Refused, ServerEvent, find_mesh, parse_s
 from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError
 
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import ScriptedGateway
 
-def announce(folder, pid: int, url: str) -> None:
+
+def announce(folder: Path, pid: int, url: str) -> None:
     (folder / ".asya").mkdir(parents=True)
     record = {
         "pid": pid, "url": url, "started_at": "2026-01-01T00:00:00Z",
@@ -24,19 +29,19 @@ def announce(folder, pid: int, url: str) -> None:
     (folder / ".asya" / "mesh.json").write_text(json.dumps(record))
 
 
-def test_a_mesh_of_a_parent_folder_is_found(tmp_path):
+def test_a_mesh_of_a_parent_folder_is_found(tmp_path: Path) -> None:
     announce(tmp_path, os.getpid(), "http://127.0.0.1:1")
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     assert find_mesh(None, below) == "http://127.0.0.1:1"
 
 
-def test_the_url_of_the_user_wins(tmp_path):
+def test_the_url_of_the_user_wins(tmp_path: Path) -> None:
     announce(tmp_path, os.getpid(), "http://127.0.0.1:1")
     assert find_mesh("http://127.0.0.1:2", tmp_path) == "http://127.0.0.1:2"
 
 
-def test_the_record_of_a_dead_mesh_is_passed_over(tmp_path):
+def test_the_record_of_a_dead_mesh_is_passed_over(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     announce(tmp_path, ended.pid, "http://127.0.0.1:1")
@@ -45,14 +50,14 @@ def test_the_record_of_a_dead_mesh_is_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "url": 1}'])
-def test_a_broken_record_is_no_mesh(text, tmp_path):
+def test_a_broken_record_is_no_mesh(text: str, tmp_path: Path) -> None:
     (tmp_path / ".asya").mkdir()
     (tmp_path / ".asya" / "mesh.json").write_text(text)
     with pytest.raises(MeshUnreachable):
         find_mesh(None, tmp_path)
 
 
-def test_nobody_listens():
+def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(MeshUnreachable, match=f"no mesh answers at http://127.0.0.1:{port}"):
@@ -60,12 +65,12 @@ def test_nobody_listens():
 
 
 @pytest.mark.parametrize("url", ["ftp://here", "http://", "//"])
-def test_an_address_that_is_none_is_wrong_use(url):
+def test_an_address_that_is_none_is_wrong_use(url: str) -> None:
     with pytest.raises(UsageError, match="is no address of a mesh"):
         MeshClient(url)
 
 
-def test_a_refusal_says_what_the_gateway_said(gateway, reply):
+def test_a_refusal_says_what_the_gateway_said(gateway: "ScriptedGateway", reply: type[Any]) -> None:
     problem = {
         "type": "urn:asya:problem:ASYA-6014:invalid-payload",
         "title": "The payload does not fit",
@@ -86,20 +91,24 @@ def test_a_refusal_says_what_the_gateway_said(gateway, reply):
     ("said", "code"),
     [("ASYA-6014", Code.INVALID_PAYLOAD), ("ASYA-6999", Code.REFUSED), (None, Code.REFUSED)],
 )
-def test_the_code_of_a_refusal_is_the_gateways_where_it_is_known(gateway, reply, said, code):
+def test_the_code_of_a_refusal_is_the_gateways_where_it_is_known(
+    gateway: "ScriptedGateway", reply: type[Any], said: str | None, code: Code
+) -> None:
     gateway.on("GET /v1/flows", reply(422, json.dumps({"detail": "no", "code": said}).encode()))
     with pytest.raises(Refused) as caught:
         MeshClient(gateway.url).get("/v1/flows")
     assert caught.value.code is code
 
 
-def test_a_mesh_that_cannot_work_now_is_not_reachable(gateway, reply):
+def test_a_mesh_that_cannot_work_now_is_not_reachable(
+    gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     gateway.on("GET /v1/flows", reply(503, b'{"detail": "the broker is gone"}'))
     with pytest.raises(MeshUnreachable, match="cannot do this now: the broker is gone"):
         MeshClient(gateway.url).get("/v1/flows")
 
 
-def test_full_queues_are_asked_again(gateway, reply):
+def test_full_queues_are_asked_again(gateway: "ScriptedGateway", reply: type[Any]) -> None:
     full = reply(429, b"{}", {"Retry-After": "0"})
     gateway.on("POST /v1/envelopes", full, full, reply(202, b'{"id": "e1"}'))
     said: list[str] = []
@@ -109,14 +118,16 @@ def test_full_queues_are_asked_again(gateway, reply):
     assert len(said) == 1, "once is enough"
 
 
-def test_a_request_whose_connection_broke_is_sent_again(gateway, reply):
+def test_a_request_whose_connection_broke_is_sent_again(
+    gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     torn = reply(headers={"Content-Length": "10"})
     gateway.on("POST /v1/envelopes", torn, reply(202, b'{"id": "e1"}'))
     assert MeshClient(gateway.url).post("/v1/envelopes", b'{"id": "e1"}').body == {"id": "e1"}
     assert len(gateway.seen("POST /v1/envelopes")) == 2
 
 
-def test_a_stream_is_parsed_with_comments_and_several_lines():
+def test_a_stream_is_parsed_with_comments_and_several_lines() -> None:
     lines = [
         b": hello\n",
         b"\n",
@@ -129,12 +140,14 @@ def test_a_stream_is_parsed_with_comments_and_several_lines():
     assert list(parse_stream(iter(lines))) == [ServerEvent("7", "status", {"a": 1})]
 
 
-def test_a_stream_that_ends_inside_an_event_is_broken():
+def test_a_stream_that_ends_inside_an_event_is_broken() -> None:
     with pytest.raises(ConnectionError):
         list(parse_stream(iter([b"data: {}\n"])))
 
 
-def test_a_broken_stream_goes_on_after_the_last_event(gateway, reply):
+def test_a_broken_stream_goes_on_after_the_last_event(
+    gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     first = b'id: 1\nevent: status\ndata: {"status": "running"}\n\n'
     last = b'id: 2\nevent: status\ndata: {"status": "succeeded"}\n\n'
     gateway.on("GET /v1/envelopes/e1/events", reply(body=first), reply(body=last))
@@ -149,7 +162,9 @@ def test_a_broken_stream_goes_on_after_the_last_event(gateway, reply):
     assert [request.headers.get("Last-Event-ID") for request in asked] == [None, "1"]
 
 
-def test_a_gateway_that_has_no_stream_left_is_asked_again(gateway, reply):
+def test_a_gateway_that_has_no_stream_left_is_asked_again(
+    gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     last = b'id: 1\nevent: status\ndata: {"status": "succeeded"}\n\n'
     gateway.on("GET /v1/envelopes/e1/events", reply(429), reply(503), reply(body=last))
     said: list[str] = []
@@ -157,14 +172,18 @@ def test_a_gateway_that_has_no_stream_left_is_asked_again(gateway, reply):
     assert len(said) == 1, "once per outage"
 
 
-def test_a_stream_that_stays_broken_ends_as_not_reachable(gateway, reply, monkeypatch):
+def test_a_stream_that_stays_broken_ends_as_not_reachable(
+    gateway: "ScriptedGateway", reply: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "RECONNECT_MAX_S", 0.0)
     gateway.on("GET /v1/envelopes/e1/events", reply(body=b""))
     with pytest.raises(MeshUnreachable):
         list(MeshClient(gateway.url).events("e1"))
 
 
-def test_a_stream_that_held_for_long_without_events_is_tried_again(gateway, reply, monkeypatch):
+def test_a_stream_that_held_for_long_without_events_is_tried_again(
+    gateway: "ScriptedGateway", reply: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Given a silent stream that breaks after an hour, when it is taken up, then it goes on."""
     last = b'id: 1\nevent: status\ndata: {"status": "succeeded"}\n\n'
     gateway.on("GET /v1/envelopes/e1/events", reply(body=b""), reply(body=b""), reply(body=last))
@@ -173,7 +192,12 @@ def test_a_stream_that_held_for_long_without_events_is_tried_again(gateway, repl
     assert [event.id for event in MeshClient(gateway.url).events("e1")] == ["1"]
 
 
-def test_watching_a_mesh_that_stops_says_so_and_how_to_go_on(gateway, reply, monkeypatch, capsys):
+def test_watching_a_mesh_that_stops_says_so_and_how_to_go_on(
+    gateway: "ScriptedGateway",
+    reply: type[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr(module, "RECONNECT_MAX_S", 0.2)
     gateway.on("GET /v1/envelopes/e1/events", reply(503))
     assert run(["watch", "e1", "--url", gateway.url]) == EXIT_UNREACHABLE

@@ -1,10 +1,16 @@
 """`asya dead`, `asya pull`: what is asked of the gateway, what is printed, exit codes."""
 
 import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from asya.cli import app
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import Reply, ScriptedGateway
+
 
 ERROR = {"type": "ValueError", "message": "row 7 is bad\nmore", "traceback": None, "reason": None}
 GROUP = {
@@ -39,26 +45,30 @@ LETTER = {
 
 
 @pytest.fixture
-def asya(gateway, capsys, monkeypatch):
+def asya(
+    gateway: "ScriptedGateway", capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
     """Runs a command against the scripted gateway: exit code, stdout, stderr."""
     monkeypatch.setenv("ASYA_URL", gateway.url)
 
-    def run(*arguments):
+    def run(*arguments: Any) -> tuple[Any, ...]:
         code = app.run(list(arguments))
         return code, *capsys.readouterr()
 
     return run
 
 
-def answer(reply, value, status=200):
+def answer(reply: type["Reply"], value: dict[str, Any], status: int = 200) -> "Reply":
     return reply(status, json.dumps(value).encode())
 
 
-def bodies(gateway, what):
+def bodies(gateway: "ScriptedGateway", what: str) -> list[dict[str, Any]]:
     return [json.loads(request.body) for request in gateway.seen(what)]
 
 
-def test_letters_are_listed_by_error(asya, gateway, reply):
+def test_letters_are_listed_by_error(
+    asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     gateway.on(
         "GET /v1/dead?actor=price&limit=500",
         answer(reply, {"groups": [GROUP], "next_cursor": "9"}),
@@ -79,26 +89,32 @@ def test_letters_are_listed_by_error(asya, gateway, reply):
     assert [group["count"] for group in json.loads(out)["groups"]] == [20, 1]
 
 
-def test_letters_are_listed_one_by_one(asya, gateway, reply):
+def test_letters_are_listed_one_by_one(
+    asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     page = {"letters": [LETTER], "next_cursor": None}
     gateway.on("GET /v1/dead?group=none&limit=500", answer(reply, page))
     _, out, _ = asya("dead", "list", "--all")
     assert out.splitlines()[1].startswith("id-of-one  price  ValueError: row 7 is bad")
 
 
-def test_no_letters(asya, gateway, reply):
+def test_no_letters(asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]) -> None:
     gateway.on("GET /v1/dead?limit=500", answer(reply, {"groups": [], "next_cursor": None}))
     assert asya("dead", "list") == (0, "", "no dead letters\n")
 
 
-def test_a_letter_is_shown(asya, gateway, reply):
+def test_a_letter_is_shown(
+    asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     gateway.on("GET /v1/dead/id-of-one", answer(reply, LETTER))
     _, out, _ = asya("dead", "show", "id-of-one")
     for text in ("load > [price] > ship", "(PolicyExhausted)", '"row": 7', "attempt 3, failed"):
         assert text in out
 
 
-def test_named_letters_are_sent_again(asya, gateway, reply):
+def test_named_letters_are_sent_again(
+    asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     gateway.on("POST /v1/dead/one/retry", answer(reply, {"id": "new"}, 202))
     code, out, err = asya(
         "dead", "retry", "one", "--set", ".payload.x=1", "--set", '.payload["a=b"]=text',
@@ -118,7 +134,9 @@ def test_named_letters_are_sent_again(asya, gateway, reply):
     ]
 
 
-def test_all_letters_are_sent_again_page_by_page(asya, gateway, reply):
+def test_all_letters_are_sent_again_page_by_page(
+    asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     pair = {"id": "a", "retried_as": "b"}
     first = {"retried": [pair], "already": [pair], "refused": [], "next_cursor": "1-9"}
     last = first | {"already": [], "refused": [{"id": "c", "detail": "no"}], "next_cursor": None}
@@ -144,13 +162,15 @@ def test_all_letters_are_sent_again_page_by_page(asya, gateway, reply):
         ["purge", "--all"],
     ],
 )
-def test_wrong_use(asya, arguments):
+def test_wrong_use(asya: Callable[..., Any], arguments: list[str]) -> None:
     code, _, err = asya("dead", *arguments)
     assert code == 2
     assert err
 
 
-def test_letters_are_purged(asya, gateway, reply):
+def test_letters_are_purged(
+    asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     gateway.on("DELETE /v1/dead/one", reply(204, b""))
     gateway.on("POST /v1/dead/purge", answer(reply, {"purged": 7}))
     assert asya("dead", "purge", "one", "--yes") == (0, "", "1 purged\n")
@@ -159,7 +179,9 @@ def test_letters_are_purged(asya, gateway, reply):
     assert bodies(gateway, "POST") == [{"all": True, "older_than": "168h"}]
 
 
-def test_a_dead_letter_is_pulled(asya, gateway, reply):
+def test_a_dead_letter_is_pulled(
+    asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     gateway.on("GET /v1/dead/one", answer(reply, LETTER))
     gone = LETTER | {"payload": None, "payload_problem": "it was purged"}
     gateway.on("GET /v1/dead/gone", answer(reply, gone))
@@ -172,7 +194,9 @@ def test_a_dead_letter_is_pulled(asya, gateway, reply):
     assert "it was purged" in err
 
 
-def test_what_is_not_dead_needs_a_hop(asya, gateway, reply):
+def test_what_is_not_dead_needs_a_hop(
+    asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     problem = {"type": "urn:asya:problem:ASYA-6024:not-dead", "detail": "it is succeeded"}
     gateway.on("GET /v1/dead/one", answer(reply, problem, 409))
     code, _, err = asya("pull", "one")
@@ -190,7 +214,9 @@ ENVELOPE = {
 }
 
 
-def test_a_hop_is_pulled(asya, gateway, reply):
+def test_a_hop_is_pulled(
+    asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     gateway.on("GET /v1/envelopes/one", answer(reply, ENVELOPE))
     headers = {"Asya-Truncated": "false", "Asya-Attempt": "2"}
     gateway.on("GET /v1/envelopes/one/hops/1/payload?side=in", reply(200, b'{"x":1}', headers))
@@ -200,7 +226,9 @@ def test_a_hop_is_pulled(asya, gateway, reply):
     assert (case["status"]["attempt"], case["payload"]) == (2, {"x": 1})
 
 
-def test_a_hop_of_what_failed_is_pulled(asya, gateway, reply):
+def test_a_hop_of_what_failed_is_pulled(
+    asya: Callable[..., Any], gateway: "ScriptedGateway", reply: type[Any]
+) -> None:
     failed = {"status": "failed", "route": {"prev": ["a"], "curr": "x-sink", "next": ["c"]}}
     gateway.on("GET /v1/envelopes/one", answer(reply, ENVELOPE | failed))
     for hop in "01":
@@ -220,7 +248,14 @@ def test_a_hop_of_what_failed_is_pulled(asya, gateway, reply):
         ("1", {"Asya-Truncated": "true"}, "only the beginning"),
     ],
 )
-def test_a_hop_that_cannot_be_pulled(asya, gateway, reply, hop, headers, text):
+def test_a_hop_that_cannot_be_pulled(
+    asya: Callable[..., Any],
+    gateway: "ScriptedGateway",
+    reply: type[Any],
+    hop: str,
+    headers: dict[str, Any],
+    text: str,
+) -> None:
     gateway.on("GET /v1/envelopes/one", answer(reply, ENVELOPE))
     gateway.on("GET /v1/envelopes/one/hops/1/payload?side=in", reply(200, b'{"x', headers))
     code, _, err = asya("pull", "one", "--hop", hop)
@@ -238,7 +273,13 @@ def test_a_hop_that_cannot_be_pulled(asya, gateway, reply, hop, headers, text):
         ),
     ],
 )
-def test_a_filter_that_leaves_nothing_says_what_there_is(gateway, reply, asya, filters, said):
+def test_a_filter_that_leaves_nothing_says_what_there_is(
+    gateway: "ScriptedGateway",
+    reply: type[Any],
+    asya: Callable[..., Any],
+    filters: tuple[str, ...],
+    said: str,
+) -> None:
     """Given a name that no letter has, when letters are asked for, then the nearest is named."""
     nothing = answer(reply, {"groups": [], "next_cursor": None})
     gateway.on(f"GET /v1/dead?{filters[0][2:]}={filters[1]}&limit=500", nothing)
@@ -256,7 +297,9 @@ def test_a_filter_that_leaves_nothing_says_what_there_is(gateway, reply, asya, f
     assert asya("dead", "purge", "--all", "--yes", *filters) == (0, "", f"asya: {said}\n0 purged\n")
 
 
-def test_of_several_letters_one_that_is_refused_does_not_stop_the_others(gateway, reply, asya):
+def test_of_several_letters_one_that_is_refused_does_not_stop_the_others(
+    gateway: "ScriptedGateway", reply: type[Any], asya: Callable[..., Any]
+) -> None:
     """Given a run over three ids that was broken off, when it is started again, it does the rest."""
     detail = {"type": "urn:asya:problem:ASYA-6024:not-dead", "code": "ASYA-6024"}
     before = detail | {"detail": "was retried", "retried_as": "new-a"}

@@ -44,7 +44,7 @@ def shown(*, terminal: bool) -> str:
     return out.getvalue()
 
 
-def test_away_from_a_terminal_every_change_is_a_plain_line():
+def test_away_from_a_terminal_every_change_is_a_plain_line() -> None:
     assert shown(terminal=False).splitlines() == [
         "  0 %  … a",
         'one two{"n": 1}',
@@ -55,14 +55,14 @@ def test_away_from_a_terminal_every_change_is_a_plain_line():
     ]
 
 
-def test_on_a_terminal_what_runs_is_rewritten_and_streamed_text_stays():
+def test_on_a_terminal_what_runs_is_rewritten_and_streamed_text_stays() -> None:
     text = shown(terminal=True)
     assert "… a\r\x1b[K" in text
     assert "one two" in text
     assert text.endswith("\x1b[32msucceeded\x1b[0m\n")
 
 
-def test_a_line_that_streamed_text_left_open_is_closed():
+def test_a_line_that_streamed_text_left_open_is_closed() -> None:
     out = io.StringIO()
     display = TextDisplay(out, terminal=False)
     display.show(ServerEvent("", "fly", {"data": {"text": "half a line"}}))
@@ -70,7 +70,7 @@ def test_a_line_that_streamed_text_left_open_is_closed():
     assert out.getvalue() == "half a line\n"
 
 
-def test_what_runs_is_shown_again_when_news_of_another_arrives_late():
+def test_what_runs_is_shown_again_when_news_of_another_arrives_late() -> None:
     out = io.StringIO()
     display = TextDisplay(out, terminal=True)
     hop = {"progress": 50, "attempt": 1}
@@ -80,7 +80,7 @@ def test_what_runs_is_shown_again_when_news_of_another_arrives_late():
     assert out.getvalue().endswith("✓ a\x1b[0m\n 50 %  … b")
 
 
-def test_one_that_stands_still_is_told():
+def test_one_that_stands_still_is_told() -> None:
     out = io.StringIO()
     data = {"id": "e", "state": "running", "actor": "a", "since": "noon", "usual_s": 0.1}
     TextDisplay(out, terminal=False).show(ServerEvent("7", "stuck", data))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from asya.cli.init import make_project
 from asya.errors import UsageError
 
 
-def test_the_project_is_whole_and_its_own_tests_pass(tmp_path):
+def test_the_project_is_whole_and_its_own_tests_pass(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     make_project(folder)
 
@@ -24,12 +25,12 @@ def test_the_project_is_whole_and_its_own_tests_pass(tmp_path):
     subprocess.run(tests, cwd=folder, check=True, capture_output=True, timeout=60)
 
 
-def test_handlers_import_nothing_of_ours(tmp_path):
+def test_handlers_import_nothing_of_ours(tmp_path: Path) -> None:
     make_project(tmp_path / "shop")
     assert "asya" not in (tmp_path / "shop" / "handlers.py").read_text()
 
 
-def test_the_manifests_are_valid(tmp_path):
+def test_the_manifests_are_valid(tmp_path: Path) -> None:
     from asya import manifest
 
     make_project(tmp_path / "shop")
@@ -38,26 +39,28 @@ def test_the_manifests_are_valid(tmp_path):
     assert [flow.name for flow in found.flows] == ["summary"]
 
 
-def test_an_empty_folder_is_used(tmp_path):
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     make_project(tmp_path)
     assert (tmp_path / "handlers.py").exists()
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="not empty"):
         make_project(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_file_in_the_way_is_named(tmp_path):
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "shop").write_text("mine")
     with pytest.raises(UsageError, match="cannot make the project"):
         make_project(tmp_path / "shop")
 
 
 @pytest.mark.parametrize("name", ["Shop", "a shop", "-shop", "x" * 64, ""])
-def test_a_bad_name_makes_nothing(name, tmp_path, monkeypatch, capsys):
+def test_a_bad_name_makes_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["init", "--", name]) == EXIT_USAGE
     assert "is no name for a project" in capsys.readouterr().err

@@ -25,14 +25,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_last_lines_are_printed(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]):
+def test_the_last_lines_are_printed(
+    folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     logs("embedder", follow=False, lines=2)
     assert capfdbinary.readouterr().out == b"2\n3\n"
 
 
 def test_only_lines_of_one_envelope_are_printed(
     folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
-):
+) -> None:
     lines = [
         b"2026-11-23T18:25:00.123Z 11 | idle",
         b"2026-11-23T18:25:00.123Z 11 e1 | e2",
@@ -46,7 +48,7 @@ def test_only_lines_of_one_envelope_are_printed(
     assert capfdbinary.readouterr().out.splitlines() == lines[1:2]
 
 
-def test_lines_that_are_read_in_pieces_are_whole_before_they_are_judged():
+def test_lines_that_are_read_in_pieces_are_whole_before_they_are_judged() -> None:
     its = b"2026-11-23T18:25:00.123Z 11 e2 | its own\n"
     other = its.replace(b"e2", b"e1")
     pieces = [its[:10], its[10:] + other, its[:30], its[30:]]
@@ -56,7 +58,7 @@ def test_lines_that_are_read_in_pieces_are_whole_before_they_are_judged():
 
 def test_an_actor_that_printed_nothing_has_an_empty_log(
     folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
-):
+) -> None:
     logs("silent", follow=False, lines=2)
     assert capfdbinary.readouterr() == (b"", b"asya: silent has printed nothing\n")
     logs("embedder", follow=False, lines=2, envelope="e9")
@@ -64,25 +66,25 @@ def test_an_actor_that_printed_nothing_has_an_empty_log(
     assert capfdbinary.readouterr() == (b"", said)
 
 
-def test_an_unknown_actor_gets_the_nearest_name(folder: Path):
+def test_an_unknown_actor_gets_the_nearest_name(folder: Path) -> None:
     with pytest.raises(UsageError, match="did you mean embedder"):
         log_path("embeder", folder)
     with pytest.raises(UsageError, match="there are embedder, silent, x-mesh"):
         log_path("zzz", folder)
 
 
-def test_without_a_mesh_there_is_no_log(tmp_path: Path):
+def test_without_a_mesh_there_is_no_log(tmp_path: Path) -> None:
     with pytest.raises(MeshUnreachable, match="asya up"):
         log_path("embedder", tmp_path)
 
 
-def test_the_log_of_a_mesh_that_has_stopped_can_be_read(tmp_path: Path):
+def test_the_log_of_a_mesh_that_has_stopped_can_be_read(tmp_path: Path) -> None:
     (tmp_path / ".asya" / "logs").mkdir(parents=True)
     (tmp_path / ".asya" / "logs" / "a.log").touch()
     assert log_path("a", tmp_path) == tmp_path / ".asya" / "logs" / "a.log"
 
 
-def test_an_actor_of_a_mesh_that_has_stopped_may_never_have_printed(tmp_path: Path):
+def test_an_actor_of_a_mesh_that_has_stopped_may_never_have_printed(tmp_path: Path) -> None:
     """Given a stopped mesh, when an actor of its manifests has no log, then it is known anyway."""
     (tmp_path / ".asya" / "logs").mkdir(parents=True)
     (tmp_path / ".asya" / "logs" / "a.log").touch()
@@ -97,7 +99,7 @@ def test_an_actor_of_a_mesh_that_has_stopped_may_never_have_printed(tmp_path: Pa
 
 def test_following_goes_over_rotations_to_the_end_of_the_mesh(
     folder: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     path = log_path("embedder", folder)
     file = path.open("rb")
     steps = iter(["more", "rotate", "end"])

@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
@@ -9,8 +10,15 @@ import typer
 from asya.cli.client import MeshClient
 from asya.cli.outcome import describe_end, fail, tell_of_children
 
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import ScriptedGateway
 
-def envelope(status="failed", reason="PolicyExhausted", hops=(("charge", "failed"),)):
+
+def envelope(
+    status: str = "failed",
+    reason: str = "PolicyExhausted",
+    hops: list[tuple[Any, ...]] | tuple[tuple[Any, ...], ...] = (("charge", "failed"),),
+) -> dict[str, Any]:
     return {
         "id": "e1",
         "status": status,
@@ -19,13 +27,13 @@ def envelope(status="failed", reason="PolicyExhausted", hops=(("charge", "failed
     }
 
 
-def test_the_actor_that_failed_is_named_and_not_the_one_that_was_told_of_it():
+def test_the_actor_that_failed_is_named_and_not_the_one_that_was_told_of_it() -> None:
     """Given an error that onExhausted handed to another actor, then the first one is named."""
     found = envelope("failed", "PolicyRouted", [("charge", "failed"), ("tell", "succeeded")])
     assert describe_end(found) == "failed at charge: KeyError: 'x' (PolicyRouted)"
 
 
-def test_an_envelope_that_ended_between_two_hops_is_placed_at_the_last_one():
+def test_an_envelope_that_ended_between_two_hops_is_placed_at_the_last_one() -> None:
     found = envelope("failed", "DeadlineExceeded", [("charge", "succeeded")])
     assert describe_end(found).startswith("failed at charge: ")
     assert describe_end(found | {"hops": []}).startswith("failed: ")
@@ -40,14 +48,14 @@ def test_an_envelope_that_ended_between_two_hops_is_placed_at_the_last_one():
         ("DeadlineExceeded", "asya why e1"),
     ],
 )
-def test_a_failure_ends_with_the_next_step(reason, command):
+def test_a_failure_ends_with_the_next_step(reason: str, command: str) -> None:
     out = io.StringIO()
     with pytest.raises(typer.Exit):
         fail(envelope(reason=reason, hops=[("charge", "failed")]), out)
     assert out.getvalue().splitlines()[-1] == f"  {command}"
 
 
-def test_a_cancel_needs_no_next_step():
+def test_a_cancel_needs_no_next_step() -> None:
     out = io.StringIO()
     with pytest.raises(typer.Exit):
         fail({"id": "e1", "status": "canceled", "hops": []}, out)
@@ -68,7 +76,9 @@ def test_a_cancel_needs_no_next_step():
         ),
     ],
 )
-def test_children_that_have_not_succeeded_are_counted(gateway, reply, others, lines):
+def test_children_that_have_not_succeeded_are_counted(
+    gateway: "ScriptedGateway", reply: type[Any], others: list[Any], lines: list[Any]
+) -> None:
     family = [{"id": "e1", "status": "succeeded"}]
     family += [{"id": f"c{n}", "status": status} for n, status in enumerate(others)]
     body = json.dumps({"envelopes": family, "next_cursor": None}).encode()

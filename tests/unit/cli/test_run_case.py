@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ spec:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "shop.py").write_text(HANDLERS)
     (tmp_path / "shop.yaml").write_text(MANIFEST % ("price", "price") + MANIFEST % ("ship", "ship"))
     (tmp_path / ".env").write_text("KEY=secret\n")
@@ -44,7 +45,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *arguments, **more):
+def run(folder: Path, *arguments: Any, **more: Any) -> subprocess.CompletedProcess[str]:
     environ = {name: text for name, text in os.environ.items() if not name.startswith("ASYA_")}
     return subprocess.run(
         [sys.executable, "-m", "asya", "run", *arguments],
@@ -58,7 +59,7 @@ def run(folder, *arguments, **more):
     )
 
 
-def test_frames_are_printed_and_the_rest_goes_to_stderr(folder):
+def test_frames_are_printed_and_the_rest_goes_to_stderr(folder: Path) -> None:
     done = run(folder, "price", "case.json")
     assert (done.returncode, done.stderr) == (0, 'working\nFLY {"attempt":3}\n')
     expected = {"currency": "EUR", "total": 1, "key": "secret", "level": "high"}
@@ -69,7 +70,7 @@ def test_frames_are_printed_and_the_rest_goes_to_stderr(folder):
     ("actor", "file", "text"),
     [("price", "bad.json", "KeyError: 'GBP'"), ("ship", "case.json", "ValueError: no ship")],
 )
-def test_a_handler_that_raises(folder, actor, file, text):
+def test_a_handler_that_raises(folder: Path, actor: str, file: str, text: str) -> None:
     done = run(folder, actor, file)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith(f"{text}\n")
@@ -86,7 +87,7 @@ def test_a_handler_that_raises(folder, actor, file, text):
         ("broken", "case.json", 3, "did you mean 'price'"),
     ],
 )
-def test_what_cannot_be_run(folder, actor, file, code, text):
+def test_what_cannot_be_run(folder: Path, actor: str, file: str, code: int, text: str) -> None:
     (folder / "list.json").write_text("[]")
     (folder / "broken.yaml").write_text(MANIFEST % ("broken", "prise"))
     done = run(folder, actor, file)
@@ -94,7 +95,7 @@ def test_what_cannot_be_run(folder, actor, file, code, text):
     assert text in done.stderr
 
 
-def test_an_actor_without_a_manifest_is_named_as_for_asya_up(folder):
+def test_an_actor_without_a_manifest_is_named_as_for_asya_up(folder: Path) -> None:
     (folder / "plain.py").write_text("def half(order):\n    return order['currency'][:1]\n")
     done = run(folder, "plain.py:half", "case.json")
     assert (done.returncode, done.stdout, done.stderr) == (0, '"E"\n', "")
@@ -103,14 +104,14 @@ def test_an_actor_without_a_manifest_is_named_as_for_asya_up(folder):
     assert "did you mean 'half'?" in done.stderr
 
 
-def test_a_missing_secret_is_named(folder):
+def test_a_missing_secret_is_named(folder: Path) -> None:
     (folder / ".env").unlink()
     done = run(folder, "price", "case.json")
     assert done.returncode == 2
     assert "set KEY" in done.stderr
 
 
-def with_keyboard(folder, keys, *arguments):
+def with_keyboard(folder: Path, keys: bytes, *arguments: Any) -> tuple[Any, ...]:
     """Run with a terminal at which somebody types; gives exit code and all that was printed."""
     keyboard, terminal = pty.openpty()
     os.write(keyboard, keys)
@@ -124,14 +125,14 @@ def with_keyboard(folder, keys, *arguments):
     return done.returncode, text
 
 
-def test_the_debugger_stands_where_the_handler_raised(folder):
+def test_the_debugger_stands_where_the_handler_raised(folder: Path) -> None:
     keys = b'p "currency " + order["currency"]\nquit\n'
     code, text = with_keyboard(folder, keys, "price", "bad.json", "--debug")
     assert code == 1
     assert "'currency GBP'" in text
 
 
-def test_a_breakpoint_stops_at_the_terminal(folder):
+def test_a_breakpoint_stops_at_the_terminal(folder: Path) -> None:
     (folder / "shop.py").write_text("def price(order):\n    breakpoint()\n    return order\n")
     keys = b'order["currency"] = "CHF"\ncontinue\n'
     code, text = with_keyboard(folder, keys, "price", "case.json")

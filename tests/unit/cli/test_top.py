@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from asya.cli.top import plain, top, totals
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import ScriptedGateway
 
 
 def actor(name: str, **fields: Any) -> dict[str, Any]:
@@ -16,7 +21,7 @@ def actor(name: str, **fields: Any) -> dict[str, Any]:
     } | fields  # fmt: skip
 
 
-def test_the_table_ends_with_the_totals():
+def test_the_table_ends_with_the_totals() -> None:
     quiet = actor(
         "long-name", replicas=[], rate=0.0, p50_ms=None, p99_ms=None, last_error="E: x\ny"
     )
@@ -40,17 +45,19 @@ def test_the_table_ends_with_the_totals():
     ]
 
 
-def test_one_actor_is_one():
+def test_one_actor_is_one() -> None:
     assert plain([actor("a")])[-1].startswith("1 actor ")
 
 
-def test_totals_are_sums():
+def test_totals_are_sums() -> None:
     total = totals([actor("a"), actor("b")])
     assert (total["ready"], total["busy"], total["rate"]) == (6, 2, 2.5)
     assert (total["succeeded"], total["failed"], total["retried"]) == (18, 8, 10)
 
 
-def test_where_the_output_is_no_terminal_it_is_printed_once(gateway, reply, capsys):
+def test_where_the_output_is_no_terminal_it_is_printed_once(
+    gateway: ScriptedGateway, reply: type[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     gateway.on("GET /v1/actors", reply(body=json.dumps({"actors": [actor("a")]}).encode()))
     top(once=False, as_json=False, url=gateway.url)
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 actor ")

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from asya.cli.spans import short
 from asya.cli.trace import summary, trace, waterfall
 from asya.errors import UsageError
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import ScriptedGateway
+
 
 NOW = datetime(2026, 1, 1, 0, 0, 8, tzinfo=UTC)
 
@@ -34,7 +38,7 @@ def envelope(*hops: dict[str, Any], **fields: Any) -> dict[str, Any]:
     } | fields  # fmt: skip
 
 
-def test_hops_stand_below_one_another_in_time():
+def test_hops_stand_below_one_another_in_time() -> None:
     one, two = hop(0, "embedder", 0, 1, 2, 2.001), hop(1, "rank", 2, 2.5, 4, None)
     lines = waterfall(envelope(one, two), NOW)
     assert lines[:2] == [
@@ -49,7 +53,7 @@ def test_hops_stand_below_one_another_in_time():
     )
 
 
-def test_a_failed_attempt_has_its_error_and_the_time_of_the_next():
+def test_a_failed_attempt_has_its_error_and_the_time_of_the_next() -> None:
     error = {"type": "ValueError", "message": "no\nmore"}
     failed = hop(0, "a", 0, 1, 2, 2, state="retrying", error=error, retry_at=at(9), attempts_max=3)
     lines = waterfall(envelope(failed, status="running"), NOW)
@@ -58,7 +62,7 @@ def test_a_failed_attempt_has_its_error_and_the_time_of_the_next():
     )
 
 
-def test_a_hop_that_runs_reaches_to_now():
+def test_a_hop_that_runs_reaches_to_now() -> None:
     lines = waterfall(envelope(hop(0, "a", 0, 2, None, None), status="running"), NOW)
     assert lines[0] == "e  running, 8 s, 1 hop"
     assert lines[2].endswith("·" * 10 + "█" * 30)
@@ -66,11 +70,11 @@ def test_a_hop_that_runs_reaches_to_now():
     assert waterfall(stuck, NOW)[0] == "e  running, stuck, 8 s, 1 hop"
 
 
-def test_one_without_a_hop_says_so():
+def test_one_without_a_hop_says_so() -> None:
     assert waterfall(envelope(status="pending"), NOW)[1].startswith("no hop has begun")
 
 
-def test_one_that_failed_before_a_hop_began_says_why():
+def test_one_that_failed_before_a_hop_began_says_why() -> None:
     error = {"type": "asya.errors.DeadlineExceeded", "message": "too late", "reason": None}
     found = envelope(status="failed", error=error)
     assert waterfall(found, NOW)[1:] == [
@@ -79,7 +83,7 @@ def test_one_that_failed_before_a_hop_began_says_why():
     ]
 
 
-def test_a_failure_is_the_last_line():
+def test_a_failure_is_the_last_line() -> None:
     failed = envelope(
         hop(0, "a", 0, 1, 2, None, state="failed"),
         status="failed",
@@ -88,7 +92,7 @@ def test_a_failure_is_the_last_line():
     assert waterfall(failed, NOW)[-1] == "failed: asya.errors.HopLimit"
 
 
-def test_children_are_summed_up():
+def test_children_are_summed_up() -> None:
     family = [{"status": "succeeded"}, {"status": "failed"}, {"status": "succeeded"}]
     assert summary(family) == [
         "",
@@ -102,11 +106,13 @@ def test_children_are_summed_up():
     [(None, "-"), (-1, "0 ms"), (0.0008, "0.8 ms"), (0.0123, "12 ms"), (3.2111, "3.21 s"),
      (312, "5m12s"), (3660, "1h01m")],
 )  # fmt: skip
-def test_durations_are_short(seconds, text):
+def test_durations_are_short(seconds: float | None, text: str) -> None:
     assert short(seconds) == text
 
 
-def test_payloads_come_with_their_hops(gateway, reply, capsys):
+def test_payloads_come_with_their_hops(
+    gateway: ScriptedGateway, reply: type[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     gateway.on(
         "GET /v1/envelopes/e", reply(body=json.dumps(envelope(hop(0, "a", 0, 1, 2, 2))).encode())
     )
@@ -125,7 +131,9 @@ def test_payloads_come_with_their_hops(gateway, reply, capsys):
     assert answer["children"] == []
 
 
-def test_an_unknown_envelope_is_refused_with_the_nearest(gateway, reply):
+def test_an_unknown_envelope_is_refused_with_the_nearest(
+    gateway: ScriptedGateway, reply: type[Any]
+) -> None:
     detail = b'{"detail": "there is no envelope \'e\'; did you mean e1?", "nearest": "e1"}'
     gateway.on("GET /v1/envelopes/e", reply(404, detail))
     with pytest.raises(UsageError, match="did you mean e1"):

@@ -2,11 +2,16 @@
 
 import json
 import queue
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from asya.cli.client import MeshClient
 from asya.cli.waiting import hindrance, telling
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import ScriptedGateway
+
 
 BROKEN = {
     "id": "e1",
@@ -15,7 +20,9 @@ BROKEN = {
 }
 
 
-def test_a_hindrance_is_told_once_with_the_command_that_says_more(gateway, reply, monkeypatch):
+def test_a_hindrance_is_told_once_with_the_command_that_says_more(
+    gateway: "ScriptedGateway", reply: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Given an actor that cannot load, when the envelope waits, then its reason is told once."""
     monkeypatch.setattr("asya.cli.waiting.AGAIN_S", 0.01)
     gateway.on(
@@ -36,5 +43,5 @@ def test_a_hindrance_is_told_once_with_the_command_that_says_more(gateway, reply
 
 
 @pytest.mark.parametrize("found", [{"kind": "running"}, {"kind": "unknown"}, {}, None, []])
-def test_what_passes_by_itself_is_no_hindrance(found):
+def test_what_passes_by_itself_is_no_hindrance(found: dict[str, Any] | list[Any] | None) -> None:
     assert hindrance(found) is None

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from asya.cli.why import screen, why
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import ScriptedGateway
+
 
 ANSWER = {
     "id": "e", "status": "running", "kind": "running",
@@ -15,7 +22,7 @@ ANSWER = {
 }  # fmt: skip
 
 
-def test_the_cause_comes_first_then_evidence_then_remedy():
+def test_the_cause_comes_first_then_evidence_then_remedy() -> None:
     assert screen(ANSWER) == [
         "e  running",
         "",
@@ -28,17 +35,19 @@ def test_the_cause_comes_first_then_evidence_then_remedy():
     ]
 
 
-def test_long_sentences_are_wrapped():
+def test_long_sentences_are_wrapped() -> None:
     lines = screen(ANSWER | {"cause": "word " * 40, "evidence": ["fact " * 40], "remedy": []})
     assert all(len(line) <= 96 for line in lines)
     assert lines[-1].startswith("    fact")
 
 
-def test_a_terminal_gets_a_bold_cause():
+def test_a_terminal_gets_a_bold_cause() -> None:
     assert screen(ANSWER, colour=True)[2].startswith("\x1b[1mRunning")
 
 
-def test_the_gateway_is_asked(gateway, reply, capsys):
+def test_the_gateway_is_asked(
+    gateway: ScriptedGateway, reply: type[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     gateway.on("GET /v1/envelopes/a%2Fb/why", reply(body=json.dumps(ANSWER).encode()))
     why("a/b", as_json=False, url=gateway.url)
     assert capsys.readouterr().out.startswith("e  running\n")

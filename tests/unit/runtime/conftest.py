@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ class Starter:
 
 
 @pytest.fixture
-def start(tmp_path_factory):
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     """Starts replicas with a module `shop` of the given source."""
     starter = Starter(tmp_path_factory.mktemp("s"))
     yield starter
@@ -147,7 +147,7 @@ def start(tmp_path_factory):
 
 
 @pytest.fixture
-def wait_for():
+def wait_for() -> Callable[..., Any]:
     """Waits until a condition about another process holds."""
 
     def wait(condition: Callable[[], bool]) -> None:

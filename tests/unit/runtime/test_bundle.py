@@ -6,11 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from asya.runtime.bundle import build_zipapp
+
+if TYPE_CHECKING:
+    from tests.unit.runtime.conftest import Starter
+
 
 HANDLERS = """
 import asyncio, dataclasses, functools, typing
@@ -56,12 +60,14 @@ def pythons() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def zipapp(tmp_path_factory):
+def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_zipapp(tmp_path_factory.mktemp("z") / "asya-runtime.pyz")
 
 
 @pytest.mark.parametrize("python", pythons())
-def test_the_zipapp_drives_every_kind_of_handler(start, zipapp, python):
+def test_the_zipapp_drives_every_kind_of_handler(
+    start: "Starter", zipapp: Path, python: Path
+) -> None:
     for name in ALL:
         command = [str(python), "-I", "-S", str(zipapp)]
         replica = start(HANDLERS, f"shop.{name}", command=command)
@@ -82,7 +88,7 @@ def test_the_zipapp_drives_every_kind_of_handler(start, zipapp, python):
         )
 
 
-def test_the_same_sources_make_the_same_bytes(tmp_path, zipapp):
+def test_the_same_sources_make_the_same_bytes(tmp_path: Path, zipapp: Path) -> None:
     other = build_zipapp(tmp_path / "other.pyz")
 
     assert other.read_bytes() == zipapp.read_bytes()
@@ -90,7 +96,7 @@ def test_the_same_sources_make_the_same_bytes(tmp_path, zipapp):
     assert [file.name for file in tmp_path.iterdir()] == ["other.pyz"]
 
 
-def test_the_zipapp_holds_nothing_of_the_rest_of_the_package(tmp_path, zipapp):
+def test_the_zipapp_holds_nothing_of_the_rest_of_the_package(tmp_path: Path, zipapp: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import asya.runtime.serve, asya.runtime.once;"
         "print(*sorted(m for m in sys.modules if m.startswith('asya') and 'runtime' not in m))"
@@ -106,7 +112,7 @@ def test_the_zipapp_holds_nothing_of_the_rest_of_the_package(tmp_path, zipapp):
     assert done.stdout.split() == ["asya"]
 
 
-def test_start_up_leaves_out_what_it_can_do_without():
+def test_start_up_leaves_out_what_it_can_do_without() -> None:
     code = (
         "import sys, asya.runtime.serve\n"
         "print(*{'asyncio', 'inspect', 'traceback', 'dataclasses', 'typing', 'argparse', 'uuid'}"

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -15,29 +16,29 @@ class Recorder:
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
 
-    def frame(self, call_id, changes, payload) -> None:
+    def frame(self, call_id: int, changes: dict[str, Any], payload: bytes) -> None:
         self.said.append(("frame", json.loads(json.dumps(changes)), json.loads(payload)))
 
-    def fly(self, call_id, event) -> None:
+    def fly(self, call_id: int, event: bytes) -> None:
         self.said.append(("fly", json.loads(event)))
 
-    def result(self, call_id, changes, payload) -> None:
+    def result(self, call_id: int, changes: dict[str, Any], payload: bytes) -> None:
         self.frame(call_id, changes, payload)
         self.done(call_id, changes, 1)
 
-    def done(self, call_id, changes, frames) -> None:
+    def done(self, call_id: int, changes: dict[str, Any], frames: int) -> None:
         self.said.append(("done", frames))
 
-    def error(self, call_id, error) -> None:
+    def error(self, call_id: int, error: dict[str, Any]) -> None:
         self.said.append(("error", error["type"], error["message"]))
 
-    def canceled(self, call_id) -> None:
+    def canceled(self, call_id: Any) -> None:
         self.said.append(("canceled",))
 
     async def drained(self) -> None:
         await asyncio.sleep(0)
 
-    def check_process(self, error) -> None: ...
+    def check_process(self, error: Any) -> None: ...
 
 
 def run(function: Any, payload: Any = None) -> list[Any]:
@@ -78,20 +79,20 @@ async def async_generator(p: Any) -> Any:
 
 
 class Callable:
-    def __call__(self, p):
+    def __call__(self, p: dict[str, Any]) -> dict[str, Any]:
         return p
 
 
 class AsyncCallable:
-    async def __call__(self, p):
+    async def __call__(self, p: dict[str, Any]) -> dict[str, Any]:
         return p
 
 
-async def coroutine_of_generator(p):
+async def coroutine_of_generator(p: dict[str, Any]) -> Any:
     return generator(p)
 
 
-async def coroutine_of_async_generator(p):
+async def coroutine_of_async_generator(p: dict[str, Any]) -> Any:
     return async_generator(p)
 
 
@@ -114,28 +115,28 @@ async def coroutine_of_async_generator(p):
         coroutine_of_async_generator,
     ],
 )
-def test_every_kind_of_handler_gives_a_frame(function):
+def test_every_kind_of_handler_gives_a_frame(function: Any) -> None:
     assert run(function, {"a": [1]}) == [("frame", {}, {"a": [1]}), ("done", 1)]
 
 
 @pytest.mark.parametrize("function", [value, coroutine, lambda p: (x for x in p or [])])
-def test_no_frame(function):
+def test_no_frame(function: Any) -> None:
     assert run(function, None) == [("done", 0)]
 
 
-def test_an_iterator_is_no_generator():
+def test_an_iterator_is_no_generator() -> None:
     ((kind, error, text),) = run(lambda p: iter(()))
 
     assert (kind, error) == ("error", "TypeError")
     assert "tuple_iterator" in text
 
 
-def test_a_list_is_one_payload():
+def test_a_list_is_one_payload() -> None:
     assert run(value, [1, 2]) == [("frame", {}, [1, 2]), ("done", 1)]
 
 
-def test_commands_and_frames_in_their_order():
-    def handle(p):
+def test_commands_and_frames_in_their_order() -> None:
+    def handle(p: None) -> Iterator[Any]:
         yield
         yield {"prev": (yield "GET", ".route.prev")}
         yield "SET", ".route.next", ["z"]
@@ -156,8 +157,8 @@ def test_commands_and_frames_in_their_order():
     ]
 
 
-def test_the_same_in_an_async_generator():
-    async def handle(p):
+def test_the_same_in_an_async_generator() -> None:
+    async def handle(p: None) -> AsyncIterator[Any]:
         got = yield "GET", ".headers.h"
         try:
             yield "SET", ".id", 1
@@ -168,28 +169,28 @@ def test_the_same_in_an_async_generator():
     assert run(handle) == [("frame", {}, [1, "SET .id"]), ("done", 1)]
 
 
-def test_yield_from_a_helper():
+def test_yield_from_a_helper() -> None:
     def helper() -> Any:
         header = yield "GET", ".headers.h"
         yield "from the helper"
         return header
 
-    def handle(p):
+    def handle(p: None) -> Iterator[int | str | tuple[str, ...]]:
         yield (yield from helper())
 
     assert [said[2] for said in run(handle)[:2]] == ["from the helper", 1]
 
 
-def test_a_value_returned_by_a_generator_is_its_last_frame():
-    def handle(p):
+def test_a_value_returned_by_a_generator_is_its_last_frame() -> None:
+    def handle(p: None) -> Generator[tuple[Any, ...], Any, Any]:
         yield "SET", ".headers.k", 1
         return "last"
 
     assert run(handle) == [("frame", {"set": {"k": 1}}, "last"), ("done", 1)]
 
 
-def test_a_frame_is_what_it_was_when_it_was_yielded():
-    def handle(p):
+def test_a_frame_is_what_it_was_when_it_was_yielded() -> None:
+    def handle(p: None) -> Iterator[dict[str, Any]]:
         item = {"n": 1}
         yield item
         item["n"] = 2
@@ -218,7 +219,9 @@ def test_a_frame_is_what_it_was_when_it_was_yielded():
     ],
 )
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_errors_are_raised_at_the_yield(command, error, text, kind):
+def test_errors_are_raised_at_the_yield(
+    command: dict[str, Any] | object | tuple[Any, ...], error: type[Any], text: str, kind: str
+) -> None:
     space: dict[str, Any] = {"command": command, "seen": []}
     source = (
         f"{kind} handle(p):\n try:\n  yield command\n"
@@ -234,19 +237,19 @@ def test_errors_are_raised_at_the_yield(command, error, text, kind):
 
 
 @pytest.mark.parametrize("item", [("a", 1), (1, 2), ("file", ".env"), (), ("Ok", 1), ("GET ", 1)])
-def test_tuples_that_are_frames(item):
-    def handle(p):
+def test_tuples_that_are_frames(item: tuple[Any, ...]) -> None:
+    def handle(p: None) -> Iterator[tuple[Any, ...]]:
         yield item
 
     assert run(handle) == [("frame", {}, list(item)), ("done", 1)]
 
 
-def test_a_returned_tuple_is_no_command():
+def test_a_returned_tuple_is_no_command() -> None:
     assert run(lambda p: ("GET", ".id")) == [("frame", {}, ["GET", ".id"]), ("done", 1)]
 
 
-def test_a_handler_goes_on_after_an_error_that_it_caught():
-    def handle(p):
+def test_a_handler_goes_on_after_an_error_that_it_caught() -> None:
+    def handle(p: None) -> Iterator[str | tuple[str, ...]]:
         for path in (".nothing", ".headers.none", "no path"):
             try:
                 yield "GET", path
@@ -256,14 +259,14 @@ def test_a_handler_goes_on_after_an_error_that_it_caught():
     assert [said[-1] for said in run(handle)] == ["PermissionError", "KeyError", "ValueError", 3]
 
 
-def test_a_payload_that_does_not_fit_is_an_error_of_the_call():
+def test_a_payload_that_does_not_fit_is_an_error_of_the_call() -> None:
     import dataclasses
 
     @dataclasses.dataclass
     class Query:
         text: str
 
-    def handle(query: Query):
+    def handle(query: Query) -> str:
         return query.text
 
     assert run(handle, {"text": "a"})[0] == ("frame", {}, "a")

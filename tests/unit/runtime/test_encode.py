@@ -9,6 +9,8 @@ import json
 import types
 import typing
 import uuid
+from datetime import date
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -61,12 +63,12 @@ class Model(pydantic.BaseModel):
 
 
 @given(values)
-def test_json_values_come_back_as_they_were(value):
+def test_json_values_come_back_as_they_were(value: dict[str, Any] | list[Any] | str | None) -> None:
     assert json.loads(encode(value)) == value
 
 
 @given(values)
-def test_both_ways_of_encoding_agree(value):
+def test_both_ways_of_encoding_agree(value: dict[str, Any] | list[Any] | str | None) -> None:
     wrapped = collections.OrderedDict(value=value)
 
     assert encode(wrapped) == encode({"value": value})
@@ -104,7 +106,7 @@ def test_both_ways_of_encoding_agree(value):
         (collections.deque, None),
     ],
 )
-def test_types_that_become_json(value, plain):
+def test_types_that_become_json(value: Any, plain: Any) -> None:
     if plain is None:
         with pytest.raises(TypeError, match=r"^\$: a value of type"):
             encode(value)
@@ -113,7 +115,7 @@ def test_types_that_become_json(value, plain):
     assert json.loads(encode({"in": [value]})) == {"in": [plain]}
 
 
-def test_a_pydantic_model():
+def test_a_pydantic_model() -> None:
     model = Model(raw=b"\xff", link="https://a.b/c", when="2024-01-02T00:00:00Z")  # type: ignore[arg-type]
 
     assert json.loads(encode([model])) == [
@@ -159,22 +161,22 @@ def _deep(levels: int) -> typing.Any:
         (dt.timedelta(1), TypeError, "datetime.timedelta"),
     ],
 )
-def test_refusals_name_the_type_and_the_place(value, error, text):
+def test_refusals_name_the_type_and_the_place(value: Any, error: type[Any], text: str) -> None:
     with pytest.raises(error) as raised:
         encode(value)
     assert text in str(raised.value)
 
 
 @pytest.mark.parametrize("leaf", [1, dt.date(2024, 1, 2), Item("a", dt.date.min)])
-def test_values_of_the_greatest_depth_pass(leaf):
-    value = leaf
+def test_values_of_the_greatest_depth_pass(leaf: date | int | Item) -> None:
+    value: Any = leaf
     for _ in range(DEPTH_MAX - 2):
         value = [value]
 
     assert encode(value)
 
 
-def test_the_same_value_twice_is_no_cycle():
+def test_the_same_value_twice_is_no_cycle() -> None:
     shared = {"when": dt.date(2024, 1, 2)}
 
     assert json.loads(encode([shared, shared])) == [{"when": "2024-01-02"}] * 2

@@ -19,7 +19,7 @@ class Shop(Base, LookupError):
 
 
 class Unprintable(Exception):
-    def __str__(self):
+    def __str__(self) -> str:
         raise ValueError("no text")
 
     __repr__ = __str__
@@ -33,7 +33,7 @@ def raised(error: Exception) -> Exception:
     raise AssertionError
 
 
-def test_names_and_arguments():
+def test_names_and_arguments() -> None:
     found = describe(raised(Shop("text", 1, None, 2.5, float("nan"), [1], 1 << 80)))
 
     assert found["type"] == f"{__name__}.Shop"
@@ -48,7 +48,7 @@ def test_names_and_arguments():
     json.dumps(found, allow_nan=False)
 
 
-def test_causes_contexts_and_groups_are_shown():
+def test_causes_contexts_and_groups_are_shown() -> None:
     def fail() -> None:
         try:
             raise KeyError("first")
@@ -64,7 +64,7 @@ def test_causes_contexts_and_groups_are_shown():
     assert "ValueError: inner" in text
 
 
-def test_errors_that_cannot_be_shown():
+def test_errors_that_cannot_be_shown() -> None:
     found = describe(raised(Unprintable([Unprintable()])))
 
     assert "raised ValueError" in found["message"]
@@ -72,7 +72,7 @@ def test_errors_that_cannot_be_shown():
     assert "Unprintable" in found["traceback"]
 
 
-def test_texts_are_bounded():
+def test_texts_are_bounded() -> None:
     def deep(n: int) -> None:
         if n:
             other(n)
@@ -91,7 +91,7 @@ def test_texts_are_bounded():
     assert len(json.dumps(found)) < 64_000
 
 
-def test_a_recursion_error_is_described():
+def test_a_recursion_error_is_described() -> None:
     def forever(n: int) -> int:
         return forever(n + 1)
 
@@ -109,16 +109,16 @@ def test_a_recursion_error_is_described():
         "def handle(p):\n    yield object()",
     ],
 )
-def test_tracebacks_hold_the_users_frames_only(source):
+def test_tracebacks_hold_the_users_frames_only(source: str) -> None:
     space: dict[str, Any] = {}
     exec(compile(source, "user.py", "exec"), space)
     seen = []
 
     class Port:
-        def error(self, call_id, error):
+        def error(self, call_id: int, error: dict[str, Any]) -> None:
             seen.append(error["traceback"])
 
-        def check_process(self, error): ...
+        def check_process(self, error: Any) -> None: ...
 
     port: Any = Port()
     drive(Handler("m.f", space["handle"], None), Call(1, {"headers": {}}, b"1", port), print)

@@ -15,12 +15,12 @@ MODULES = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, re.DOTALL)
 EXAMPLES = re.findall(r"```console\n\$ python3 (.*?)\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_every_module_of_the_page_is_run():
+def test_every_module_of_the_page_is_run() -> None:
     assert len(MODULES) == len(EXAMPLES) >= 6
 
 
 @pytest.mark.parametrize(("command", "output"), EXAMPLES)
-def test_an_example_prints_what_the_page_shows(tmp_path, command, output):
+def test_an_example_prints_what_the_page_shows(tmp_path: Path, command: str, output: str) -> None:
     for name, source in MODULES:
         (tmp_path / f"{name}.py").write_text(source)
 

@@ -2,6 +2,9 @@
 
 import functools
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +51,7 @@ instance = Shop("made")
 
 
 @pytest.fixture(autouse=True)
-def modules(tmp_path, monkeypatch):
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "wares.py").write_text(SOURCE)
     (tmp_path / "broken.py").write_text("def f(p): ...\nimport surely_missing")
     (tmp_path / "typo.py").write_text("def f(p:\n")
@@ -87,7 +90,7 @@ def find(name: str) -> Handler:
         ("wares.Shop.later", ..., True),
     ],
 )
-def test_names_of_handlers(name, result, asynchronous):
+def test_names_of_handlers(name: str, result: Any, asynchronous: bool) -> None:
     handler = find(name)
 
     assert handler.is_async is asynchronous
@@ -131,23 +134,23 @@ def test_names_of_handlers(name, result, asynchronous):
         ("typo.f", "SyntaxError", "ImportFailed"),
     ],
 )
-def test_what_is_no_handler(name, text, kind):
+def test_what_is_no_handler(name: str, text: str, kind: str) -> None:
     with pytest.raises(HandlerError) as raised:
         find(name)
     assert text in str(raised.value)
     assert type(raised.value).__name__ == kind
 
 
-def test_the_users_error_is_the_cause():
+def test_the_users_error_is_the_cause() -> None:
     with pytest.raises(HandlerError) as raised:
         find("broken.f")
     assert isinstance(raised.value.__cause__, ModuleNotFoundError)
 
 
-def test_the_class_of_an_async_method_is_made_in_the_loop():
+def test_the_class_of_an_async_method_is_made_in_the_loop() -> None:
     asked = []
 
-    def make(kind, in_loop):
+    def make(kind: Callable[[], Any], in_loop: bool) -> Any:
         asked.append(in_loop)
         return kind()
 
@@ -157,7 +160,7 @@ def test_the_class_of_an_async_method_is_made_in_the_loop():
     assert asked == [True, False]
 
 
-def test_the_folders_come_first_and_once(modules):
+def test_the_folders_come_first_and_once(modules: Path) -> None:
     extend_path([str(modules / "pack"), str(modules)])
     extend_path([str(modules / "pack"), str(modules)])
 
@@ -165,13 +168,13 @@ def test_the_folders_come_first_and_once(modules):
     assert sys.path.count(str(modules)) == 1
 
 
-def test_functions_written_in_c_are_taken_on_trust():
+def test_functions_written_in_c_are_taken_on_trust() -> None:
     assert argument_problem(len) is None
     assert argument_problem(dict.fromkeys) is None
     assert not is_async(len)
 
 
-def test_partials_of_coroutine_functions_are_async():
-    async def work(a, b): ...
+def test_partials_of_coroutine_functions_are_async() -> None:
+    async def work(a: Any, b: Any) -> None: ...
 
     assert is_async(functools.partial(functools.partial(work, 1)))

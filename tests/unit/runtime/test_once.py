@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,10 +28,10 @@ def slow(p):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Callable[..., Any]:
     (tmp_path / "shop.py").write_text(HANDLERS)
 
-    def command(*arguments, given=""):
+    def command(*arguments: Any, given: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "asya.runtime", *arguments],
             cwd=tmp_path,
@@ -44,7 +46,7 @@ def run(tmp_path):
     return command
 
 
-def test_frames_on_stdout_and_the_rest_on_stderr(run):
+def test_frames_on_stdout_and_the_rest_on_stderr(run: Callable[..., Any]) -> None:
     done = run("--once", '{"a": 1}', "--handler", "shop.handle")
 
     assert done.returncode == 0
@@ -53,13 +55,13 @@ def test_frames_on_stdout_and_the_rest_on_stderr(run):
 
 
 @pytest.mark.parametrize("arguments", [["--once"], ["--once", "-"]])
-def test_the_payload_from_stdin(run, arguments):
+def test_the_payload_from_stdin(run: Callable[..., Any], arguments: list[str]) -> None:
     done = run(*arguments, "--handler", "shop.later", given="[1]")
 
     assert (done.returncode, done.stdout) == (0, '{"later":[1]}\n')
 
 
-def test_an_error(run):
+def test_an_error(run: Callable[..., Any]) -> None:
     done = run("--once", "1", "--handler", "shop.failing")
 
     assert (done.returncode, done.stdout) == (1, "")
@@ -67,7 +69,7 @@ def test_an_error(run):
     assert "asya/runtime" not in done.stderr
 
 
-def test_a_handler_that_does_not_exist(run):
+def test_a_handler_that_does_not_exist(run: Callable[..., Any]) -> None:
     done = run("--once", "1", "--handler", "shop.handel")
 
     assert done.returncode == 3
@@ -75,15 +77,15 @@ def test_a_handler_that_does_not_exist(run):
 
 
 @pytest.mark.parametrize("arguments", [["--once", "1"], ["--handler", "a.b"], ["--nonsense"]])
-def test_wrong_use(run, arguments):
+def test_wrong_use(run: Callable[..., Any], arguments: list[str]) -> None:
     assert run(*arguments).returncode == 2
 
 
-def test_the_version(run):
+def test_the_version(run: Callable[..., Any]) -> None:
     assert run("--version").stdout.startswith("asya runtime ")
 
 
-def test_ctrl_c_ends_it(tmp_path):
+def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(HANDLERS)
     with subprocess.Popen(
         [sys.executable, "-m", "asya.runtime", "--once", "1", "--handler", "shop.slow"],

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ from asya.runtime.paths import PATH_MAX, parse_path
         (".headersfoo", ("headersfoo",)),
     ],
 )
-def test_paths_of_the_grammar(path, steps):
+def test_paths_of_the_grammar(path: str, steps: tuple[Any, ...]) -> None:
     assert parse_path(path) == steps
 
 
@@ -54,24 +55,24 @@ def test_paths_of_the_grammar(path, steps):
         "." + "a" * PATH_MAX,
     ],
 )
-def test_what_is_no_path(path):
+def test_what_is_no_path(path: str) -> None:
     with pytest.raises(ValueError, match="path"):
         parse_path(path)
 
 
-def test_a_path_is_a_text():
+def test_a_path_is_a_text() -> None:
     with pytest.raises(TypeError, match="int"):
         parse_path(5)  # type: ignore[arg-type]
 
 
 @given(st.lists(st.text(max_size=10), min_size=1, max_size=5))
-def test_any_key_can_be_quoted(keys):
+def test_any_key_can_be_quoted(keys: list[str]) -> None:
     path = "." + "".join(f"[{json.dumps(key)}]" for key in keys)
 
     assert parse_path(path) == tuple(keys)
 
 
 @given(st.text('.[]":-\\ahe19', max_size=30))
-def test_any_text_is_a_path_or_a_value_error(text):
+def test_any_text_is_a_path_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert parse_path(text)

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,10 +24,10 @@ class Model:
 
 
 @pytest.fixture
-def probe(tmp_path: Path):
+def probe(tmp_path: Path) -> Callable[..., Any]:
     (tmp_path / "wares.py").write_text(MODULE)
 
-    def run(handler: str):
+    def run(handler: str) -> tuple[Any, ...]:
         done = subprocess.run(
             [sys.executable, "-B", "-m", "asya.runtime.probe", handler, str(tmp_path)],
             capture_output=True, text=True, timeout=30, check=False,
@@ -35,7 +37,7 @@ def probe(tmp_path: Path):
     return run
 
 
-def test_a_handler_is_found_and_its_class_not_made(probe):
+def test_a_handler_is_found_and_its_class_not_made(probe: Callable[..., Any]) -> None:
     code, said, printed = probe("wares.Model.run")
     assert (code, said["error"]) == (0, None)
     assert said["python"] == ".".join(map(str, sys.version_info[:3]))
@@ -46,7 +48,9 @@ def test_a_handler_is_found_and_its_class_not_made(probe):
     ("handler", "kind"),
     [("wares.Model.walk", "HandlerMissing"), ("wares", "BadName"), ("worse.f", "ModuleMissing")],
 )
-def test_what_is_no_handler_is_told_as_the_protocol_has_it(probe, handler, kind):
+def test_what_is_no_handler_is_told_as_the_protocol_has_it(
+    probe: Callable[..., Any], handler: str, kind: str
+) -> None:
     code, said, _ = probe(handler)
     assert (code, said["error"]["type"]) == (3, f"asya.runtime.loading.{kind}")
     assert set(said["error"]) == {"type", "mro", "message", "args", "traceback"}

@@ -1,5 +1,7 @@
 """Frames: what is packed is parsed, however the stream is cut, and nothing else is."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ headers = st.dictionaries(texts.filter(lambda key: key != "parts"), texts | st.i
 
 
 @given(st.lists(st.tuples(headers, st.lists(st.binary(max_size=60)))), st.integers(1, 50))
-def test_frames_survive_any_cut_of_the_stream(frames, step):
+def test_frames_survive_any_cut_of_the_stream(frames: list[Any], step: int) -> None:
     stream = b"".join(pack(header, parts) for header, parts in frames)
     parser = FrameParser()
 
@@ -30,7 +32,7 @@ def test_frames_survive_any_cut_of_the_stream(frames, step):
 @given(
     st.lists(st.tuples(headers, st.lists(st.binary(max_size=60)))), st.integers(1, 50), st.data()
 )
-def test_long_frames_may_be_read_into_their_place(frames, step, data):
+def test_long_frames_may_be_read_into_their_place(frames: list[Any], step: int, data: Any) -> None:
     stream = b"".join(pack(header, parts) for header, parts in frames)
     parser = FrameParser()
 
@@ -53,7 +55,7 @@ def test_long_frames_may_be_read_into_their_place(frames, step, data):
     ]
 
 
-def test_a_long_part_is_written_as_it_is():
+def test_a_long_part_is_written_as_it_is() -> None:
     long, short = b"x" * (protocol.LONG + 1), b"x"
 
     head, part = protocol.pack_pieces(b'{"parts":[65537]}', long)
@@ -64,7 +66,7 @@ def test_a_long_part_is_written_as_it_is():
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_give_frames_or_a_frame_error(data):
+def test_any_bytes_give_frames_or_a_frame_error(data: bytes) -> None:
     try:
         for header, parts in FrameParser().feed(data):
             assert isinstance(header, dict)
@@ -85,12 +87,12 @@ def test_any_bytes_give_frames_or_a_frame_error(data):
         b'\0\0\0\x0e{"parts":[-1]}x',
     ],
 )
-def test_lengths_that_do_not_add_up_are_no_frame(body):
+def test_lengths_that_do_not_add_up_are_no_frame(body: bytes) -> None:
     with pytest.raises(FrameError):
         parse(body)
 
 
-def test_a_frame_over_the_limit_is_neither_made_nor_read(monkeypatch):
+def test_a_frame_over_the_limit_is_neither_made_nor_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "FRAME_MAX", 100)
 
     with pytest.raises(FrameError, match="100"):
@@ -99,7 +101,7 @@ def test_a_frame_over_the_limit_is_neither_made_nor_read(monkeypatch):
         FrameParser().feed((101).to_bytes(4, "big"))
 
 
-def test_a_lone_surrogate_in_a_header_does_not_break_the_frame():
+def test_a_lone_surrogate_in_a_header_does_not_break_the_frame() -> None:
     header, _ = parse(pack({"message": "a\ud800"})[4:])
 
     assert header == {"message": "a?"}

@@ -1,12 +1,14 @@
 """GET, SET and DEL: what is allowed where, copies, checks of routes, and what changed."""
 
+from typing import Any
+
 import pytest
 
 from asya.runtime.scope import ROUTE_MAX, MissingItem, Scope
 
 
 @pytest.fixture
-def scope():
+def scope() -> Scope:
     return Scope(
         {
             "id": "e1",
@@ -29,12 +31,12 @@ def scope():
         (".status.attempt", 2),
     ],
 )
-def test_get(scope, path, value):
+def test_get(scope: Scope, path: str, value: Any) -> None:
     assert scope.get(path) == value
 
 
 @pytest.mark.parametrize("path", [".payload", ".headersfoo", ".extra", ".[0]", ".[:]"])
-def test_get_of_what_is_not_to_be_seen(scope, path):
+def test_get_of_what_is_not_to_be_seen(scope: Scope, path: str) -> None:
     with pytest.raises(PermissionError, match=r"GET .* may read \.id") as raised:
         scope.get(path)
     assert path in str(raised.value)
@@ -43,20 +45,20 @@ def test_get_of_what_is_not_to_be_seen(scope, path):
 @pytest.mark.parametrize(
     "path", [".parent_id", ".headers.none", ".headers.x.none", ".headers.z.a", ".route.none"]
 )
-def test_a_missing_key(scope, path):
+def test_a_missing_key(scope: Scope, path: str) -> None:
     with pytest.raises(KeyError) as raised:
         scope.get(path)
     assert path in str(raised.value)
 
 
-def test_a_missing_place_is_an_index_error_and_a_key_error(scope):
+def test_a_missing_place_is_an_index_error_and_a_key_error(scope: Scope) -> None:
     with pytest.raises(MissingItem) as raised:
         scope.get(".route.next[2]")
     assert isinstance(raised.value, IndexError)
     assert isinstance(raised.value, KeyError)
 
 
-def test_values_are_copied_out_and_in(scope):
+def test_values_are_copied_out_and_in(scope: Scope) -> None:
     scope.get(".headers.x")["y"].append("changed")
     assert scope.get(".headers.x.y") == [1, 2]
 
@@ -80,7 +82,9 @@ def test_values_are_copied_out_and_in(scope):
         (".route.next[:]", [], []),
     ],
 )
-def test_set_of_the_route(scope, path, value, route):
+def test_set_of_the_route(
+    scope: Scope, path: str, value: list[Any] | str | tuple[str, ...], route: list[Any]
+) -> None:
     scope.set(path, value)
 
     assert scope.get(".route.next") == route
@@ -113,7 +117,9 @@ def test_set_of_the_route(scope, path, value, route):
         (".headers.x.y[:1]", 1, TypeError),
     ],
 )
-def test_a_set_that_fails_changes_nothing(scope, path, value, error):
+def test_a_set_that_fails_changes_nothing(
+    scope: Scope, path: str, value: Any, error: type[Any]
+) -> None:
     with pytest.raises(error):
         scope.set(path, value)
 
@@ -140,12 +146,12 @@ def test_a_set_that_fails_changes_nothing(scope, path, value, error):
         ".payload",
     ],
 )
-def test_what_may_not_be_changed(scope, verb, path):
+def test_what_may_not_be_changed(scope: Scope, verb: str, path: str) -> None:
     with pytest.raises(PermissionError, match=r"may (write|remove) \.route\.next"):
         scope.set(path, "a") if verb == "set" else scope.delete(path)
 
 
-def test_status_can_be_set_but_not_removed(scope):
+def test_status_can_be_set_but_not_removed(scope: Scope) -> None:
     scope.set(".status.progress", {"done": 1})
     scope.set(".status.progress.done", 2)
 
@@ -154,7 +160,7 @@ def test_status_can_be_set_but_not_removed(scope):
         scope.delete(".status.progress")
 
 
-def test_deleted_headers(scope):
+def test_deleted_headers(scope: Scope) -> None:
     scope.delete(".headers.z")
     assert scope.changes() == {"del": ["z"]}
 
@@ -175,7 +181,7 @@ def test_deleted_headers(scope):
     ("path", "route"),
     [(".route.next", []), (".route.next[0]", ["d"]), (".route.next[1:]", ["c"])],
 )
-def test_deleted_hops(scope, path, route):
+def test_deleted_hops(scope: Scope, path: str, route: list[Any]) -> None:
     scope.delete(path)
 
     assert scope.changes() == {"next": route}

@@ -4,16 +4,22 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from asya.runtime.channel import EXIT_ORPHANED
 
+if TYPE_CHECKING:
+    from tests.unit.runtime.conftest import Starter
+
+
 LIMIT_S = 20.0
 """Much less than handlers sleep here; nothing is proved by its being short."""
 
 
-def test_a_replica_says_hello_when_its_handler_is_loaded(start):
+def test_a_replica_says_hello_when_its_handler_is_loaded(start: "Starter") -> None:
     replica = start("def handle(payload): return payload", concurrency=3, ASYA_TOKEN="secret")
 
     hello = replica.hello
@@ -28,12 +34,14 @@ def test_a_replica_says_hello_when_its_handler_is_loaded(start):
 
 
 @pytest.mark.parametrize(("define", "cooperative"), [("def", False), ("async def", True)])
-def test_hello_says_whether_a_cancel_can_stop_the_handler(start, define, cooperative):
+def test_hello_says_whether_a_cancel_can_stop_the_handler(
+    start: "Starter", define: str, cooperative: bool
+) -> None:
     assert start(f"{define} handle(payload): return 1").hello["cooperative"] is cooperative
 
 
 @pytest.mark.parametrize("define", ["def", "async def"])
-def test_a_value_is_one_frame_and_none_is_no_frame(start, define):
+def test_a_value_is_one_frame_and_none_is_no_frame(start: "Starter", define: str) -> None:
     replica = start(f"{define} handle(payload):\n    return payload or None")
 
     assert replica.ask(b'{"a": "\xc3\xa4"}') == [
@@ -44,7 +52,7 @@ def test_a_value_is_one_frame_and_none_is_no_frame(start, define):
     assert replica.bye() == 0
 
 
-def test_a_payload_of_many_megabytes_passes(start):
+def test_a_payload_of_many_megabytes_passes(start: "Starter") -> None:
     replica = start("def handle(payload): return payload")
     payload = json.dumps(["x" * 1000] * 20_000, separators=(",", ":")).encode()
 
@@ -54,7 +62,7 @@ def test_a_payload_of_many_megabytes_passes(start):
 
 
 @pytest.mark.parametrize("define", ["def", "async def"])
-def test_calls_that_were_sent_ahead_run_in_order(start, define):
+def test_calls_that_were_sent_ahead_run_in_order(start: "Starter", define: str) -> None:
     replica = start(f"{define} handle(payload): return payload")
 
     for number in range(200):
@@ -65,7 +73,7 @@ def test_calls_that_were_sent_ahead_run_in_order(start, define):
 
 
 @pytest.mark.parametrize("define", ["def", "async def"])
-def test_at_most_concurrency_calls_run_at_a_time(start, define):
+def test_at_most_concurrency_calls_run_at_a_time(start: "Starter", define: str) -> None:
     pause = "time.sleep(0.02)" if define == "def" else "await asyncio.sleep(0.02)"
     # three are waited for; a fourth would show itself in the pause after that
     replica = start(
@@ -86,7 +94,7 @@ def test_at_most_concurrency_calls_run_at_a_time(start, define):
     assert max(seen) == 3
 
 
-def test_a_plain_handler_may_run_its_own_event_loop(start):
+def test_a_plain_handler_may_run_its_own_event_loop(start: "Starter") -> None:
     replica = start(
         "import asyncio\nasync def inner(p): return p\n"
         "def handle(payload): return asyncio.run(inner(payload))"
@@ -102,7 +110,7 @@ def test_a_plain_handler_may_run_its_own_event_loop(start):
         "def handle(payload): return work(payload)",
     ],
 )
-def test_one_event_loop_lives_as_long_as_the_replica(start, handle):
+def test_one_event_loop_lives_as_long_as_the_replica(start: "Starter", handle: str) -> None:
     replica = start(
         "import asyncio\nloops = []\n"
         "async def work(payload):\n    loops.append(asyncio.get_running_loop())\n"
@@ -117,14 +125,16 @@ def test_one_event_loop_lives_as_long_as_the_replica(start, handle):
 
 @pytest.mark.parametrize("raised", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()"])
 @pytest.mark.parametrize("define", ["def", "async def"])
-def test_no_exception_of_a_handler_ends_the_replica(start, raised, define):
+def test_no_exception_of_a_handler_ends_the_replica(
+    start: "Starter", raised: str, define: str
+) -> None:
     replica = start(f"{define} handle(payload):\n    if payload: raise {raised}\n    return 1")
 
-    assert replica.ask(b"1")[0][0]["error"]["type"] == raised.split("(")[0]
+    assert replica.ask(b"1")[0][0]["error"]["type"] == raised.split("(", maxsplit=1)[0]
     assert replica.ask(b"0")[0][1] == [b"1"]
 
 
-def test_a_task_of_the_users_that_exits_does_not_end_the_replica(start):
+def test_a_task_of_the_users_that_exits_does_not_end_the_replica(start: "Starter") -> None:
     replica = start(
         "import asyncio, sys\nasync def leave(): sys.exit(5)\n"
         "async def handle(payload):\n    if payload: await asyncio.create_task(leave())\n"
@@ -135,7 +145,7 @@ def test_a_task_of_the_users_that_exits_does_not_end_the_replica(start):
     assert replica.ask(b"0")[0][1] == [b"1"]
 
 
-def test_os_exit_ends_the_process_and_the_sidecar_sees_it(start):
+def test_os_exit_ends_the_process_and_the_sidecar_sees_it(start: "Starter") -> None:
     replica = start("import os\ndef handle(payload): os._exit(9)")
 
     replica.call()
@@ -145,7 +155,7 @@ def test_os_exit_ends_the_process_and_the_sidecar_sees_it(start):
     assert replica.process.wait(20) == 9
 
 
-def test_a_child_that_returns_from_the_handler_says_nothing(start):
+def test_a_child_that_returns_from_the_handler_says_nothing(start: "Starter") -> None:
     replica = start(
         "import os\ndef handle(payload):\n    pid = os.fork()\n"
         "    if pid == 0: return 'child'\n    return os.waitpid(pid, 0)[1]"
@@ -158,7 +168,9 @@ def test_a_child_that_returns_from_the_handler_says_nothing(start):
 @pytest.mark.parametrize(
     ("leave", "code"), [("raise ValueError('oops')", 1), ("raise SystemExit(7)", 7)]
 )
-def test_a_child_that_raises_ends_with_its_exit_code(start, leave, code):
+def test_a_child_that_raises_ends_with_its_exit_code(
+    start: "Starter", leave: str, code: int
+) -> None:
     replica = start(
         "import os\ndef handle(payload):\n    pid = os.fork()\n"
         f"    if pid == 0: {leave}\n    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])"
@@ -167,7 +179,7 @@ def test_a_child_that_raises_ends_with_its_exit_code(start, leave, code):
     assert replica.ask()[0][1] == [b"%d" % code]
 
 
-def test_the_socket_is_open_in_no_child(start):
+def test_the_socket_is_open_in_no_child(start: "Starter") -> None:
     replica = start(
         "import os, subprocess, sys, stat\n"
         "def open_socket(fd):\n    try: return stat.S_ISSOCK(os.fstat(fd).st_mode)\n"
@@ -183,7 +195,7 @@ def test_the_socket_is_open_in_no_child(start):
     assert replica.ask()[0][1] == [b"[1,0]"]
 
 
-def test_children_of_a_handler_can_be_terminated(start):
+def test_children_of_a_handler_can_be_terminated(start: "Starter") -> None:
     replica = start(
         "import multiprocessing, time\n"
         "def work(): time.sleep(60)\n"
@@ -195,7 +207,7 @@ def test_children_of_a_handler_can_be_terminated(start):
     assert replica.ask()[0][1] == [b"-15"]
 
 
-def test_what_a_handler_prints_never_reaches_the_socket(start):
+def test_what_a_handler_prints_never_reaches_the_socket(start: "Starter") -> None:
     replica = start(
         "import os, sys\ndef handle(payload):\n    print('x' * 1_000_000)\n"
         "    os.write(2, b'raw')\n    return 1"
@@ -213,7 +225,7 @@ def test_what_a_handler_prints_never_reaches_the_socket(start):
     assert printed + rest == b"x" * 1_000_000 + b"\nraw"
 
 
-def test_a_printed_line_leaves_at_once_and_in_utf_8(start):
+def test_a_printed_line_leaves_at_once_and_in_utf_8(start: "Starter") -> None:
     replica = start(
         "import threading\ndef handle(payload):\n    print('gr\\u00f6\\u00dfe')\n"
         "    threading.Event().wait()",
@@ -237,7 +249,7 @@ def test_a_printed_line_leaves_at_once_and_in_utf_8(start):
         "async def handle(payload):\n    print('busy')\n    await asyncio.sleep(60)",
     ],
 )
-def test_the_end_of_the_sidecar_ends_a_busy_replica_at_once(start, handle):
+def test_the_end_of_the_sidecar_ends_a_busy_replica_at_once(start: "Starter", handle: str) -> None:
     replica = start("import asyncio, time\n" + handle)
     replica.call()
     assert replica.process.stdout is not None
@@ -249,7 +261,7 @@ def test_the_end_of_the_sidecar_ends_a_busy_replica_at_once(start, handle):
 
 
 @pytest.mark.parametrize("define", ["def", "async def"])
-def test_the_end_of_the_sidecar_ends_an_idle_replica(start, define):
+def test_the_end_of_the_sidecar_ends_an_idle_replica(start: "Starter", define: str) -> None:
     replica = start(f"{define} handle(payload): return 1")
 
     replica.sock.close()
@@ -258,7 +270,7 @@ def test_the_end_of_the_sidecar_ends_an_idle_replica(start, define):
 
 
 @pytest.mark.parametrize("define", ["def", "async def"])
-def test_sigterm_is_told_and_work_goes_on_until_bye(start, define):
+def test_sigterm_is_told_and_work_goes_on_until_bye(start: "Starter", define: str) -> None:
     replica = start(
         "import time\n"
         f"{define} handle(payload):\n"
@@ -278,7 +290,7 @@ def test_sigterm_is_told_and_work_goes_on_until_bye(start, define):
     assert replica.bye() == 0
 
 
-def test_sigterm_is_told_while_a_plain_handler_sleeps(start):
+def test_sigterm_is_told_while_a_plain_handler_sleeps(start: "Starter") -> None:
     replica = start(
         "import time\ndef handle(payload):\n    print('busy', flush=True)\n    time.sleep(60)"
     )
@@ -291,7 +303,7 @@ def test_sigterm_is_told_while_a_plain_handler_sleeps(start):
     assert replica.receive()[0] == {"k": "terminating"}
 
 
-def test_sigint_means_nothing_to_a_replica_in_its_own_session(start):
+def test_sigint_means_nothing_to_a_replica_in_its_own_session(start: "Starter") -> None:
     replica = start("def handle(payload): return 1")
 
     replica.process.send_signal(signal.SIGINT)
@@ -329,7 +341,9 @@ class Shop:
         ("def", "def close(self): raise ValueError('late')", "made late"),
     ],
 )
-def test_a_class_is_made_once_and_closed_at_the_end(start, define, extra, printed):
+def test_a_class_is_made_once_and_closed_at_the_end(
+    start: "Starter", define: str, extra: str, printed: str
+) -> None:
     source = SHOP.format(define=define, extra=extra)
     replica = start(source, "shop.Shop.handle")
 
@@ -341,7 +355,7 @@ def test_a_class_is_made_once_and_closed_at_the_end(start, define, extra, printe
     assert [word for word in said if word in printed.split()] == printed.split()
 
 
-def test_a_class_of_an_async_handler_is_made_inside_its_loop(start):
+def test_a_class_of_an_async_handler_is_made_inside_its_loop(start: "Starter") -> None:
     replica = start(
         "import asyncio\nclass Shop:\n"
         "    def __init__(self): self.loop = asyncio.get_running_loop()\n"
@@ -352,7 +366,7 @@ def test_a_class_of_an_async_handler_is_made_inside_its_loop(start):
     assert replica.ask()[0][1] == [b"true"]
 
 
-def test_cancel_ends_an_async_call(start):
+def test_cancel_ends_an_async_call(start: "Starter") -> None:
     replica = start(
         "import asyncio\nasync def handle(payload):\n    print('busy')\n    await asyncio.sleep(60)"
     )
@@ -365,7 +379,7 @@ def test_cancel_ends_an_async_call(start):
     assert replica.receive()[0] == {"k": "canceled", "id": 5}
 
 
-def test_cancel_of_calls_that_wait_or_have_not_begun(start):
+def test_cancel_of_calls_that_wait_or_have_not_begun(start: "Starter") -> None:
     replica = start("import asyncio\nasync def handle(payload): await asyncio.sleep(payload)")
     replica.call(b"60", call_id=1)
     replica.call(b"0", call_id=2)
@@ -383,7 +397,7 @@ def test_cancel_of_calls_that_wait_or_have_not_begun(start):
     ]
 
 
-def test_a_handler_that_answers_a_cancel_with_a_value_has_answered(start):
+def test_a_handler_that_answers_a_cancel_with_a_value_has_answered(start: "Starter") -> None:
     replica = start(
         "import asyncio\nasync def handle(payload):\n"
         "    try:\n        print('busy')\n        await asyncio.sleep(60)\n"
@@ -398,7 +412,7 @@ def test_a_handler_that_answers_a_cancel_with_a_value_has_answered(start):
     assert replica.answer()[0][1] == [b'"kept"']
 
 
-def test_cancel_of_a_plain_call_is_ignored(start):
+def test_cancel_of_a_plain_call_is_ignored(start: "Starter") -> None:
     replica = start("def handle(payload): return payload")
     replica.call(b"1")
     replica.send({"k": "cancel", "id": 1})
@@ -408,7 +422,9 @@ def test_cancel_of_a_plain_call_is_ignored(start):
 
 
 @pytest.mark.parametrize("define", ["def", "async def"])
-def test_a_generator_waits_for_a_sidecar_that_does_not_read(start, wait_for, define):
+def test_a_generator_waits_for_a_sidecar_that_does_not_read(
+    start: "Starter", wait_for: Callable[..., Any], define: str
+) -> None:
     replica = start(
         "import os, pathlib\n"
         f"{define} handle(payload):\n    for at in range(1_000_000):\n"
@@ -431,7 +447,7 @@ def test_a_generator_waits_for_a_sidecar_that_does_not_read(start, wait_for, def
 
 
 @pytest.mark.parametrize("define", ["def", "async def"])
-def test_many_frames_arrive_whole_and_in_order(start, define):
+def test_many_frames_arrive_whole_and_in_order(start: "Starter", define: str) -> None:
     replica = start(f"{define} handle(payload):\n    for at in range(20_000): yield at")
 
     answer = replica.ask()
@@ -440,7 +456,7 @@ def test_many_frames_arrive_whole_and_in_order(start, define):
     assert answer[-1][0] == {"k": "done", "id": 1, "frames": 20_000}
 
 
-def test_an_unknown_kind_of_call_is_refused_and_an_unknown_frame_ignored(start):
+def test_an_unknown_kind_of_call_is_refused_and_an_unknown_frame_ignored(start: "Starter") -> None:
     replica = start("def handle(payload): return 1")
 
     replica.send({"k": "riddle", "id": 1})
@@ -449,7 +465,7 @@ def test_an_unknown_kind_of_call_is_refused_and_an_unknown_frame_ignored(start):
     assert replica.receive()[0]["error"]["type"] == "asya.runtime.UnknownCallKind"
 
 
-def test_a_payload_that_is_no_json_fails_its_call_alone(start):
+def test_a_payload_that_is_no_json_fails_its_call_alone(start: "Starter") -> None:
     replica = start("def handle(payload): return 1")
 
     assert "Expecting" in replica.ask(b"{oops")[0][0]["error"]["message"]
@@ -458,7 +474,7 @@ def test_a_payload_that_is_no_json_fails_its_call_alone(start):
     assert replica.ask(b"1")[0][1] == [b"1"]
 
 
-def test_bytes_that_are_no_frame_end_the_replica_with_a_message(start):
+def test_bytes_that_are_no_frame_end_the_replica_with_a_message(start: "Starter") -> None:
     replica = start("def handle(payload): return 1")
 
     replica.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -476,7 +492,9 @@ def test_bytes_that_are_no_frame_end_the_replica_with_a_message(start):
         ("def handle(): ...", "takes no argument"),
     ],
 )
-def test_a_handler_that_cannot_be_loaded_is_reported(start, source, text):
+def test_a_handler_that_cannot_be_loaded_is_reported(
+    start: "Starter", source: str, text: str
+) -> None:
     replica = start(source, hello=False)
 
     header, _ = replica.receive()
@@ -495,7 +513,9 @@ def test_a_handler_that_cannot_be_loaded_is_reported(start, source, text):
         ({"ASYA_SOCKET": "s", "ASYA_HANDLER": "a.b", "ASYA_CONCURRENCY": "many"}, "from 1 to"),
     ],
 )
-def test_wrong_settings_exit_with_2(environ, text, capsys):
+def test_wrong_settings_exit_with_2(
+    environ: dict[str, Any], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     from asya.runtime.__main__ import main
 
     assert main([], environ) == 2
@@ -503,7 +523,9 @@ def test_wrong_settings_exit_with_2(environ, text, capsys):
 
 
 @pytest.mark.parametrize("define", ["def", "async def"])
-def test_a_thread_that_was_left_behind_does_not_keep_the_replica(start, define):
+def test_a_thread_that_was_left_behind_does_not_keep_the_replica(
+    start: "Starter", define: str
+) -> None:
     replica = start(
         "import threading, asya.runtime.serve\nasya.runtime.serve.CLOSE_S = 0.1\n"
         f"{define} handle(payload):\n    threading.Thread(target=threading.Event().wait).start()"

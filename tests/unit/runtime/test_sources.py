@@ -29,7 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_files_below_the_folders_count_but_not_what_is_installed_there(
     project: Any, tmp_path: Path
-):
+) -> None:
     mine = [project("a.py"), project("package/b.py")]
     project(".venv/c.py")
     project("env/lib/site-packages/d.py")
@@ -39,7 +39,7 @@ def test_files_below_the_folders_count_but_not_what_is_installed_there(
     assert sources.imported([]) == []
 
 
-def test_a_changed_or_removed_file_is_found(project: Any):
+def test_a_changed_or_removed_file_is_found(project: Any) -> None:
     one, two = project("a.py"), project("b.py")
     before = sources.stamps([one, two])
     assert sources.changed(before) is None
@@ -49,7 +49,7 @@ def test_a_changed_or_removed_file_is_found(project: Any):
     assert sources.changed(before) == one
 
 
-def test_files_are_told_once_and_again_when_there_are_more(project: Any, tmp_path: Path):
+def test_files_are_told_once_and_again_when_there_are_more(project: Any, tmp_path: Path) -> None:
     told: list[Any] = []
     one = project("a.py")
     teller = sources.Teller([str(tmp_path)])

@@ -77,7 +77,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
         process.wait(30)
 
 
-def test_a_replica_is_forked_greets_and_its_end_is_told(supervisor: Supervisor):
+def test_a_replica_is_forked_greets_and_its_end_is_told(supervisor: Supervisor) -> None:
     supervisor.start()
     assert supervisor.told()[0] == {"k": "ready"}
     out = supervisor.fork(7)
@@ -100,7 +100,7 @@ def test_a_replica_is_forked_greets_and_its_end_is_told(supervisor: Supervisor):
     connection.close()
 
 
-def test_code_that_changed_is_not_forked(supervisor: Supervisor):
+def test_code_that_changed_is_not_forked(supervisor: Supervisor) -> None:
     supervisor.start()
     assert supervisor.told()[0] == {"k": "ready"}
     path = supervisor.folder / "handlers.py"
@@ -110,7 +110,7 @@ def test_code_that_changed_is_not_forked(supervisor: Supervisor):
     assert supervisor.process.wait(30) == 0
 
 
-def test_code_that_changes_while_it_is_imported_is_not_trusted(supervisor: Supervisor):
+def test_code_that_changes_while_it_is_imported_is_not_trusted(supervisor: Supervisor) -> None:
     supervisor.start(age_s=-5)
     assert supervisor.told()[0]["k"] == "stale"
 
@@ -125,7 +125,7 @@ def test_code_that_changes_while_it_is_imported_is_not_trusted(supervisor: Super
         ("import os\nheld = os.pipe()", "the module holds a pipe"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_shared_is_named(code: str, why: str, supervisor: Supervisor):
+def test_what_cannot_be_shared_is_named(code: str, why: str, supervisor: Supervisor) -> None:
     supervisor.start(code)
     told = supervisor.told()[0]
     assert told["k"] == "off"

@@ -10,6 +10,7 @@ import functools
 import json
 import typing
 import uuid
+from collections.abc import Callable
 from typing import Any, Literal, Optional, Union
 
 import pydantic
@@ -93,10 +94,10 @@ FULL = {
 }  # fmt: skip
 
 
-def full(payload: Full): ...
+def full(payload: Full) -> None: ...
 
 
-def test_every_type_of_field():
+def test_every_type_of_field() -> None:
     built = make(full, FULL)
 
     assert built == Full(
@@ -108,7 +109,7 @@ def test_every_type_of_field():
     assert isinstance(built.ratio, float)
 
 
-def test_all_fields_that_do_not_fit_are_named():
+def test_all_fields_that_do_not_fit_are_named() -> None:
     wrong = {
         "text": 1, "count": "1", "ratio": "2", "flag": 1, "color": "green", "mode": "medium",
         "when": "yesterday", "day": 5, "id": "x", "price": "NaN", "leaf": [], "leaves": {"a": [{}]},
@@ -130,32 +131,32 @@ def test_all_fields_that_do_not_fit_are_named():
 
 @given(st.recursive(st.builds(Tree, st.text(st.characters(exclude_categories=["Cs"]))),
                     lambda inner: st.builds(Tree, st.just("x"), st.lists(inner, max_size=3))))  # fmt: skip
-def test_what_encode_makes_is_built_again(tree):
-    def handle(payload: Tree): ...
+def test_what_encode_makes_is_built_again(tree: Tree) -> None:
+    def handle(payload: Tree) -> None: ...
 
     assert make(handle, json.loads(encode(tree))) == tree
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(list(FULL)), inner)))  # fmt: skip
-def test_any_payload_is_built_or_a_mismatch(payload):
+def test_any_payload_is_built_or_a_mismatch(payload: Any) -> None:
     try:
         make(full, payload)
     except PayloadMismatch as error:
         assert error.problems  # noqa: PT017  whether it raises is up to the payload
 
 
-def test_a_pydantic_model_validates_itself():
-    def handle(payload: Model): ...
+def test_a_pydantic_model_validates_itself() -> None:
+    def handle(payload: Model) -> None: ...
 
     assert make(handle, {"size": "3"}) == Model(size=3)
     with pytest.raises(pydantic.ValidationError, match="size"):
         make(handle, {})
 
 
-def test_containers_of_models():
-    def many(payload: list[Leaf]): ...
-    def maybe(payload: Leaf | None): ...
+def test_containers_of_models() -> None:
+    def many(payload: list[Leaf]) -> None: ...
+    def maybe(payload: Leaf | None) -> None: ...
 
     assert make(many, [{"n": 1}]) == [Leaf(1)]
     assert make(maybe, None) is None
@@ -163,16 +164,16 @@ def test_containers_of_models():
         make(many, [{"n": 1}, {}])
 
 
-def test_the_class_itself_may_refuse():
+def test_the_class_itself_may_refuse() -> None:
     @dataclasses.dataclass
     class Positive:
         n: int
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             if self.n < 0:
                 raise ValueError("n is below zero")
 
-    def handle(payload): ...
+    def handle(payload: Any) -> None: ...
 
     handle.__annotations__["payload"] = Positive
     with pytest.raises(PayloadMismatch, match=r"\$: n is below zero"):
@@ -180,36 +181,38 @@ def test_the_class_itself_may_refuse():
 
 
 class Shop:
-    def handle(self, payload: Leaf): ...
+    def handle(self, payload: Leaf) -> None: ...
 
-    def __call__(self, payload: Leaf): ...
+    def __call__(self, payload: Leaf) -> None: ...
 
 
-def wrapped(payload: Leaf, more: int = 1): ...
+def wrapped(payload: Leaf, more: int = 1) -> None: ...
 
 
 @functools.wraps(wrapped)
-def wrapper(*args): ...
+def wrapper(*args: Any) -> None: ...
 
 
 @pytest.mark.parametrize(
     "handler", [Shop().handle, Shop(), functools.partial(wrapped, more=2), wrapper]
 )
-def test_annotations_behind_methods_instances_partials_and_wrappers(handler):
+def test_annotations_behind_methods_instances_partials_and_wrappers(
+    handler: Callable[..., Any] | Shop,
+) -> None:
     assert make(handler, {"n": 1}) == Leaf(1)
 
 
-def test_other_annotations_are_left_alone():
-    def plain(payload: dict[str, int]): ...
-    def nothing(payload): ...
-    def hidden(payload: Hidden): ...
-    def none(): ...
+def test_other_annotations_are_left_alone() -> None:
+    def plain(payload: dict[str, int]) -> None: ...
+    def nothing(payload: Any) -> None: ...
+    def hidden(payload: Hidden) -> None: ...
+    def none() -> None: ...
 
     assert [builder_for(one) for one in (plain, nothing, hidden, none, len)] == [None] * 5
 
 
-def test_a_mismatch_lists_a_bounded_number_of_problems():
-    def handle(payload: list[Leaf]): ...
+def test_a_mismatch_lists_a_bounded_number_of_problems() -> None:
+    def handle(payload: list[Leaf]) -> None: ...
 
     with pytest.raises(PayloadMismatch, match="and 950 more"):
         make(handle, [{}] * 1000)

@@ -55,7 +55,7 @@ def histogram(metrics: Metrics, name: str) -> tuple[dict[int, int], float]:
     return {i: n for i, n in enumerate(found.counts) if n}, found.total
 
 
-def test_the_catalog_holds_to_the_conventions():
+def test_the_catalog_holds_to_the_conventions() -> None:
     names = [metric.name for metric in catalog.METRICS]
     assert len(set(names)) == len(names)
     for metric in catalog.METRICS:
@@ -68,7 +68,7 @@ def test_the_catalog_holds_to_the_conventions():
     assert (catalog.BUCKETS_S[0], catalog.BUCKETS_S[-1]) == (0.0005, 600.0)
 
 
-def test_a_hop_is_timed_from_start_to_end(metrics: Metrics, watch: Watch):
+def test_a_hop_is_timed_from_start_to_end(metrics: Metrics, watch: Watch) -> None:
     metrics.emit(started())
     watch.now_s = 0.3
     metrics.emit(ended())
@@ -79,7 +79,9 @@ def test_a_hop_is_timed_from_start_to_end(metrics: Metrics, watch: Watch):
     assert histogram(metrics, catalog.QUEUE_TIME) == ({catalog.BUCKETS_S.index(0.25): 1}, 0.25)
 
 
-def test_a_bound_belongs_to_its_bucket_and_the_last_has_none(metrics: Metrics, watch: Watch):
+def test_a_bound_belongs_to_its_bucket_and_the_last_has_none(
+    metrics: Metrics, watch: Watch
+) -> None:
     for seconds in (0.0, 0.0005, 600.0, 600.1):
         watch.now_s = 0.0
         metrics.emit(started(attempt=2))
@@ -89,7 +91,7 @@ def test_a_bound_belongs_to_its_bucket_and_the_last_has_none(metrics: Metrics, w
     assert histogram(metrics, catalog.HANDLER_TIME)[0] == {0: 2, last - 1: 1, last: 1}
 
 
-def test_later_attempts_have_no_queue_time_and_lost_ones_no_handler_time(metrics: Metrics):
+def test_later_attempts_have_no_queue_time_and_lost_ones_no_handler_time(metrics: Metrics) -> None:
     metrics.emit(started(attempt=2))
     metrics.emit(ended("lost"))
     metrics.emit(ended("failed", n=7))  # whose start was not seen
@@ -98,7 +100,7 @@ def test_later_attempts_have_no_queue_time_and_lost_ones_no_handler_time(metrics
 
 
 @pytest.mark.parametrize("sent", ["", "yesterday", "2026-11-23T18:25:00", SENT.replace("25", "26")])
-def test_a_time_of_another_form_costs_nothing_but_itself(metrics: Metrics, sent: str):
+def test_a_time_of_another_form_costs_nothing_but_itself(metrics: Metrics, sent: str) -> None:
     metrics.emit(started(sent=sent))
     metrics.emit(ended())
     assert histogram(metrics, catalog.HANDLER_TIME)[0] == {0: 1}
@@ -115,14 +117,16 @@ def test_a_time_of_another_form_costs_nothing_but_itself(metrics: Metrics, sent:
         ("2026-11-23T18:25:01.000Z", 0.0),  # clocks differ
     ],
 )
-def test_the_time_in_the_queue_is_told_from_every_form(metrics: Metrics, sent: str, seconds: float):
+def test_the_time_in_the_queue_is_told_from_every_form(
+    metrics: Metrics, sent: str, seconds: float
+) -> None:
     metrics.emit(started(sent=sent))
     assert histogram(metrics, catalog.QUEUE_TIME)[1] == seconds
 
 
 def test_of_too_many_hops_the_oldest_start_is_forgotten(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr("asya.telemetry.metrics.STARTED_MAX", 3)
     for n in range(5):
         metrics.emit(started(n, attempt=2))
@@ -160,7 +164,7 @@ async def counted(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
 
 async def test_ends_are_counted_once_and_failures_of_the_store_apart(
     metrics: Metrics, watch: Watch
-):
+) -> None:
     books = Books()
     ledger = metrics.ledger(books)
     assert await ledger.finish(end()) is True
@@ -180,7 +184,7 @@ async def test_ends_are_counted_once_and_failures_of_the_store_apart(
     assert await counted(metrics, catalog.STORE_ERRORS) == {(): 2}
 
 
-async def test_labels_of_dead_letters_are_bounded(metrics: Metrics):
+async def test_labels_of_dead_letters_are_bounded(metrics: Metrics) -> None:
     for number in range(REASONS_MAX + 50):
         metrics.died(f"actor-{number}", "ParseError")
     found = await counted(metrics, catalog.DEAD)
@@ -188,10 +192,10 @@ async def test_labels_of_dead_letters_are_bounded(metrics: Metrics):
     assert found["other", "other"] == 50
 
 
-async def test_many_scrapes_ask_the_sources_once_a_second(metrics: Metrics, watch: Watch):
+async def test_many_scrapes_ask_the_sources_once_a_second(metrics: Metrics, watch: Watch) -> None:
     asked = 0
 
-    async def source():
+    async def source() -> list[Sample]:
         nonlocal asked
         asked += 1
         await asyncio.sleep(0)
@@ -205,10 +209,12 @@ async def test_many_scrapes_ask_the_sources_once_a_second(metrics: Metrics, watc
     assert asked == 2
 
 
-async def test_a_scraper_that_goes_away_does_not_end_the_scrape_of_the_others(metrics: Metrics):
+async def test_a_scraper_that_goes_away_does_not_end_the_scrape_of_the_others(
+    metrics: Metrics,
+) -> None:
     gate = asyncio.Event()
 
-    async def source():
+    async def source() -> list[Sample]:
         await gate.wait()
         return [Sample(catalog.READY, (), 1)]
 
@@ -220,7 +226,7 @@ async def test_a_scraper_that_goes_away_does_not_end_the_scrape_of_the_others(me
     assert Sample(catalog.READY, (), 1) in (await second).samples
 
 
-async def test_the_text_is_what_prometheus_reads(metrics: Metrics, watch: Watch):
+async def test_the_text_is_what_prometheus_reads(metrics: Metrics, watch: Watch) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
     metrics.emit(started())

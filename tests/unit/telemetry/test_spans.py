@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def ended(state: str = "succeeded", attempt: int = 1, error: ErrorInfo | None = 
     return HopEnded("e", 0, "a", attempt, AT, state, Route([], "a", []), error, retry_at)
 
 
-def test_a_hop_is_a_wait_and_a_process(spans: Spans, shelf: Shelf):
+def test_a_hop_is_a_wait_and_a_process(spans: Spans, shelf: Shelf) -> None:
     spans.emit(started())
     spans.emit(ended())
     wait, process = shelf.spans
@@ -68,7 +69,7 @@ def test_a_hop_is_a_wait_and_a_process(spans: Spans, shelf: Shelf):
     assert process.error is None
 
 
-def test_an_attempt_that_fails_has_the_exception_and_the_retry(spans: Spans, shelf: Shelf):
+def test_an_attempt_that_fails_has_the_exception_and_the_retry(spans: Spans, shelf: Shelf) -> None:
     error = ErrorInfo(type="ValueError", message="no", traceback="Traceback …")
     spans.emit(started(attempt=2))
     spans.emit(ended("retrying", 2, error))
@@ -87,7 +88,7 @@ def test_an_attempt_that_fails_has_the_exception_and_the_retry(spans: Spans, she
     ]
 
 
-def test_a_lost_replica_is_an_event_of_the_one_span(spans: Spans, shelf: Shelf):
+def test_a_lost_replica_is_an_event_of_the_one_span(spans: Spans, shelf: Shelf) -> None:
     spans.emit(started())
     spans.emit(ended("lost"))
     spans.emit(started(pid=8))
@@ -99,7 +100,7 @@ def test_a_lost_replica_is_an_event_of_the_one_span(spans: Spans, shelf: Shelf):
 
 def test_of_too_many_hops_the_oldest_span_is_forgotten(
     spans: Spans, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr("asya.telemetry.spans.PENDING_MAX", 1)
     old, new = started(attempt=2), HopStarted(
         "f", 0, "b", 2, AT, "f", Route([], "b", []), AT, 7, traceparent=GIVEN
@@ -112,13 +113,15 @@ def test_of_too_many_hops_the_oldest_span_is_forgotten(
 
 
 @pytest.mark.parametrize("traceparent", [None, "nonsense", UNSAMPLED])
-def test_what_is_not_sampled_has_no_spans(spans: Spans, shelf: Shelf, traceparent: str | None):
+def test_what_is_not_sampled_has_no_spans(
+    spans: Spans, shelf: Shelf, traceparent: str | None
+) -> None:
     spans.emit(started(traceparent=traceparent))
     spans.emit(ended())
     assert shelf.spans == []
 
 
-def test_a_request_goes_on_with_a_trace_or_begins_one(spans: Spans, shelf: Shelf):
+def test_a_request_goes_on_with_a_trace_or_begins_one(spans: Spans, shelf: Shelf) -> None:
     child = spans.begin_request(GIVEN)
     root = spans.begin_request(None)
     assert child is not None
@@ -131,7 +134,7 @@ def test_a_request_goes_on_with_a_trace_or_begins_one(spans: Spans, shelf: Shelf
     assert (root.name, root.error) == ("POST /v1/envelopes", "status 503")
 
 
-def test_a_run_of_a_schedule_begins_a_trace(spans: Spans, shelf: Shelf):
+def test_a_run_of_a_schedule_begins_a_trace(spans: Spans, shelf: Shelf) -> None:
     headers = spans.schedule("nightly")
     (span,) = shelf.spans
     assert headers == {"traceparent": f"00-{span.trace_id}-{span.span_id}-01"}
@@ -140,7 +143,7 @@ def test_a_run_of_a_schedule_begins_a_trace(spans: Spans, shelf: Shelf):
     assert Spans(shelf.spans.append, sample=lambda trace_id: False).schedule("nightly") == {}
 
 
-def test_requests_that_are_not_sampled_have_no_span(shelf: Shelf):
+def test_requests_that_are_not_sampled_have_no_span(shelf: Shelf) -> None:
     never = Spans(shelf.spans.append, sample=lambda trace_id: False)
     assert never.begin_request(None) is None
     assert never.begin_request(UNSAMPLED) is None
@@ -162,16 +165,18 @@ def test_requests_that_are_not_sampled_have_no_span(shelf: Shelf):
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h", "OTEL_SDK_DISABLED": "true"}, False),
     ],
 )
-def test_the_environment_says_whether_spans_are_recorded(environ, expected):
+def test_the_environment_says_whether_spans_are_recorded(
+    environ: dict[str, Any], expected: bool
+) -> None:
     assert otel.wanted(environ) is expected
 
 
-def test_an_exporter_that_is_not_there_is_refused():
+def test_an_exporter_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match="OTEL_TRACES_EXPORTER: expected otlp or none, got 'zip"):
         otel.wanted({"OTEL_TRACES_EXPORTER": "zipkin"})
 
 
-def test_without_the_sdk_the_text_says_what_to_install(monkeypatch):
+def test_without_the_sdk_the_text_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)

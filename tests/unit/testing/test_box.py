@@ -1,7 +1,9 @@
 """Handlers as users write them, in a mesh in a box: the whole of SPEC 2 and 4 on virtual time."""
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -10,22 +12,23 @@ from asya.envelope import child_id
 from asya.errors import UnknownActor
 from asya.resiliency import Policy, Resiliency
 from asya.testing import assert_route, play
+from asya.testing.box import MeshBox
 
 
-def double(payload):
+def double(payload: dict[str, Any]) -> dict[str, Any]:
     return {"n": payload["n"] * 2}
 
 
-def add_one(payload):
+def add_one(payload: dict[str, Any]) -> dict[str, Any]:
     return {"n": payload["n"] + 1}
 
 
-def twice(**policy):
+def twice(**policy: Any) -> Resiliency:
     return Resiliency(policies={"default": Policy(max_attempts=2, initial_delay_s=600)})
 
 
-def test_an_envelope_passes_its_route():
-    async def scene(box):
+def test_an_envelope_passes_its_route() -> None:
+    async def scene(box: MeshBox) -> None:
         end = await box.run(["double", "add-one"], {"n": 3})
         assert_route(end, ["double", "add-one"])
         assert end.value == {"n": 7}
@@ -33,11 +36,11 @@ def test_an_envelope_passes_its_route():
     play({"double": double, "add-one": add_one}, scene)
 
 
-def test_assert_route_tells_what_went_wrong():
-    def broken(payload):
+def test_assert_route_tells_what_went_wrong() -> None:
+    def broken(payload: dict[str, Any]) -> None:
         raise ValueError("no luck")
 
-    async def scene(box):
+    async def scene(box: MeshBox) -> None:
         end = await box.run(["broken"], {})
         with pytest.raises(AssertionError, match="PolicyExhausted: no luck"):
             assert_route(end, ["broken"])
@@ -45,16 +48,16 @@ def test_assert_route_tells_what_went_wrong():
     play({"broken": broken}, scene)
 
 
-def test_a_retry_after_minutes_takes_no_time():
+def test_a_retry_after_minutes_takes_no_time() -> None:
     calls = []
 
-    def flaky(payload):
+    def flaky(payload: int) -> str:
         calls.append(payload)
         if len(calls) == 1:
             raise ConnectionError("not yet")
         return "done"
 
-    async def scene(box):
+    async def scene(box: MeshBox) -> None:
         end = await box.run(["flaky"], 1)
         assert (end.value, end.attempt, len(calls)) == ("done", 2, 2)
         assert asyncio.get_running_loop().time() > 299
@@ -62,14 +65,14 @@ def test_a_retry_after_minutes_takes_no_time():
     play({"flaky": flaky}, scene, resiliency=twice())
 
 
-def test_a_handler_may_route_at_run_time():
-    def router(payload):
+def test_a_handler_may_route_at_run_time() -> None:
+    def router(payload: dict[str, Any]) -> Iterator[dict[str, Any] | tuple[Any, ...]]:
         rest = yield "GET", ".route.next"
         yield "SET", ".route.next[:0]", [payload["to"]]
         yield "SET", ".headers.seen", rest
         yield payload
 
-    async def scene(box):
+    async def scene(box: MeshBox) -> None:
         end = await box.run(["router", "add-one"], {"to": "double", "n": 1})
         assert_route(end, ["router", "double", "add-one"])
         assert end.headers["seen"] == ["add-one"]
@@ -78,13 +81,13 @@ def test_a_handler_may_route_at_run_time():
     play({"router": router, "double": double, "add-one": add_one}, scene)
 
 
-def test_fan_out_and_fly():
-    async def spread(payload):
+def test_fan_out_and_fly() -> None:
+    async def spread(payload: int) -> AsyncIterator[Any]:
         for i in range(payload):
             yield "FLY", {"i": i}
             yield {"n": i}
 
-    async def scene(box):
+    async def scene(box: MeshBox) -> None:
         one = await box.send(["spread", "double"], 3)
         ends = [await box.end_of(x) for x in (one, child_id(one, 0, 1), child_id(one, 0, 2))]
         assert [end.value["n"] for end in ends] == [0, 2, 4]
@@ -93,19 +96,19 @@ def test_fan_out_and_fly():
     play({"spread": spread, "double": double}, scene)
 
 
-def test_a_flood_of_frames_arrives_whole_while_little_of_it_is_under_way():
+def test_a_flood_of_frames_arrives_whole_while_little_of_it_is_under_way() -> None:
     most = 0
 
-    async def flood(payload):
+    async def flood(payload: None) -> AsyncIterator[Any]:
         for _ in range(5_000):
             yield "x" * 100
 
-    async def scene(box):
+    async def scene(box: MeshBox) -> None:
         nonlocal most
         publish = box._transport.publish
         under_way = 0
 
-        async def counted(*args, **kwargs):
+        async def counted(*args: Any, **kwargs: Any) -> Any:
             nonlocal under_way, most
             under_way += 1
             most = max(most, under_way)
@@ -114,7 +117,7 @@ def test_a_flood_of_frames_arrives_whole_while_little_of_it_is_under_way():
             under_way -= 1
             return receipt
 
-        box._transport.publish = counted
+        box._transport.publish = counted  # type: ignore[method-assign]  # counts what is under way
         one = await box.run(["flood", "end"], None)
         while len(box.ledger.ends) < 5_000:
             await asyncio.sleep(1)
@@ -130,34 +133,36 @@ class Query:
     limit: int = 5
 
 
-def test_a_typed_parameter_is_built_from_the_payload():
-    def search(query: Query):
+def test_a_typed_parameter_is_built_from_the_payload() -> None:
+    def search(query: Query) -> list[str]:
         return [query.text] * query.limit
 
-    async def scene(box):
+    async def scene(box: MeshBox) -> None:
         assert (await box.run(["search"], {"text": "a", "limit": 2})).value == ["a", "a"]
         end = await box.run(["search"], {"limit": "many"})
         assert end.phase == "failed"
+        assert end.error is not None
         assert "text" in end.error.message
         assert "limit" in end.error.message
 
     play({"search": search}, scene)
 
 
-def test_a_forbidden_path_fails_the_envelope():
-    def cheat(payload):
+def test_a_forbidden_path_fails_the_envelope() -> None:
+    def cheat(payload: int) -> Iterator[tuple[str, ...] | None]:
         yield "SET", ".id", "other"
 
-    async def scene(box):
+    async def scene(box: MeshBox) -> None:
         end = await box.run(["cheat"], 1)
+        assert end.error is not None
         assert end.error.type == "PermissionError"
         assert ".id" in end.error.message
 
     play({"cheat": cheat}, scene)
 
 
-def test_none_stops_the_route_with_the_payload_it_came_with():
-    async def scene(box):
+def test_none_stops_the_route_with_the_payload_it_came_with() -> None:
+    async def scene(box: MeshBox) -> None:
         end = await box.run(["stop", "double"], {"n": 1})
         assert_route(end, ["stop"])
         assert end.value == {"n": 1}
@@ -167,12 +172,12 @@ def test_none_stops_the_route_with_the_payload_it_came_with():
 
 @pytest.mark.parametrize("point", crashpoints.POINTS)
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_crash_anywhere_loses_nothing_and_forks_nothing(point, after):
-    def spread(payload):
+def test_a_crash_anywhere_loses_nothing_and_forks_nothing(point: str, after: int) -> None:
+    def spread(payload: None) -> Iterator[dict[str, Any]]:
         yield {"n": 1}
         yield {"n": 2}
 
-    async def scene(box):
+    async def scene(box: MeshBox) -> None:
         box.crash_at(point, after=after)
         ids = [await box.send(["spread", "double", "add-one"], None) for _ in range(3)]
         wanted = [x for one in ids for x in (one, child_id(one, 0, 1))]
@@ -184,15 +189,15 @@ def test_a_crash_anywhere_loses_nothing_and_forks_nothing(point, after):
     play({"spread": spread, "double": double, "add-one": add_one}, scene)
 
 
-def test_a_killed_replica_s_envelope_runs_again():
+def test_a_killed_replica_s_envelope_runs_again() -> None:
     started = asyncio.Event()
 
-    async def slow(payload):
+    async def slow(payload: int) -> str:
         started.set()
         await asyncio.sleep(10)
         return "ok"
 
-    async def scene(box):
+    async def scene(box: MeshBox) -> None:
         one = await box.send(["slow"], 1)
         await started.wait()
         box.kill("slow")
@@ -202,17 +207,17 @@ def test_a_killed_replica_s_envelope_runs_again():
     play({"slow": slow}, scene)
 
 
-def test_cancel_stops_an_async_handler():
+def test_cancel_stops_an_async_handler() -> None:
     stopped = []
 
-    async def slow(payload):
+    async def slow(payload: int) -> None:
         try:
             await asyncio.sleep(1e6)
         except asyncio.CancelledError:
             stopped.append(1)
             raise
 
-    async def scene(box):
+    async def scene(box: MeshBox) -> None:
         one = await box.send(["slow"], 1)
         await asyncio.sleep(1)
         box.cancel(one)
@@ -222,8 +227,8 @@ def test_cancel_stops_an_async_handler():
     play({"slow": slow}, scene)
 
 
-def test_an_actor_that_the_box_does_not_have_is_named():
-    async def scene(box):
+def test_an_actor_that_the_box_does_not_have_is_named() -> None:
+    async def scene(box: MeshBox) -> None:
         with pytest.raises(UnknownActor, match="did you mean 'double'"):
             await box.send(["duble"], 1)
 
