@@ -1,9 +1,8 @@
 """The warm template of an actor: a process that has imported its module, and forks replicas.
 
-It saves the interpreter's start and the import. It is started when the actor's first replica is
-asked to go, so an actor that was never used, or whose replicas stay, has none; and it ends when it
-had nothing to do for `idle_s`. Whatever is wrong with it, the replica is started in the plain way.
-The process itself is `asya.runtime.template`.
+It saves the interpreter's start and the import. `template_plan` decides when there is one; this
+file has the process, the socket and the descriptors. Whatever is wrong with a template, the replica
+is started in the plain way. What runs in the process is `asya.runtime.template`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -24,6 +23,17 @@ from asya.local.leftovers import ChildRecord
 from asya.local.logs import RotatingLog
 from asya.local.process import READ_ON_S, Child, Launch, ReplicaProcess
 from asya.local.source_watch import drop_bytecode
+from asya.local.template_plan import (
+    Action,
+    Answer,
+    ChildEnded,
+    Close,
+    DropBytecode,
+    KillStray,
+    Spawn,
+    TemplatePlan,
+    Write,
+)
 
 ANSWER_S: Final = 2.0
 """How long a template may take to fork."""
@@ -31,15 +41,12 @@ ANSWER_S: Final = 2.0
 CODE_S: Final = 0.2
 """How long the exit code of a replica that has ended is waited for: only its template knows it."""
 
-END_S: Final = 1.0
-"""How long a template may take to end when it is told to."""
-
 MESSAGE_MAX: Final = 64 * 1024
 
 OFF: Final = "ASYA_TEMPLATE"
 """A variable of the actor: `off` means that there shall be no template."""
 
-_HOLDS: Final = hasattr(os, "pidfd_open") and sys.platform == "linux"
+_SUPPORTED: Final = hasattr(os, "pidfd_open") and sys.platform == "linux"
 
 
 class ForkedProcess(Child, asyncio.Protocol):
@@ -108,51 +115,90 @@ class ForkedProcess(Child, asyncio.Protocol):
 
 
 class Template:
-    """At most one process at a time; started by `want`, again and again.
+    """The template of one actor.
 
     Args:
         actor: The actor's name.
-        log: Where the template and its replicas print.
-        record: Where processes are written down.
-        clock: The wall clock.
-        idle_s: How long it stays without a replica; 0 for no template at all.
+        log: Where it prints.
+        record: Where children are written down.
+        clock: For the times of log lines.
+        idle_s: How long it may stand unused. 0: the actor has none.
     """
 
     def __init__(
         self, actor: str, log: RotatingLog, record: ChildRecord, clock: Clock, idle_s: float
     ) -> None:
+        self._plan = TemplatePlan(idle_s if _SUPPORTED else 0.0)
         self._actor = actor
         self._log = log
         self._record = record
         self._clock = clock
-        self._idle_s = idle_s
         self._loop = asyncio.get_running_loop()
-        self._process: ReplicaProcess | None = None
-        self._processes: set[ReplicaProcess] = set()
-        self._sock: socket.socket | None = None
-        self._ready = False
         self._starting: asyncio.Task[None] | None = None
-        self._stopped = False
-        self._refused: Launch | None = None
-        self._asked: dict[int, asyncio.Future[tuple[int, int] | None]] = {}
-        self._number = 0
+        self._process: ReplicaProcess | None = None
+        self._processes: set[ReplicaProcess] = set()  # former ones that end, too
+        self._sock: socket.socket | None = None
+        self._answers: dict[int, asyncio.Future[tuple[int, int] | None]] = {}
         self._children: dict[int, ForkedProcess] = {}
-        self._idle: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int | None:
         """Of the process, or None where there is none that is ready."""
-        return self._process.pid if self._process is not None and self._ready else None
+        return self._process.pid if self._process is not None and self._plan.ready else None
 
     def want(self, launch: Launch) -> None:
         """Have a template ready soon, if this actor may have one."""
-        allowed = launch.environment.get(OFF, "").lower() not in {"off", "0", "false", "no"}
-        if not (_HOLDS and allowed and self._idle_s > 0) or self._stopped:
-            return
-        if self._starting is None and self._sock is None and launch != self._refused:
-            self._starting = self._loop.create_task(self._start(launch))
+        if launch.environment.get(OFF, "").lower() not in {"off", "0", "false", "no"}:
+            self._perform(self._plan.want(launch))
 
-    async def _start(self, launch: Launch) -> None:
+    def forget(self) -> None:
+        """The code has changed: end, and what was wrong with the code before is no matter."""
+        self._perform(self._plan.forget())
+
+    async def fork(self, on_end: Callable[[ForkedProcess], None]) -> ForkedProcess | None:
+        """A replica of the template; None where there is no template, or it cannot."""
+        number = self._plan.fork(self._loop.time())
+        if number is None or self._sock is None:
+            return None
+        self._set_timer()
+        out, end = os.pipe()
+        process = ForkedProcess(self._log, self._clock, on_end)
+        answer = self._answers[number] = self._loop.create_future()
+        try:
+            message = json.dumps({"k": "fork", "n": number}).encode()
+            socket.send_fds(self._sock, [message], [end])
+            async with asyncio.timeout(ANSWER_S):
+                forked = await answer
+        except (OSError, TimeoutError):
+            forked = None
+            self._perform(self._plan.gave_up(number))
+        finally:
+            self._answers.pop(number, None)
+            # Only the replica may hold the end that is written to, or its end is never seen.
+            os.close(end)
+        if forked is None:
+            os.close(out)
+            return None
+        process.follow(*forked)
+        self._children[process.pid] = process
+        await self._loop.connect_read_pipe(lambda: process, os.fdopen(out, "rb", buffering=0))
+        return process
+
+    async def stop(self) -> None:
+        """Have none, for good; returns when the process is gone."""
+        self._perform(self._plan.stop())
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
+        for process in list(self._processes):
+            process.signal(signal.SIGKILL)
+            await process.ended.wait()
+            process.close()
+            await process.closed.wait()
+
+    # -- the process ------------------------------------------------------------------------------
+
+    async def _spawn(self, launch: Launch) -> None:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {**launch.environment, "ASYA_FORKS": str(its.fileno())}
         warm = replace(launch, environment=environment)
@@ -162,6 +208,7 @@ class Template:
             )
         except OSError:
             ours.close()
+            self._plan.not_spawned()
             return
         finally:
             its.close()
@@ -170,132 +217,104 @@ class Template:
         self._process, self._sock = process, ours
         self._processes.add(process)
         ours.setblocking(False)
-        self._loop.add_reader(ours.fileno(), self._readable, ours, launch)
-        if self._stopped:
-            self.end()
+        self._loop.add_reader(ours.fileno(), self._readable, ours)
+        self._perform(self._plan.spawned())
 
-    async def fork(self, on_end: Callable[[ForkedProcess], None]) -> ForkedProcess | None:
-        """A replica of the template; None where there is no template, or it cannot."""
-        if not self._ready or self._sock is None:
-            return None
-        out, end = os.pipe()
-        process = ForkedProcess(self._log, self._clock, on_end)
-        self._number += 1
-        number = self._number
-        answer = self._asked[number] = self._loop.create_future()
-        try:
-            message = json.dumps({"k": "fork", "n": number}).encode()
-            socket.send_fds(self._sock, [message], [end])
-            async with asyncio.timeout(ANSWER_S):
-                forked = await answer
-        except (OSError, TimeoutError):
-            forked = None
-            self.end()
-        finally:
-            self._asked.pop(number, None)
-            os.close(end)
-        if forked is None:
-            os.close(out)
-            return None
-        process.follow(*forked)
-        self._children[process.pid] = process
-        self._stay()
-        await self._loop.connect_read_pipe(lambda: process, os.fdopen(out, "rb", buffering=0))
-        return process
-
-    def _readable(self, sock: socket.socket, launch: Launch) -> None:
+    def _readable(self, sock: socket.socket) -> None:
         try:
             data, fds, _, _ = socket.recv_fds(sock, MESSAGE_MAX, 1)
         except BlockingIOError:
             return
         except OSError:
             data, fds = b"", []
+        # The loop may have collected this event before the socket was given up.
         if sock is not self._sock:
             return
-        if not data:
-            self.end()
-            return
-        self._take(json.loads(data), fds, launch)
+        if data:
+            message = json.loads(data)
+            self._perform(self._heard(message), fds[0] if fds else None)
+        else:
+            self._perform(self._plan.end())
 
-    def _take(self, told: dict[str, Any], fds: list[int], launch: Launch) -> None:
-        answer = self._asked.get(told.get("n", 0))
-        match told["k"]:
+    def _heard(self, message: dict[str, Any]) -> list[Action]:
+        now_s = self._loop.time()
+        match message["k"]:
             case "ready":
-                self._ready = True
-                self._stay()
+                return self._plan.loaded(now_s)
             case "off":
-                self._refused = launch
-                self._write(f"replicas are started without a template: {told['why']}")
-                self.end()
+                return self._plan.off(message["why"])
             case "stale":
-                drop_bytecode([told["file"]])
-                self.end()
-                self.want(launch)
-            case "forked" if answer is None or answer.done():
-                os.close(fds[0])  # it came too late: another was started
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(told["pid"], signal.SIGKILL)
-            case "forked" if answer is not None:
-                answer.set_result((told["pid"], fds[0]))
-            case "refused" if answer is not None and not answer.done():
-                answer.set_result(None)
+                return self._plan.stale(message["file"])
+            case "forked":
+                return self._plan.forked(message["n"], message["pid"], now_s)
+            case "refused":
+                return self._plan.refused(message["n"], now_s)
             case "ended":
-                child = self._children.pop(told["pid"], None)
-                if child is not None:
-                    child.tell(told["code"])
-                self._stay()
+                return self._plan.ended(message["pid"], message["code"], now_s)
+        return []
 
-    def _write(self, text: str) -> None:
-        now = to_rfc3339(self._clock.now())
-        self._log.write_lines(now, os.getpid(), text.encode("utf-8", "backslashreplace"))
+    def _perform(self, actions: Iterable[Action], pidfd: int | None = None) -> None:
+        for action in actions:
+            match action:
+                case Spawn(launch):
+                    self._starting = self._loop.create_task(self._spawn(launch))
+                case Close(grace_s):
+                    self._close(grace_s)
+                case Answer(number, pid):
+                    self._answer(number, pid, pidfd)
+                case KillStray(pid):
+                    _kill_stray(pid, pidfd)
+                case ChildEnded(pid, code):
+                    child = self._children.pop(pid, None)
+                    if child is not None:
+                        child.tell(code)
+                case DropBytecode(file):
+                    drop_bytecode([file])
+                case Write(text):
+                    now = to_rfc3339(self._clock.now())
+                    self._log.write_lines(
+                        now, os.getpid(), text.encode("utf-8", "backslashreplace")
+                    )
+        self._set_timer()
 
-    def _stay(self) -> None:
-        """Something happened: the time without use begins anew, once no replica is left."""
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
-        if not self._children and self._sock is not None:
-            self._idle = self._loop.call_later(self._idle_s, self.end)
+    def _answer(self, number: int, pid: int | None, pidfd: int | None) -> None:
+        answer = self._answers.get(number)
+        waited_for = answer is not None and not answer.done()
+        if pid is None or pidfd is None:
+            if answer is not None and waited_for:
+                answer.set_result(None)
+        elif answer is not None and waited_for:
+            answer.set_result((pid, pidfd))
+        else:
+            # The time for the answer ran out in this very turn of the loop.
+            _kill_stray(pid, pidfd)
 
-    def forget(self) -> None:
-        """The code has changed: end, and what was wrong with the code before is no matter."""
-        self._refused = None
-        self.end()
-
-    def end(self) -> None:
-        """Have none any more. Replicas that it forked run on."""
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
+    def _close(self, grace_s: float) -> None:
         sock, self._sock = self._sock, None
         process, self._process = self._process, None
         if sock is not None:
             self._loop.remove_reader(sock.fileno())
             sock.close()
         if process is not None:
-            # One that forks must come to its end by itself: nobody would know of its last child.
-            wait_s = END_S if self._ready else 0.0
-            self._loop.call_later(wait_s, process.signal, signal.SIGKILL)
-        self._ready = False
-        for answer in self._asked.values():
-            if not answer.done():
-                answer.set_result(None)
-        children, self._children = self._children, {}
-        for child in children.values():
-            child.tell(None)
+            self._loop.call_later(grace_s, process.signal, signal.SIGKILL)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_s = self._plan.idle_due_s
+        if due_s != float("inf"):
+            self._timer = self._loop.call_at(
+                due_s, lambda: self._perform(self._plan.tick(max(due_s, self._loop.time())))
+            )
 
     def _ended(self, process: ReplicaProcess) -> None:
         self._record.remove(process.pid)
         self._processes.discard(process)
 
-    async def stop(self) -> None:
-        """Have none, for good; returns when the process is gone."""
-        self._stopped = True
-        if self._starting is not None:
-            await asyncio.wait([self._starting])
-        self.end()
-        for process in list(self._processes):
-            process.signal(signal.SIGKILL)
-            await process.ended.wait()
-            process.close()
-            await process.closed.wait()
+
+def _kill_stray(pid: int, pidfd: int | None) -> None:
+    if pidfd is not None:
+        os.close(pidfd)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
