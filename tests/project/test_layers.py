@@ -19,6 +19,7 @@ DRIVERS = {
     "typer": ("src/asya/cli/",),
     "rich": ("src/asya/cli/",),
     "psutil": ("src/asya/local/", "src/asya/gateway/server.py"),
+    "dotenv": ("src/asya/local/environment.py",),
     "cronsim": ("src/asya/timetable.py",),
     "prometheus_client": ("src/asya/telemetry/exposition.py",),
     "opentelemetry": ("src/asya/telemetry/otel.py",),

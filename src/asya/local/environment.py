@@ -1,15 +1,16 @@
-"""What a replica's process sees: variables, secrets, its interpreter and its limits.
+"""The environment of a replica's process: variables and secrets; and its memory limit.
 
 A replica inherits the environment of `asya up` without any `ASYA_*` variable, so that the mesh's
-own settings never reach a handler; above it come `spec.env`, the secrets that the manifest names,
-and the few variables of the runtime. A `.env` file beside the manifest, or in the folder of the
-mesh, stands in for the secrets of a cluster: its values go to the actors that ask for them by
-`secretRefs` and to nobody else. All is read once, when the mesh starts; nothing here looks at
+own settings never reach a handler. `spec.env`, the secrets that the manifest names, and the
+runtime's own variables are added to it. On a laptop a `.env` file beside the manifest, or in the
+folder of the mesh, takes the place of a cluster's secrets. Its values reach only the actors that
+name them in `secretRefs`. Everything is read once, when the mesh starts. Nothing here reads
 `os.environ`.
 """
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,20 +24,7 @@ if TYPE_CHECKING:
 
 DOTENV: Final = ".env"
 
-_ASSIGNMENT: Final = re.compile(
-    r"""
-    \s*(?:export\s+)?
-    (?P<key>[A-Za-z_][A-Za-z0-9_.-]*)
-    [ \t]*=[ \t]*
-    (?:
-        '(?P<single>[^']*)'
-      | "(?P<double>(?:[^"\\]|\\.)*)"
-      | (?P<bare>[^\n]*)
-    )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t"}
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _SUFFIXES: Final = {
     "": 1.0,
     "m": 1e-3,
@@ -46,67 +34,44 @@ _SUFFIXES: Final = {
 
 
 def parse_dotenv(text: str, source: str) -> dict[str, str]:
-    r"""The variables of a `.env` file.
+    r"""The variables of a `.env` file, as `python-dotenv` reads it.
 
-    `KEY=value` per line, an `export` before it is allowed. A bare value ends at ` #` or the line;
-    'single quotes' keep everything as it is; "double quotes" know \n, \r, \t, \" and \\; quoted
-    values may span lines. Lines that are empty or begin with # are skipped. Values are not
-    expanded: `$HOME` stays `$HOME`. The last of two assignments holds.
+    `KEY=value` per line, with or without `export` before it. A bare value ends at ` #` or at the end
+    of the line. In 'single quotes' \' and \\ are escapes; in "double quotes" \n, \t and the like are
+    as well. Quoted values may span lines. Nothing is expanded: `${HOME}` stays as it is, so that a
+    secret with a dollar sign needs no quoting. The last of two assignments holds.
 
     Raises:
-        UsageError: A line is none of these; the text names `source` and the line.
+        UsageError: A line is not an assignment; the text names `source` and the line.
     """
+    # Here, so that `asya run` needs the library only where there is such a file.
+    from dotenv.parser import parse_stream
+
     values: dict[str, str] = {}
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    at = 0
-    while at < len(text):
-        line_end = text.find("\n", at)
-        line_end = len(text) if line_end < 0 else line_end
-        line = text[at:line_end].strip()
-        if not line or line.startswith("#"):
-            at = line_end + 1
-            continue
-        match = _ASSIGNMENT.match(text, at)
-        end = match.end() if match else at
-        line_end = text.find("\n", end)
-        line_end = len(text) if line_end < 0 else line_end
-        rest = text[end:line_end].strip()
-        if match is None or (rest and not rest.startswith("#")) or _is_open(match["bare"]):
-            number = text.count("\n", 0, at) + 1
+    for found in parse_stream(io.StringIO(text.removeprefix("\ufeff"))):
+        if found.key is None and not found.error:
+            continue  # comments and empty lines
+        if found.error or found.value is None or not _NAME.fullmatch(found.key or ""):
+            # What was read begins with the empty lines before it.
+            written = found.original.string.lstrip()
+            number = found.original.line + found.original.string.count(
+                "\n", 0, len(found.original.string) - len(written)
+            )
+            first = written.partition("\n")[0].rstrip()
             raise UsageError(
-                f"{source}:{number}: {line[:40]!r} is no assignment; expected KEY=value, "
-                "with quotes closed",
+                f"{source}:{number}: {first[:40]!r} is not an assignment; write KEY=value, and "
+                "close quotes",
                 code=Code.DOTENV_UNREADABLE,
             )
-        values[match["key"]] = _value(match)
-        at = line_end + 1
+        values[str(found.key)] = found.value
     return values
-
-
-def _is_open(bare: str | None) -> bool:
-    """Whether a value without quotes begins with one: it was not closed."""
-    return bare is not None and bare[:1] in {"'", '"'}
-
-
-def _value(match: re.Match[str]) -> str:
-    if match["single"] is not None:
-        return match["single"]
-    if match["double"] is not None:
-        return re.sub(
-            r"\\(.)",
-            lambda found: _ESCAPES.get(found[1], found[1]),
-            match["double"],
-            flags=re.DOTALL,
-        )
-    bare: str = match["bare"]
-    return "" if bare.startswith("#") else re.split(r"\s#", bare, maxsplit=1)[0].strip()
 
 
 def read_dotenv(folders: Sequence[Path]) -> dict[str, str]:
     """The variables of the `.env` files of these folders; an earlier folder goes first.
 
     Raises:
-        UsageError: A file cannot be read or has a line that is no assignment.
+        UsageError: A file cannot be read or has a line that is not an assignment.
     """
     values: dict[str, str] = {}
     for folder in reversed(folders):
@@ -133,13 +98,12 @@ def replica_environment(
 ) -> dict[str, str]:
     """The whole environment of an actor's replicas.
 
-    A secret's value is that of the variable `<SECRET NAME>_<KEY>` (upper case, everything else
-    than letters and digits as `_`), for two secrets that go by one name in two actors; else
-    that of its `envVar`. The environment goes before `.env`.
+    A secret's value is that of the variable `<SECRET NAME>_<KEY>`, in upper case and with `_` for
+    all but letters and digits. Two actors can so have different secrets in one variable. Where it is
+    not set, it is that of `envVar`. The environment wins over `.env`.
 
     Raises:
-        UsageError: Secrets that are nowhere to be found; the text names actor, secret and key of
-            each.
+        UsageError: Secrets are missing; the text names actor, secret and key of each.
     """
     values = {key: value for key, value in environ.items() if not key.startswith("ASYA_")}
     known = {**dotenv, **environ}
@@ -185,7 +149,7 @@ def memory_bytes(quantity: str | float) -> int:
     """The bytes of a Kubernetes quantity: `512Mi`, `1.5G`, `1e9`, `1073741824`.
 
     Raises:
-        ValueError: No quantity.
+        ValueError: It is not a quantity.
     """
     match = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)", str(quantity).strip())
     if match is None or match[2] not in _SUFFIXES:

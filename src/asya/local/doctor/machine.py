@@ -19,7 +19,7 @@ PYTHON_MIN: Final = (3, 11)
 EXTRAS: Final = {
     "nats": ("nats",),
     "gateway": ("jsonschema", "starlette", "uvicorn"),
-    "local": ("psutil",),
+    "local": ("dotenv", "psutil"),
 }
 """Modules that a mesh on one machine cannot do without, by the extra that brings them."""
 
