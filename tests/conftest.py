@@ -1,8 +1,9 @@
-"""The table of the transports' contract, which a run of its tests writes into the docs."""
+"""What all tests share: signals as in a terminal, and the table of the transports' contract."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts background jobs with SIGINT ignored, and every child would inherit that: tests
+    # that interrupt a process would wait for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     reference = ROOT / "docs" / "reference"
     table = ContractTable(
         config,
