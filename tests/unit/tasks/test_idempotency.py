@@ -10,8 +10,6 @@ import pytest
 from msgspec import Raw
 
 from asya.errors import QueueMissing, TransportUnavailable
-from asya.gateway.http.headers import read_key
-from asya.tasks.admission import begin_time
 from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.mesh import Idempotency
 from asya.tasks.refusals import Kind, Refusal
@@ -33,86 +31,6 @@ async def refusal(awaitable) -> Refusal:
 
 def name_of(error: Refusal) -> str:
     return str(error.kind)
-
-
-@pytest.mark.parametrize(
-    ("given", "read"),
-    [
-        ("order-17", "order-17"),
-        ('"order-17"', "order-17"),
-        (' "two words" ', "two words"),
-        (r'"a\"b\\c"', 'a"b\\c'),
-        ("x" * 255, "x" * 255),
-    ],
-)
-def test_a_key_is_a_string_in_quotes_or_bare(given, read):
-    found = read_key({"Idempotency-Key": given}, "flow:f", Idempotency())
-    assert found == IdempotencyKey("flow:f", read, Idempotency())
-
-
-def test_a_request_says_its_own_rules():
-    headers = {
-        "Idempotency-Key": "k",
-        "Idempotency-Policy": "replace",
-        "Idempotency-Life": "active",
-    }
-    found = read_key(headers, "flow:f", Idempotency("reject", 5.0))
-    assert found is not None
-    assert found.rules == Idempotency("replace", None)
-    del headers["Idempotency-Policy"]
-    headers["Idempotency-Life"] = "90s"
-    found = read_key(headers, "flow:f", Idempotency("reject", 5.0))
-    assert found is not None
-    assert found.rules == Idempotency("reject", 90.0)
-    assert read_key({}, "flow:f", Idempotency()) is None
-
-
-@pytest.mark.parametrize(
-    ("headers", "said"),
-    [
-        ({"Idempotency-Key": ""}, "printable ASCII"),
-        ({"Idempotency-Key": '""'}, "printable ASCII"),
-        ({"Idempotency-Key": "x" * 256}, "1 to 255"),
-        ({"Idempotency-Key": "schlüssel"}, "printable ASCII"),
-        ({"Idempotency-Key": "k", "Idempotency-Policy": "replce"}, "did you mean replace?"),
-        ({"Idempotency-Key": "k", "Idempotency-Life": "0s"}, "longer than 0"),
-        ({"Idempotency-Key": "k", "Idempotency-Life": "soon"}, "expected a duration"),
-        ({"Idempotency-Policy": "reject"}, "together with Idempotency-Key"),
-        ({"Idempotency-Life": "1h"}, "together with Idempotency-Key"),
-    ],
-)
-def test_a_key_that_cannot_be_used_is_refused(headers, said):
-    with pytest.raises(Refusal) as caught:
-        read_key(headers, "flow:f", Idempotency())
-    assert (name_of(caught.value), said in caught.value.text) == ("invalid", True)
-
-
-def test_begin_times():
-    assert begin_time(None, None, NOW, "?") is None
-    assert begin_time("10m", None, NOW, "?") == NOW + timedelta(minutes=10)
-    assert begin_time(None, "10m", NOW, "?") == NOW + timedelta(minutes=10)
-    assert begin_time(None, 2.5, NOW, "?") == NOW + timedelta(seconds=2.5)
-    assert begin_time("2026-02-01T00:00:00+01:00", None, NOW, "?") == datetime(
-        2026, 1, 31, 23, tzinfo=UTC
-    )
-
-
-@pytest.mark.parametrize(
-    ("not_before", "delay", "said"),
-    [
-        ("10m", "10m", "not both"),
-        ("tomorrow", None, "RFC 3339"),
-        ("2026-02-01T00:00:00", None, "with an offset"),
-        ("2028-01-01T00:00:00Z", None, "within the next year"),
-        ("0001-01-01T00:00:00+23:59", None, "RFC 3339"),
-        (None, "never", "expected a duration"),
-        (None, -1.0, "expected 0 to"),
-    ],
-)
-def test_a_begin_time_that_cannot_be_used_is_refused(not_before, delay, said):
-    with pytest.raises(Refusal) as caught:
-        begin_time(not_before, delay, NOW, "?")
-    assert said in caught.value.text
 
 
 async def test_two_hundred_requests_with_one_key_are_one_task(service, mesh):
