@@ -159,9 +159,7 @@ class Mesh:
             "cancel": lambda one: self._cancels.add([one]),
             "lose_replica": lambda actor: self._die(self._oldest_of(actor)),
             "start_replica": self._dial,
-            "terminate_replica": lambda actor: self._replicas[self._oldest_of(actor)][
-                1
-            ].terminating(),
+            "terminate_replica": self._terminate,
             "drain": lambda actor: self._sidecars[actor].drain(what.grace),
             "restart": lambda _: self._restart(),
             "lease_lost": self._lose_leases,
@@ -240,7 +238,7 @@ class Mesh:
         changes: dict[str, Any] = {}
         try:
             for step in steps:
-                await asyncio.sleep(1e9 if step.take == "forever" else step.take)
+                await self._take(step, pid)
                 _emit(step, call, changes)
                 if step.raise_ is not None:
                     call.fail(step.raise_, mro=[step.raise_, *step.mro, *MRO])
@@ -252,8 +250,26 @@ class Mesh:
         finally:
             working_on.remove(envelope_id)
 
+    async def _take(self, step: Step, pid: int) -> None:
+        """Let time pass. A stubborn handler ignores that it is asked to stop."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + (1e9 if step.take == "forever" else step.take)
+        while True:
+            try:
+                await asyncio.sleep(until_s - loop.time())
+            except asyncio.CancelledError:
+                if not step.stubborn or pid not in self._replicas or self.record.closed:
+                    raise
+            else:
+                return
+
     def _oldest_of(self, actor: str) -> int:
         return min(pid for pid, (name, _) in self._replicas.items() if name == actor)
+
+    def _terminate(self, actor: str) -> None:
+        """The oldest replica got SIGTERM, and says so."""
+        _, runtime = self._replicas[self._oldest_of(actor)]
+        runtime.terminating()
 
     def _kill(self, pid: int) -> None:
         if pid in self._replicas:

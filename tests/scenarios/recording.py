@@ -83,6 +83,7 @@ class Record:
                 "actor": actor,
                 "id": about["id"],
                 "attempt": about["status"]["attempt"],
+                "max_attempts": about["status"]["max_attempts"],
                 "phase": about["status"]["phase"],
                 "payload": call.payload,
                 "headers": about["headers"],

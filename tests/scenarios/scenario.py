@@ -29,7 +29,8 @@ _ENVELOPE: Final = frozenset((
 ))  # fmt: skip
 FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "calls": frozenset((
-        "at", "actor", "id", "attempt", "phase", "payload", "headers", "next", "replica", "beside",
+        "at", "actor", "id", "attempt", "max_attempts", "phase", "payload", "headers", "next",
+        "replica", "beside",
     )),
     "published": _ENVELOPE | {"at", "to", "dedup", "not_before", "duplicate"},
     "ends": _ENVELOPE - {"max_attempts", "actor", "updated", "status", "extra"} | {"at"},
@@ -68,6 +69,7 @@ class Step(Part):
     """A piece of what a handler does in one call. What a step names happens in this order."""
 
     take: float | Literal["forever"] = 0
+    stubborn: bool = False
     change: Change | None = None
     fly: list[dict[str, Any]] = []
     emit: list[Any] | Literal["input"] = []

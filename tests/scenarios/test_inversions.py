@@ -98,6 +98,9 @@ RULES: Final = {
     "actor-timeout": Inversion(f"{DECIDE}:timed_out", "late=by_deadline", "late=True"),
     "async-is-asked-first": Inversion(f"{WORK}._stop", "if replica.cooperative", "if False"),
     # cancels
+    "stopped-for-sure": Inversion(
+        f"{WORK}._stop", "self.sidecar.call_later(YIELD_S, self._kill)", "None"
+    ),
     "canceled-in-line": Inversion(f"{SIDECAR}._on_cancel", "if work.canceled]", "if False]"),
     "canceled-in-the-queue": Inversion(f"{SIDECAR}._is_canceled", "envelope.root)", "'')"),
     "canceled-during-a-call": Inversion(f"{WORK}._stop", "self._kill()", "pass"),
@@ -111,6 +114,10 @@ RULES: Final = {
     "poison": Inversion(f"{DECIDE}:decide", "if deaths >= DEATHS_MAX", "if deaths > DEATHS_MAX"),
     "suspects-run-alone": Inversion(
         f"{WORK}.__init__", "sidecar.is_suspected(envelope.id)", "False"
+    ),
+    "crashed-twice-runs-alone": Inversion(f"{WORK}.__init__", "self.deaths > 1", "False"),
+    "sigterm-takes-no-more": Inversion(
+        "asya.sidecar.replica:Replica.open", "not self.terminating and ", ""
     ),
     "neighbours-are-not-blamed": Inversion(
         "asya.sidecar.replica:Replica.connection_lost", "0 if self.killed else ", ""
