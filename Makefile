@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format soak bench bench-peers docs lock
+.PHONY: help setup demo test test-fast check format soak bench bench-peers docs lock
 
 BIN := .venv/bin
 RUN := $(BIN)/python
@@ -13,7 +13,7 @@ TRANSPORT ?= nats
 PY := src tests benchmarks docs examples
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
 
 setup:  ## make .venv with everything at its locked version; leaves .venv/bin/asya
 	@requirements/setup.sh
@@ -25,12 +25,19 @@ test: setup check  ## all checks, then all tests; ARGS= goes to pytest
 	@requirements/brokers.sh
 	$(RUN) -m pytest -n 4 --dist worksteal -q $(ARGS)
 
-check: setup  ## format, lint, types, layers, generated docs
+# What needs no server: the tests to run while you work.
+FAST := tests/unit tests/scenarios tests/project tests/contract/test_memory.py
+
+test-fast: setup  ## the tests that need no server, in under 5 minutes on 2 cores; ARGS= as above
+	$(RUN) -m pytest -n 2 --dist worksteal -q -m "not slow" $(FAST) $(ARGS)
+
+check: setup  ## format, lint, types, layers, generated docs; prints figures of the code
 	$(BIN)/ruff check $(PY)
 	$(BIN)/ruff format --check $(PY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(RUN) docs/generate.py --check
+	@$(RUN) tests/project/figures.py
 
 format: setup  ## put the code into the one format
 	$(BIN)/ruff check --fix-only --quiet $(PY)
