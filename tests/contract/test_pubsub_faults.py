@@ -471,7 +471,7 @@ async def test_the_emulators_variable_is_an_endpoint(fake: PubSubFake) -> None:
 
 async def test_a_queue_that_is_deleted_after_its_consumer_was_closed_stays_deleted(
     server: Any, opened: Open, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     """Its last pull may still be under way, and ends then."""
     taker, deleter = await opened(server.endpoint, pull_s=3.0), await opened(server.endpoint)
     await taker.ensure(QUEUE)

@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.conftest import Mesh
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +43,7 @@ TEN_MB = 10_000_000
 
 
 @pytest.fixture
-def big(mesh):
+def big(mesh: Mesh) -> Mesh:
     """A mesh with an actor for each handler."""
     mesh.code(HANDLERS)
     for name in ("echo", "digest", "twenty", "make", "die_once"):
@@ -53,7 +55,7 @@ def blobs(mesh: Any) -> list[Path]:
     return [path for path in (mesh.data / "blobs").glob("??/*") if path.is_file()]
 
 
-def test_ten_megabytes_pass_two_actors_and_come_back_whole(big):
+def test_ten_megabytes_pass_two_actors_and_come_back_whole(big: Any) -> None:
     big.up()
     text = "ä" * (TEN_MB // 2)
     payload = {"text": text, "number": 1.50}
@@ -66,7 +68,7 @@ def test_ten_megabytes_pass_two_actors_and_come_back_whole(big):
     assert whole["hops"][0]["in"]["size"] > TEN_MB
 
 
-def test_a_fan_out_of_twenty_stores_one_blob(big, wait_until):
+def test_a_fan_out_of_twenty_stores_one_blob(big: Any, wait_until: Callable[..., None]) -> None:
     big.up()
     root = big.send(["twenty", "digest"], {"text": "z" * 1_000_000})
     big.ended(root)
@@ -79,7 +81,7 @@ def test_a_fan_out_of_twenty_stores_one_blob(big, wait_until):
     assert len(blobs(big)) == 2  # as it was sent, and as the handler wrote it
 
 
-def test_kill_nine_of_a_replica_and_of_the_mesh_lose_nothing(big):
+def test_kill_nine_of_a_replica_and_of_the_mesh_lose_nothing(big: Any) -> None:
     big.up()
     end = big.call(["die-once", "digest"], {"text": "k" * 2_000_000}, wait_s=60)
     assert end["result"] == hashlib.sha256(b"k" * 2_000_000).hexdigest()
@@ -91,7 +93,7 @@ def test_kill_nine_of_a_replica_and_of_the_mesh_lose_nothing(big):
         assert big.ended(one, 60)["result"] == hashlib.sha256(text).hexdigest()
 
 
-def test_a_missing_blob_fails_its_envelope_and_nothing_else(big):
+def test_a_missing_blob_fails_its_envelope_and_nothing_else(big: Any) -> None:
     big.up("--blob-threshold", "8KiB")
     end = big.call("echo", {"text": "x" * 100_000})
     assert end["result"] == {"text": "x" * 100_000}
@@ -110,7 +112,7 @@ def test_a_missing_blob_fails_its_envelope_and_nothing_else(big):
     assert big.call("echo", 1)["result"] == 1
 
 
-def test_the_limits_are_clear_errors(big):
+def test_the_limits_are_clear_errors(big: Any) -> None:
     big.up("--payload-max", "1MiB", "--body-max", "2MiB")
     failed = big.call("make", 3 * 1024 * 1024)
     assert failed["status"] == "failed"
@@ -122,7 +124,7 @@ def test_the_limits_are_clear_errors(big):
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_refuses_the_start(big):
+def test_a_read_only_folder_refuses_the_start(big: Any) -> None:
     folder = big.folder / "blobs"
     folder.mkdir(mode=0o500)
     process = big.popen("--blob-store", str(folder))
@@ -130,7 +132,7 @@ def test_a_read_only_folder_refuses_the_start(big):
     assert "blobStore" in big.said()
 
 
-def test_a_folder_that_is_a_file_refuses_the_start(big):
+def test_a_folder_that_is_a_file_refuses_the_start(big: Any) -> None:
     (big.folder / "blobs").write_text("I am a file")
     process = big.popen("--blob-store", str(big.folder / "blobs"))
     assert process.wait(20) == 2
@@ -138,7 +140,7 @@ def test_a_folder_that_is_a_file_refuses_the_start(big):
     assert "blobStore" in big.said()
 
 
-def test_a_retention_under_the_retries_refuses_the_start(big):
+def test_a_retention_under_the_retries_refuses_the_start(big: Any) -> None:
     big.actor(
         "patient",
         "handlers.echo",
@@ -153,7 +155,7 @@ def test_a_retention_under_the_retries_refuses_the_start(big):
     assert "raise blobRetention above it" in big.said()
 
 
-def test_the_command_line_sends_and_prints_big_payloads(big):
+def test_the_command_line_sends_and_prints_big_payloads(big: Any) -> None:
     big.up()
     payload = {"text": "c" * 3_000_000}
     (big.folder / "payload.json").write_text(json.dumps(payload) + "\n")

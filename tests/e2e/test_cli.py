@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,7 +81,7 @@ class Shell:
             input=stdin, cwd=self.folder, env=self.environment,
         )  # fmt: skip
 
-    def start(self, *arguments: str, **options) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
         return subprocess.Popen(
             self.command(*arguments), cwd=self.folder, env=self.environment, **options
@@ -114,20 +115,20 @@ def mesh() -> Iterator[Shell]:
             assert process.wait(timeout=40) == 0
 
 
-def test_call_a_flow(mesh):
+def test_call_a_flow(mesh: Shell) -> None:
     done = mesh.run("call", "quadruple", "3")
     assert (done.returncode, done.stdout, done.stderr) == (0, "12\n", "")
 
 
-def test_call_actors_by_name(mesh):
+def test_call_actors_by_name(mesh: Shell) -> None:
     assert mesh.run("call", "double,double,double", "1").stdout == "8\n"
 
 
-def test_call_one_actor_with_stdin(mesh):
+def test_call_one_actor_with_stdin(mesh: Shell) -> None:
     assert mesh.run("call", "double", "-", stdin='"ö"').stdout == '"öö"\n'
 
 
-def test_progress_and_streamed_text_go_to_stderr(mesh):
+def test_progress_and_streamed_text_go_to_stderr(mesh: Shell) -> None:
     done = mesh.run("call", "story", "null", "--progress", "--compact")
     assert done.stdout == '{"words": 2}\n'
     assert "once upon" in done.stderr
@@ -135,7 +136,7 @@ def test_progress_and_streamed_text_go_to_stderr(mesh):
     assert "\x1b" not in done.stderr
 
 
-def test_a_terminal_gets_progress_without_asking(mesh):
+def test_a_terminal_gets_progress_without_asking(mesh: Shell) -> None:
     ours, theirs = pty.openpty()
     process = mesh.start("call", "quadruple", "1", stderr=theirs)
     os.close(theirs)
@@ -146,14 +147,14 @@ def test_a_terminal_gets_progress_without_asking(mesh):
     assert "\x1b[32msucceeded" in shown
 
 
-def test_a_payload_that_does_not_fit_is_wrong_use(mesh):
+def test_a_payload_that_does_not_fit_is_wrong_use(mesh: Shell) -> None:
     done = mesh.run("call", "quadruple", '"three"')
     assert done.returncode == 2
     assert "$: " in done.stderr
     assert done.stdout == ""
 
 
-def test_a_failed_envelope_is_exit_code_1_with_the_users_traceback(mesh):
+def test_a_failed_envelope_is_exit_code_1_with_the_users_traceback(mesh: Shell) -> None:
     done = mesh.run("call", "refuse", '"tea"')
     assert done.returncode == 1
     assert "failed at refuse: ValueError: no tea here (PolicyExhausted)" in done.stderr
@@ -161,20 +162,20 @@ def test_a_failed_envelope_is_exit_code_1_with_the_users_traceback(mesh):
     assert done.stdout == ""
 
 
-def test_an_unknown_target_names_the_nearest(mesh):
+def test_an_unknown_target_names_the_nearest(mesh: Shell) -> None:
     done = mesh.run("call", "quadrupel", "1")
     assert done.returncode == 2
     assert "neither a flow nor an actor" in done.stderr
     assert "did you mean quadruple?" in done.stderr
 
 
-def test_an_unknown_actor_in_a_route_names_the_nearest(mesh):
+def test_an_unknown_actor_in_a_route_names_the_nearest(mesh: Shell) -> None:
     done = mesh.run("send", "double,refuze", "1")
     assert done.returncode == 2
     assert "refuse" in done.stderr
 
 
-def test_many_payloads_from_a_file(mesh):
+def test_many_payloads_from_a_file(mesh: Shell) -> None:
     file = mesh.folder / "many.jsonl"
     file.write_text("".join(f"{n}\n" for n in range(100)))
     done = mesh.run("call", "quadruple", "-f", str(file))
@@ -182,7 +183,7 @@ def test_many_payloads_from_a_file(mesh):
     assert [int(line) for line in done.stdout.splitlines()] == [4 * n for n in range(100)]
 
 
-def test_many_payloads_of_which_one_fails(mesh):
+def test_many_payloads_of_which_one_fails(mesh: Shell) -> None:
     done = mesh.run("call", "refuse", "-f", "-", stdin='"a"\n"b"\n')
     assert done.returncode == 1
     errors = [json.loads(line)["error"] for line in done.stdout.splitlines()]
@@ -190,26 +191,26 @@ def test_many_payloads_of_which_one_fails(mesh):
     assert {error["reason"] for error in errors} == {"PolicyExhausted"}
 
 
-def test_send_then_watch(mesh):
+def test_send_then_watch(mesh: Shell) -> None:
     sent = mesh.run("send", "double", "21")
     assert sent.returncode == 0
     watched = mesh.run("watch", sent.stdout.strip())
     assert (watched.returncode, watched.stdout) == (0, "42\n")
 
 
-def test_the_same_id_is_sent_once(mesh):
+def test_the_same_id_is_sent_once(mesh: Shell) -> None:
     first = mesh.run("send", "double", "1", "--id", "order-1")
     second = mesh.run("send", "double", "1", "--id", "order-1")
     assert first.stdout == second.stdout == "order-1\n"
 
 
-def test_watch_nothing(mesh):
+def test_watch_nothing(mesh: Shell) -> None:
     done = mesh.run("watch", "nobody")
     assert done.returncode == 2
     assert "nobody" in done.stderr
 
 
-def test_cancel_ends_what_runs(mesh):
+def test_cancel_ends_what_runs(mesh: Shell) -> None:
     envelope_id = mesh.run("send", "wait", "60").stdout.strip()
     assert mesh.run("cancel", envelope_id).returncode == 0
     assert mesh.run("cancel", envelope_id).returncode == 0, "twice is no error"
@@ -218,13 +219,13 @@ def test_cancel_ends_what_runs(mesh):
     assert "canceled" in watched.stderr
 
 
-def test_a_time_limit_ends_the_envelope(mesh):
+def test_a_time_limit_ends_the_envelope(mesh: Shell) -> None:
     done = mesh.run("call", "wait", "60", "--timeout", "1s")
     assert done.returncode == 1
     assert re.search(r"failed at wait: .*(ActorTimeout|DeadlineExceeded)", done.stderr)
 
 
-def test_an_interrupt_leaves_the_envelope_running_and_says_its_id(mesh):
+def test_an_interrupt_leaves_the_envelope_running_and_says_its_id(mesh: Shell) -> None:
     gate = mesh.folder / "gate"
     process = mesh.start("call", "wait", json.dumps(str(gate)), "--progress")
     assert process.stderr is not None
@@ -241,27 +242,27 @@ def test_an_interrupt_leaves_the_envelope_running_and_says_its_id(mesh):
     assert mesh.run("watch", envelope_id[1]).stdout == '"waited"\n'
 
 
-def test_the_variable_names_the_mesh_from_elsewhere(mesh, tmp_path):
+def test_the_variable_names_the_mesh_from_elsewhere(mesh: Shell, tmp_path: Path) -> None:
     url = json.loads((mesh.folder / ".asya" / "mesh.json").read_text())["url"]
     elsewhere = shell_in(tmp_path)
     elsewhere.environment["ASYA_URL"] = url
     assert elsewhere.run("call", "double", "1").stdout == "2\n"
 
 
-def test_without_a_mesh_it_says_how_to_get_one(tmp_path):
+def test_without_a_mesh_it_says_how_to_get_one(tmp_path: Path) -> None:
     done = shell_in(tmp_path).run("call", "double", "1")
     assert done.returncode == 3
     assert "start one with `asya up`" in done.stderr
 
 
-def test_both_or_no_payload_is_wrong_use(tmp_path):
+def test_both_or_no_payload_is_wrong_use(tmp_path: Path) -> None:
     for arguments in (["double"], ["double", "1", "-f", "many.jsonl"]):
         done = shell_in(tmp_path).run("call", *arguments)
         assert done.returncode == 2
         assert "give one payload" in done.stderr
 
 
-def test_the_runtime_is_reached_by_the_command(tmp_path):
+def test_the_runtime_is_reached_by_the_command(tmp_path: Path) -> None:
     done = shell_in(tmp_path).run("runtime", "--help")
     assert done.returncode == 0
     assert "ASYA_HANDLER" in done.stdout

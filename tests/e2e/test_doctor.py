@@ -35,7 +35,7 @@ def project(mesh: Any) -> Any:
     return mesh
 
 
-def test_a_mesh_from_start_to_kill(project: Any, doctor: Any, wait_until: Any):
+def test_a_mesh_from_start_to_kill(project: Any, doctor: Any, wait_until: Any) -> None:
     # before
     found, code = doctor("--port", "0")
     assert (code, found["mesh"]["text"]) == (0, "none runs here")

@@ -79,7 +79,7 @@ def test_the_search_example_answers(
     mesh: Any,
     tmp_path_factory: pytest.TempPathFactory,
     wait_until: Any,
-):
+) -> None:
     questions = [
         json.loads(line) for line in (EXAMPLE / "questions.jsonl").read_text().splitlines()
     ]

@@ -44,7 +44,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def test_the_demo_answers_scales_and_leaves_nothing(home):
+def test_the_demo_answers_scales_and_leaves_nothing(home: Path) -> None:
     environment = bare_environment(home)
 
     done = subprocess.run(
@@ -70,7 +70,7 @@ def test_the_demo_answers_scales_and_leaves_nothing(home):
     assert list(home.iterdir()) == []
 
 
-def test_a_demo_that_is_stopped_leaves_nothing(home):
+def test_a_demo_that_is_stopped_leaves_nothing(home: Path) -> None:
     environment = bare_environment(home)
     demo = subprocess.Popen(
         [sys.executable, EXAMPLE / "demo.py", "--stay"],
@@ -89,6 +89,6 @@ def test_a_demo_that_is_stopped_leaves_nothing(home):
     assert list(home.iterdir()) == []
 
 
-def test_the_handlers_import_nothing_of_ours():
+def test_the_handlers_import_nothing_of_ours() -> None:
     for name in ("corpus", "embedder", "model", "reranker"):
         assert "asya" not in (EXAMPLE / f"{name}.py").read_text()

@@ -6,10 +6,13 @@ import http.client
 import json
 import os
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.e2e.conftest import Mesh
 
 CODE = """
 import asyncio
@@ -25,7 +28,7 @@ async def sleep(payload):
 """
 
 
-def post(mesh, path: str, body: Any, **headers: str) -> tuple[int, Any, bool]:
+def post(mesh: Any, path: str, body: Any, **headers: str) -> tuple[int, Any, bool]:
     """Status, body, and whether it was said to be replayed."""
     url = urlsplit(mesh.url)
     connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=60)
@@ -41,29 +44,31 @@ def post(mesh, path: str, body: Any, **headers: str) -> tuple[int, Any, bool]:
         connection.close()
 
 
-def kill_all(mesh) -> None:
+def kill_all(mesh: Any) -> None:
     """kill -9 of supervisor and broker."""
     broker = mesh.broker_pid
     mesh.kill()
     os.kill(broker, signal.SIGKILL)
 
 
-def notes(mesh) -> list[str]:
+def notes(mesh: Any) -> list[str]:
     path = mesh.folder / "notes"
     return path.read_text().split() if path.exists() else []
 
 
-def flow(mesh, name: str, spec: dict[str, Any]) -> None:
+def flow(mesh: Any, name: str, spec: dict[str, Any]) -> None:
     document = {"apiVersion": "asya.sh/v1alpha1", "kind": "Flow", "metadata": {"name": name}}
     (mesh.folder / f"flow-{name}.yaml").write_text(json.dumps(document | {"spec": spec}))
 
 
-def schedule(mesh, name: str, spec: dict[str, Any]) -> None:
+def schedule(mesh: Any, name: str, spec: dict[str, Any]) -> None:
     document = {"apiVersion": "asya.sh/v1alpha1", "kind": "Schedule", "metadata": {"name": name}}
     (mesh.folder / f"schedule-{name}.yaml").write_text(json.dumps(document | {"spec": spec}))
 
 
-def test_a_key_admits_one_envelope_over_threads_and_deaths(mesh, wait_until):
+def test_a_key_admits_one_envelope_over_threads_and_deaths(
+    mesh: Mesh, wait_until: Callable[..., None]
+) -> None:
     mesh.code(CODE)
     mesh.actor("sleep", "handlers.sleep")
     flow(mesh, "strict", {"route": ["sleep"], "idempotency": {"policy": "reject"}})
@@ -113,7 +118,9 @@ def test_a_key_admits_one_envelope_over_threads_and_deaths(mesh, wait_until):
     assert mesh.envelope(first["id"])["status"] == "canceled"
 
 
-def test_envelopes_for_later_come_in_their_time_over_deaths(mesh, wait_until):
+def test_envelopes_for_later_come_in_their_time_over_deaths(
+    mesh: Mesh, wait_until: Callable[..., None]
+) -> None:
     mesh.code(CODE)
     mesh.actor("note", "handlers.note")
     flow(mesh, "notes", {"route": ["note"], "timeout": "20s"})
@@ -140,7 +147,9 @@ def test_envelopes_for_later_come_in_their_time_over_deaths(mesh, wait_until):
     assert mesh.envelope(never)["status"] == "canceled"
 
 
-def test_a_schedule_fires_each_due_time_once_over_deaths(mesh, wait_until):
+def test_a_schedule_fires_each_due_time_once_over_deaths(
+    mesh: Mesh, wait_until: Callable[..., None]
+) -> None:
     mesh.code(CODE)
     mesh.actor("note", "handlers.note")
     spec = {"route": ["note"], "every": "1s", "payload": {"name": "tick"}, "missedRuns": "all"}
@@ -172,7 +181,7 @@ def test_a_schedule_fires_each_due_time_once_over_deaths(mesh, wait_until):
     assert (status, problem["nearest"]) == (404, "tick")
 
 
-def test_a_schedule_of_a_flow_that_is_not_there_is_refused_before_anything_runs(mesh):
+def test_a_schedule_of_a_flow_that_is_not_there_is_refused_before_anything_runs(mesh: Mesh) -> None:
     mesh.code(CODE)
     mesh.actor("note", "handlers.note")
     flow(mesh, "notes", {"route": ["note"]})

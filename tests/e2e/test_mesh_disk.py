@@ -46,7 +46,7 @@ def fill(file: Path) -> None:
 
 def test_what_was_accepted_before_a_full_disk_ends_when_there_is_room(
     mesh: Any, disk: Path, wait_until: Any
-):
+) -> None:
     # given a mesh in the middle of its work
     mesh.code(HANDLERS)
     mesh.actor("first", "handlers.work", scaling={"maxReplicaCount": 1})

@@ -413,7 +413,7 @@ class MeshFaults:
 
     def test_the_broker_is_killed_under_load_and_back_after_a_while(
         self, project: Any, broker: Broker, wait_until: Any
-    ):
+    ) -> None:
         with under_load(project, wait_until) as load:
             broker.kill()
             wait_until(lambda: lost(project, broker) == 1, PATIENCE_S, project.said)
@@ -424,7 +424,7 @@ class MeshFaults:
 
     def test_the_network_goes_silent_and_comes_back(
         self, project: Any, broker: Broker, wait_until: Any
-    ):
+    ) -> None:
         with under_load(project, wait_until) as load:
             broker.proxy.does(Proxy.stall)
             wait_until(lambda: lost(project, broker) == 1, PATIENCE_S, project.said)
@@ -434,7 +434,7 @@ class MeshFaults:
 
     def test_the_network_refuses_and_comes_back(
         self, project: Any, broker: Broker, wait_until: Any
-    ):
+    ) -> None:
         with under_load(project, wait_until) as load:
             broker.proxy.does(Proxy.cut)
             wait_until(lambda: lost(project, broker) == 1, PATIENCE_S, project.said)
@@ -444,7 +444,7 @@ class MeshFaults:
 
     def test_a_connection_of_which_only_our_half_is_left(
         self, project: Any, broker: Broker, wait_until: Any
-    ):
+    ) -> None:
         with under_load(project, wait_until) as load:
             broker.proxy.does(Proxy.half_open)
             wait_until(lambda: lost(project, broker) == 1, PATIENCE_S, project.said)
@@ -453,7 +453,7 @@ class MeshFaults:
 
     def test_the_credentials_are_revoked_and_restored(
         self, project: Any, broker: Broker, wait_until: Any
-    ):
+    ) -> None:
         with under_load(project, wait_until) as load:
             broker.revoke()
             wait_until(lambda: lost(project, broker) == 1, PATIENCE_S, project.said)
@@ -466,7 +466,7 @@ class MeshFaults:
 
     def test_a_queue_is_deleted_under_its_actor(
         self, project: Any, broker: Broker, wait_until: Any
-    ):
+    ) -> None:
         # given actors at work, and no message in the queue that goes: nobody gives those back
         project.up()
         assert project.call(["first", "second"], 1)["status"] == "succeeded"
@@ -484,7 +484,7 @@ class MeshFaults:
 
     def test_a_backlog_that_waited_before_the_mesh_was_there(
         self, project: Any, broker: Broker, wait_until: Any
-    ):
+    ) -> None:
         # given thousands of messages that were put into the queue while nobody took them
         project.up()
         assert project.stop() == 0
@@ -504,7 +504,7 @@ class MeshFaults:
 
     def test_a_slow_handler_keeps_its_message_and_holds_up_nobody_else(
         self, project: Any, broker: Broker, wait_until: Any
-    ):
+    ) -> None:
         # given a handler that takes several times the lease, and more waiting for it
         project.actor("slow", "handlers.slow", scaling={"maxReplicaCount": 1})
         project.up()
@@ -522,7 +522,7 @@ class MeshFaults:
 
     def test_the_mesh_is_killed_under_load_and_started_again(
         self, project: Any, broker: Broker, wait_until: Any
-    ):
+    ) -> None:
         with under_load(project, wait_until) as load:
             project.kill()
             project.up()
@@ -545,7 +545,7 @@ class TestNats(MeshFaults):
 
     def test_the_whole_stream_is_deleted_under_the_mesh(
         self, project: Any, broker: NatsBroker, wait_until: Any
-    ):
+    ) -> None:
         project.up()
         assert project.call(["first", "second"], 1)["status"] == "succeeded"
         empty(project, wait_until)
@@ -576,7 +576,7 @@ class TestRabbitMQ(MeshFaults):
 
     def test_the_disk_alarm_goes_off_and_is_over(
         self, project: Any, broker: RabbitBroker, wait_until: Any
-    ):
+    ) -> None:
         with under_load(project, wait_until) as load:
             broker.server.ctl("set_disk_free_limit", "900000GB")
             wait_until(lambda: alarms(project) == (1, 0), PATIENCE_S, project.said)

@@ -98,7 +98,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
-def test_one_that_prints_a_gigabyte_costs_bounded_disk_and_memory(project: Any):
+def test_one_that_prints_a_gigabyte_costs_bounded_disk_and_memory(project: Any) -> None:
     project.call("echo", 0)
     before = resident(project.process.pid)
     printing = project.send("print-much", 1024)
@@ -112,27 +112,27 @@ def test_one_that_prints_a_gigabyte_costs_bounded_disk_and_memory(project: Any):
     assert resident(project.process.pid) - before < 50 * 2**20
 
 
-def test_one_that_never_ends_its_line_is_bounded_too(project: Any):
+def test_one_that_never_ends_its_line_is_bounded_too(project: Any) -> None:
     assert project.call("print-no-line", 64)["result"] == "printed"
     sizes = [each.stat().st_size for each in (project.data / "logs").glob("print-no-line.log*")]
     assert max(sizes) <= LOG_MAX
 
 
-def test_what_one_forks_ends_with_its_replica(project: Any, wait_until: Any, is_alive: Any):
+def test_what_one_forks_ends_with_its_replica(project: Any, wait_until: Any, is_alive: Any) -> None:
     forked = project.call("fork-and-leave")["result"]
     assert is_alive(forked)
     os.kill(project.pids("fork-and-leave")[0], 9)
     wait_until(lambda: not is_alive(forked), 30, project.said)
 
 
-def test_one_that_forks_and_returns_twice_ends_once(project: Any):
+def test_one_that_forks_and_returns_twice_ends_once(project: Any) -> None:
     id_ = project.send("fork-and-return")
     assert project.ended(id_)["result"] == "both"
     assert project.call("fork-and-return")["result"] == "both"
     assert project.envelope(id_)["result"] == "both"
 
 
-def test_one_that_exits_is_a_poison_message_and_hurts_nobody(project: Any):
+def test_one_that_exits_is_a_poison_message_and_hurts_nobody(project: Any) -> None:
     end = project.call("exit-hard")
     assert end["status"] == "failed"
     assert end["error"]["reason"] == "PoisonMessage"
@@ -140,20 +140,20 @@ def test_one_that_exits_is_a_poison_message_and_hurts_nobody(project: Any):
     assert project.call("echo", 1)["status"] == "succeeded"
 
 
-def test_one_that_calls_sys_exit_failed(project: Any):
+def test_one_that_calls_sys_exit_failed(project: Any) -> None:
     end = project.call("exit-soft")
     assert end["status"] == "failed"
     assert "enough" in end["error"]["message"]
 
 
-def test_one_that_eats_memory_meets_its_limit(project: Any):
+def test_one_that_eats_memory_meets_its_limit(project: Any) -> None:
     end = project.call("eat")
     assert end["status"] == "failed"
     assert end["error"]["type"] == "MemoryError"
 
 
 @pytest.mark.parametrize("name", ["never", "never-async"])
-def test_one_that_never_returns_is_stopped(name: str, project: Any, wait_until: Any):
+def test_one_that_never_returns_is_stopped(name: str, project: Any, wait_until: Any) -> None:
     stuck: list[int] = []
 
     def works() -> list[int]:
@@ -170,7 +170,7 @@ def test_one_that_never_returns_is_stopped(name: str, project: Any, wait_until: 
 
 def test_one_that_cannot_be_loaded_is_named_and_tried_again_when_its_file_changes(
     project: Any, wait_until: Any
-):
+) -> None:
     waiting = project.send("broken", 21)
     said = "broken: error ASYA-3104: the handler 'broken.handle' cannot be imported"
     wait_until(lambda: said in project.said(), 30, project.said)

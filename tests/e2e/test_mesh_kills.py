@@ -93,7 +93,7 @@ def kill_everything(project: Any) -> None:
 
 def test_the_supervisor_is_killed_with_500_envelopes_under_way(
     project: Any, wait_until: Any, is_alive: Any
-):
+) -> None:
     project.up()
     ids = [f"e-{number}" for number in range(500)]
     sending = [project.sending(["pass-on", "work"], ids[n::2], {"sleep": 0.002}) for n in (0, 1)]
@@ -111,7 +111,7 @@ def test_the_supervisor_is_killed_with_500_envelopes_under_way(
 
 
 @pytest.mark.parametrize("point", ["before-publish", "after-publish", "before-ack", "after-store"])
-def test_the_sidecars_process_is_killed_at(point: str, project: Any, wait_until: Any):
+def test_the_sidecars_process_is_killed_at(point: str, project: Any, wait_until: Any) -> None:
     project.environ = {"ASYA_TEST_CRASH": f"{point}:7"}
     project.up()
     project.environ = {}
@@ -124,7 +124,7 @@ def test_the_sidecars_process_is_killed_at(point: str, project: Any, wait_until:
     assert set(worked(project)) == set(ids)
 
 
-def test_the_broker_is_killed_under_load(project: Any, wait_until: Any):
+def test_the_broker_is_killed_under_load(project: Any, wait_until: Any) -> None:
     project.up()
     ids = [f"e-{number}" for number in range(400)]
     sending = project.sending(["pass-on", "work"], ids, {"sleep": 0.001})
@@ -138,7 +138,7 @@ def test_the_broker_is_killed_under_load(project: Any, wait_until: Any):
     assert project.said().count("broker back after") == 2
 
 
-def test_a_runtime_is_killed_in_its_handler(project: Any, wait_until: Any, tmp_path: Path):
+def test_a_runtime_is_killed_in_its_handler(project: Any, wait_until: Any, tmp_path: Path) -> None:
     project.up()
     gate = tmp_path / "gate"
     running = project.send("slow", str(gate))
@@ -153,7 +153,7 @@ def test_a_runtime_is_killed_in_its_handler(project: Any, wait_until: Any, tmp_p
 
 
 @pytest.mark.parametrize("frames", [2, 300], ids=["before the bound", "past the bound"])
-def test_a_runtime_is_killed_between_two_frames(frames: int, project: Any):
+def test_a_runtime_is_killed_between_two_frames(frames: int, project: Any) -> None:
     project.up()
     first = project.send(["die-between-frames", "work"], frames)
     assert project.all_ended(frames) == {"succeeded": frames}
@@ -165,7 +165,9 @@ def test_a_runtime_is_killed_between_two_frames(frames: int, project: Any):
     assert results == list(range(frames))
 
 
-def test_a_stop_with_10000_envelopes_in_flight(project: Any, wait_until: Any, left_running: Any):
+def test_a_stop_with_10000_envelopes_in_flight(
+    project: Any, wait_until: Any, left_running: Any
+) -> None:
     count = 10_000
     project.up()
     project.send(["fan", "pass-on"], count)
@@ -179,7 +181,7 @@ def test_a_stop_with_10000_envelopes_in_flight(project: Any, wait_until: Any, le
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_retry_waits_while_everything_is_ended_and_started_again(
     how: str, project: Any, wait_until: Any
-):
+) -> None:
     project.up()
     waiting = project.send("flaky", 1)
     wait_until(lambda: project.status("flaky")["queue"]["delayed"] == 1, 30, project.said)
@@ -196,7 +198,7 @@ def test_a_retry_waits_while_everything_is_ended_and_started_again(
 
 def test_what_a_killed_mesh_left_is_ended_at_the_next_start(
     project: Any, wait_until: Any, is_alive: Any, tmp_path: Path
-):
+) -> None:
     project.up()
     gate = tmp_path / "gate"
     running = project.send("slow", str(gate))
@@ -215,7 +217,9 @@ def test_what_a_killed_mesh_left_is_ended_at_the_next_start(
     assert project.ended(running)["status"] == "succeeded"
 
 
-def test_a_replica_that_a_killed_mesh_could_not_note_is_sent_away(project: Any, wait_until: Any):
+def test_a_replica_that_a_killed_mesh_could_not_note_is_sent_away(
+    project: Any, wait_until: Any
+) -> None:
     # given one that was started for another run, on the same socket
     project.up()
     assert project.call("slow", 0)["status"] == "succeeded"

@@ -43,7 +43,7 @@ def project(mesh: Any) -> Any:
 
 def test_replicas_go_from_zero_to_many_and_back_to_zero(
     project: Any, wait_until: Any, tmp_path: Path
-):
+) -> None:
     project.up()
     assert project.pids("slow") == []
     gate = tmp_path / "gate"
@@ -57,7 +57,7 @@ def test_replicas_go_from_zero_to_many_and_back_to_zero(
     assert project.call("slow", "")["result"] == ""
 
 
-def test_a_minimum_runs_at_once_and_stays(project: Any, wait_until: Any):
+def test_a_minimum_runs_at_once_and_stays(project: Any, wait_until: Any) -> None:
     project.actor("warm", "handlers.echo", scaling={"minReplicaCount": 2, "cooldownPeriod": 0})
     project.actor("fixed", "handlers.echo", scaling={"enabled": False}, replicas=1)
     project.up()
@@ -70,7 +70,9 @@ def test_a_minimum_runs_at_once_and_stays(project: Any, wait_until: Any):
     assert set(project.pids("warm")) == before
 
 
-def test_a_second_mesh_on_the_same_folder_is_refused_with_the_pid_of_the_first(project: Any):
+def test_a_second_mesh_on_the_same_folder_is_refused_with_the_pid_of_the_first(
+    project: Any,
+) -> None:
     project.up()
     second = project.popen()
     assert second.wait(30) == 2
@@ -78,7 +80,7 @@ def test_a_second_mesh_on_the_same_folder_is_refused_with_the_pid_of_the_first(p
     assert project.call("echo", 1)["status"] == "succeeded"
 
 
-def test_a_port_in_use_is_told_before_anything_starts(project: Any):
+def test_a_port_in_use_is_told_before_anything_starts(project: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -90,7 +92,7 @@ def test_a_port_in_use_is_told_before_anything_starts(project: Any):
     assert not (project.data / "nats").exists()
 
 
-def test_a_data_folder_without_write_permission_is_named(project: Any, left_running: Any):
+def test_a_data_folder_without_write_permission_is_named(project: Any, left_running: Any) -> None:
     folder = project.folder / "data"
     folder.mkdir(mode=0o555)
     refused = project.popen("--data", str(folder), preexec=_obey_permissions())
@@ -112,7 +114,9 @@ def test_a_data_folder_without_write_permission_is_named(project: Any, left_runn
         (["--cooldown", "5"], "--cooldown"),
     ],
 )
-def test_wrong_use_is_told_and_starts_nothing(arguments: list[str], said: str, project: Any):
+def test_wrong_use_is_told_and_starts_nothing(
+    arguments: list[str], said: str, project: Any
+) -> None:
     refused = project.popen(*arguments)
     assert refused.wait(30) == 2
     assert said in project.said()
@@ -120,18 +124,18 @@ def test_wrong_use_is_told_and_starts_nothing(arguments: list[str], said: str, p
     assert not project.data.exists()
 
 
-def test_a_folder_without_manifests_is_told_of_init(mesh: Any):
+def test_a_folder_without_manifests_is_told_of_init(mesh: Any) -> None:
     assert mesh.popen().wait(30) == 2
     assert "asya init" in mesh.said()
 
 
-def test_what_a_manifest_asks_for_and_cannot_get_is_named_with_its_line(project: Any):
+def test_what_a_manifest_asks_for_and_cannot_get_is_named_with_its_line(project: Any) -> None:
     project.actor("greedy", "handlers.echo", resources={"limits": {"memory": "lots"}})
     assert project.popen().wait(30) == 2
     assert "greedy.yaml:1: actor greedy: resources.limits.memory: 'lots'" in project.said()
 
 
-def test_functions_need_no_manifest_and_the_commands_find_the_mesh(project: Any):
+def test_functions_need_no_manifest_and_the_commands_find_the_mesh(project: Any) -> None:
     for manifest in project.folder.glob("*.yaml"):
         manifest.unlink()
     project.up("handlers.py:echo", "--data", str(project.folder / "elsewhere" / "data"))
@@ -142,7 +146,9 @@ def test_functions_need_no_manifest_and_the_commands_find_the_mesh(project: Any)
     assert (project.folder / "elsewhere" / "data" / "tasks.db").exists()
 
 
-async def test_a_broker_that_runs_already_is_used_and_left_alone(project: Any, tmp_path: Any):
+async def test_a_broker_that_runs_already_is_used_and_left_alone(
+    project: Any, tmp_path: Any
+) -> None:
     broker = NatsServer(tmp_path / "broker")
     await broker.start()
     try:
@@ -156,7 +162,7 @@ async def test_a_broker_that_runs_already_is_used_and_left_alone(project: Any, t
         await broker.stop()
 
 
-def test_a_broker_that_is_not_there_is_named(project: Any):
+def test_a_broker_that_is_not_there_is_named(project: Any) -> None:
     refused = project.popen("--transport", "nats://127.0.0.1:9")
     assert refused.wait(20) != 0
     assert "127.0.0.1:9" in project.said()
@@ -174,7 +180,7 @@ def _obey_permissions() -> Callable[[], None] | None:
 
 def test_a_stop_ends_everything_and_leaves_nothing_behind(
     project: Any, left_running: Any, wait_until: Any, tmp_path: Path
-):
+) -> None:
     project.up()
     assert project.call("echo", 1)["status"] == "succeeded"
     gate = tmp_path / "gate"
@@ -199,7 +205,7 @@ def test_a_stop_ends_everything_and_leaves_nothing_behind(
 
 def test_a_second_signal_does_not_wait_for_handlers(
     project: Any, wait_until: Any, left_running: Any, tmp_path: Path
-):
+) -> None:
     project.up()
     stuck = project.send("slow", str(tmp_path / "never"))
     wait_until(lambda: project.pids("slow", "busy"), 30, project.said)
@@ -214,7 +220,7 @@ def test_a_second_signal_does_not_wait_for_handlers(
     wait_until(lambda: project.pids("slow", "busy"), 30, project.said)
 
 
-def test_what_a_replica_sees_of_the_environment(project: Any):
+def test_what_a_replica_sees_of_the_environment(project: Any) -> None:
     project.actor(
         "secretive",
         "handlers.echo",
@@ -243,7 +249,7 @@ def test_what_a_replica_sees_of_the_environment(project: Any):
 
 def test_an_actor_that_is_no_longer_part_of_the_mesh_keeps_its_envelopes(
     project: Any, wait_until: Any, tmp_path: Path
-):
+) -> None:
     project.up("--grace", "0s")
     gate = tmp_path / "gate"
     left = project.send("slow", str(gate))

@@ -6,11 +6,12 @@ import gzip
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from tests.e2e.conftest import Mesh
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +130,9 @@ def post(mesh: Any, route: list[str], payload: Any, **headers: str) -> Any:
         return json.loads(answer.read())
 
 
-def test_spans_of_two_hops_a_fan_out_and_a_retry_reach_a_receiver(mesh: Any, receiver: Receiver):
+def test_spans_of_two_hops_a_fan_out_and_a_retry_reach_a_receiver(
+    mesh: Any, receiver: Receiver
+) -> None:
     write(mesh)
     mesh.environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
@@ -192,7 +195,7 @@ def scrape(url: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_metrics_and_logs_tell_what_was_done(mesh, wait_until):
+def test_metrics_and_logs_tell_what_was_done(mesh: Mesh, wait_until: Callable[..., None]) -> None:
     write(mesh)
     mesh.up("--metrics-port", "0", "--log-format", "json", "--cooldown", "300s")
     own = mesh.said().partition("metrics at ")[2].split()[0]
@@ -229,7 +232,7 @@ def test_metrics_and_logs_tell_what_was_done(mesh, wait_until):
     assert "ValueError: not yet" in failed["text"]
 
 
-def test_a_metrics_port_in_use_is_told_before_anything_starts(mesh):
+def test_a_metrics_port_in_use_is_told_before_anything_starts(mesh: Mesh) -> None:
     mesh.code(HANDLERS)
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as taken:
         port = taken.server_address[1]

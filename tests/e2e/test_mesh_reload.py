@@ -47,7 +47,7 @@ def result(mesh: Any, actor: str, payload: Any = None) -> dict[str, Any]:
 
 def test_changed_code_takes_over_and_what_runs_is_finished_by_the_old(
     project: Any, wait_until: Any, is_alive: Any, tmp_path: Path
-):
+) -> None:
     project.up("--reload")
     old, other = result(project, "one")["pid"], result(project, "two")["pid"]
     gate = tmp_path / "gate"
@@ -73,7 +73,7 @@ def test_changed_code_takes_over_and_what_runs_is_finished_by_the_old(
     assert result(project, "one")["pid"] == new["pid"]
 
 
-def test_code_that_cannot_be_loaded_leaves_the_old_in_place(project: Any, wait_until: Any):
+def test_code_that_cannot_be_loaded_leaves_the_old_in_place(project: Any, wait_until: Any) -> None:
     project.up("--reload")
     old = result(project, "one")["pid"]
     project.code("def one(payload:\n", "one.py")
@@ -89,7 +89,7 @@ def test_code_that_cannot_be_loaded_leaves_the_old_in_place(project: Any, wait_u
     assert project.said().count("SyntaxError") == 1
 
 
-def test_the_last_envelope_is_replayed_through_the_new_code(project: Any, wait_until: Any):
+def test_the_last_envelope_is_replayed_through_the_new_code(project: Any, wait_until: Any) -> None:
     project.up("--replay")
     first = project.call(["one", "two"])
     assert first["status"] == "succeeded"
@@ -107,7 +107,9 @@ def test_the_last_envelope_is_replayed_through_the_new_code(project: Any, wait_u
     wait_until(lambda: "failed: ValueError: not this" in project.said(), 30, project.said)
 
 
-def test_a_changed_manifest_replaces_its_actor(project: Any, wait_until: Any, tmp_path: Path):
+def test_a_changed_manifest_replaces_its_actor(
+    project: Any, wait_until: Any, tmp_path: Path
+) -> None:
     project.up("--reload")
     old = result(project, "one")["pid"]
     other = result(project, "two")["pid"]

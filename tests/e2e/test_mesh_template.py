@@ -75,7 +75,7 @@ def to_zero(mesh: Any, wait_until: Any, actor: str = "work") -> psutil.Process |
     return templates(mesh)[0]
 
 
-def test_after_the_first_replica_a_template_forks_the_next(project: Any, wait_until: Any):
+def test_after_the_first_replica_a_template_forks_the_next(project: Any, wait_until: Any) -> None:
     project.actor("made", "handlers.Made.work")
     project.up("--cooldown", "200ms")
     assert templates(project) == []
@@ -99,7 +99,7 @@ def test_after_the_first_replica_a_template_forks_the_next(project: Any, wait_un
     assert not template.is_running()
 
 
-def test_a_class_is_made_in_the_replica(project: Any, wait_until: Any):
+def test_a_class_is_made_in_the_replica(project: Any, wait_until: Any) -> None:
     project.actor("made", "handlers.Made.work")
     project.up("--cooldown", "200ms")
     result(project, "made")
@@ -111,7 +111,7 @@ def test_a_class_is_made_in_the_replica(project: Any, wait_until: Any):
     )
 
 
-def test_changed_code_is_never_forked(project: Any, wait_until: Any):
+def test_changed_code_is_never_forked(project: Any, wait_until: Any) -> None:
     project.up("--cooldown", "200ms")
     result(project)
     template = to_zero(project, wait_until)
@@ -135,7 +135,9 @@ def test_changed_code_is_never_forked(project: Any, wait_until: Any):
         ("import tempfile; held = tempfile.TemporaryDirectory()", "removed at exit"),
     ],
 )
-def test_what_cannot_be_shared_is_not_forked(more: str, why: str, project: Any, wait_until: Any):
+def test_what_cannot_be_shared_is_not_forked(
+    more: str, why: str, project: Any, wait_until: Any
+) -> None:
     project.code(f"{CODE}\n{more}\n")
     project.up("--cooldown", "100ms")
     result(project)
@@ -148,7 +150,7 @@ def test_what_cannot_be_shared_is_not_forked(more: str, why: str, project: Any, 
     assert project.log("work").count("without a template") == 1
 
 
-def test_a_template_can_be_switched_off(project: Any, wait_until: Any):
+def test_a_template_can_be_switched_off(project: Any, wait_until: Any) -> None:
     project.actor("work", "handlers.work", env=[{"name": "ASYA_TEMPLATE", "value": "off"}])
     project.up("--cooldown", "100ms")
     for _ in range(2):
@@ -158,7 +160,7 @@ def test_a_template_can_be_switched_off(project: Any, wait_until: Any):
     assert templates(project) == []
 
 
-def test_a_template_without_use_ends(project: Any, wait_until: Any):
+def test_a_template_without_use_ends(project: Any, wait_until: Any) -> None:
     project.up("--cooldown", "100ms", "--template-idle", "3s")
     result(project)
     template = to_zero(project, wait_until)
@@ -170,7 +172,7 @@ def test_a_template_without_use_ends(project: Any, wait_until: Any):
 
 def test_replicas_outlive_their_template_and_nothing_outlives_the_mesh(
     project: Any, wait_until: Any, left_running: Any, is_alive: Any, tmp_path: Path
-):
+) -> None:
     project.up("--cooldown", "200ms")
     result(project)
     template = to_zero(project, wait_until)

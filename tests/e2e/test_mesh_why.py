@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.conftest import Mesh
 
 HANDLERS = """
 import os
@@ -50,7 +53,7 @@ def why(mesh: Any, id_: str) -> dict[str, Any]:
     return found
 
 
-def test_every_cause_is_told(running, wait_until, tmp_path):
+def test_every_cause_is_told(running: Any, wait_until: Callable[..., None], tmp_path: Path) -> None:
     mesh = running
     gate = tmp_path / "gate"
     ids = {
@@ -86,7 +89,7 @@ def test_every_cause_is_told(running, wait_until, tmp_path):
     assert why(mesh, behind)["kind"] == "done"
 
 
-def test_a_trace_shows_hops_payloads_and_lines(running):
+def test_a_trace_shows_hops_payloads_and_lines(running: Any) -> None:
     mesh = running
     done = mesh.call(["greet", "greet"], {"name": "Ada", "password": "secret"})
     assert done["status"] == "failed"  # the greeting has no name
@@ -110,7 +113,7 @@ def test_a_trace_shows_hops_payloads_and_lines(running):
     assert [line.partition(" | ")[2] for line in printed] == ["greeting Bob"]
 
 
-def test_children_are_summed_up_and_shown(running, wait_until):
+def test_children_are_summed_up_and_shown(running: Any, wait_until: Callable[..., None]) -> None:
     mesh = running
     root = mesh.send(["fan", "greet"], 4)
     mesh.ended(root)
@@ -134,7 +137,7 @@ def test_children_are_summed_up_and_shown(running, wait_until):
     assert paced["replicas_max"] == 10
 
 
-def test_a_mask_that_is_no_path_stops_the_start(mesh):
+def test_a_mask_that_is_no_path_stops_the_start(mesh: Mesh) -> None:
     mesh.code(HANDLERS)
     mesh.actor("greet", "handlers.greet")
     mesh.environ = {"ASYA_CAPTURE_MASK": ".a..b"}

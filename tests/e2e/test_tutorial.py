@@ -111,7 +111,7 @@ def reader() -> Iterator[Reader]:
             someone.mesh.wait()
 
 
-def test_the_tutorial_works_to_the_letter(reader):
+def test_the_tutorial_works_to_the_letter(reader: Reader) -> None:
     page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     steps = STEP.findall(page)
     assert len(steps) == page.count("<!-- "), "a mark stands before something that is no block"
@@ -120,10 +120,11 @@ def test_the_tutorial_works_to_the_letter(reader):
         reader.do(kind, argument, text)
 
     reader.stop()
+    assert reader.mesh is not None
     assert reader.mesh.returncode == 0
 
 
-def test_the_first_steps_of_the_readme_work(reader):
+def test_the_first_steps_of_the_readme_work(reader: Reader) -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     handler = re.search(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     commands = re.search(r"^```\n(asya up .*)\n(asya call .*)\n```$", page, re.MULTILINE)

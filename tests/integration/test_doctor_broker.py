@@ -64,7 +64,7 @@ async def ask(server: NatsServer, call: str, body: bytes = b"") -> dict[str, Any
         await link.close()
 
 
-async def test_an_empty_server_is_well_and_stays_empty(look: Look, server: NatsServer):
+async def test_an_empty_server_is_well_and_stays_empty(look: Look, server: NatsServer) -> None:
     (found,) = await look()
     assert found.state == "ok"
     assert "nothing of the namespace default yet" in found.text
@@ -73,14 +73,16 @@ async def test_an_empty_server_is_well_and_stays_empty(look: Look, server: NatsS
         await ask(server, "STREAM.INFO.asya-default")
 
 
-async def test_all_queues_are_there(look: Look, queues: Any):
+async def test_all_queues_are_there(look: Look, queues: Any) -> None:
     await queues("double", "x-sink", "x-sump")
     (found,) = await look()
     assert found.state == "ok"
     assert "3 queues, clock " in found.text
 
 
-async def test_queues_that_are_missing_or_belong_to_nobody_are_named(look: Look, queues: Any):
+async def test_queues_that_are_missing_or_belong_to_nobody_are_named(
+    look: Look, queues: Any
+) -> None:
     await queues("x-sink", "x-sump", "gone")
     missing, strange, found = await look()
     assert (missing.state, missing.code) == ("warn", Code.QUEUE_MISSING)
@@ -89,7 +91,7 @@ async def test_queues_that_are_missing_or_belong_to_nobody_are_named(look: Look,
     assert found.state == "ok"
 
 
-async def test_a_stream_of_somebody_else_is_refused(look: Look, server: NatsServer):
+async def test_a_stream_of_somebody_else_is_refused(look: Look, server: NatsServer) -> None:
     stream = {"name": "asya-default", "subjects": ["x"], "retention": "limits"}
     await ask(server, "STREAM.CREATE.asya-default", json.dumps(stream).encode())
     found = (await look())[0]
@@ -97,14 +99,16 @@ async def test_a_stream_of_somebody_else_is_refused(look: Look, server: NatsServ
     assert "is somebody else's" in found.text
 
 
-async def test_a_stream_that_cannot_delay_is_named(look: Look, server: NatsServer):
+async def test_a_stream_that_cannot_delay_is_named(look: Look, server: NatsServer) -> None:
     stream = {"name": "asya-default", "subjects": ["x"], "retention": "workqueue"}
     await ask(server, "STREAM.CREATE.asya-default", json.dumps(stream).encode())
     found = (await look())[0]
     assert (found.state, found.code) == ("fail", Code.BROKER_OUTDATED)
 
 
-async def test_clocks_that_are_apart(look: Look, queues: Any, monkeypatch: pytest.MonkeyPatch):
+async def test_clocks_that_are_apart(
+    look: Look, queues: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await queues("double", "x-sink", "x-sump")
     monkeypatch.setattr(
         "asya.transports.nats.probe.from_rfc3339",
@@ -115,6 +119,6 @@ async def test_clocks_that_are_apart(look: Look, queues: Any, monkeypatch: pytes
     assert "its clock is +9.0 s from ours" in skewed.text
 
 
-async def test_a_server_that_runs_on_a_folder_is_found(server: NatsServer, tmp_path: Path):
+async def test_a_server_that_runs_on_a_folder_is_found(server: NatsServer, tmp_path: Path) -> None:
     assert left_running(tmp_path / "nats") == [server.pid]
     assert left_running(tmp_path / "other") == []

@@ -7,6 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,38 +53,38 @@ class QueueFile:
 
     namespace = "default"
 
-    def __init__(self, path) -> None:
+    def __init__(self, path: Any) -> None:
         self.ids = path.read_text().splitlines() if path.exists() else []
         self.fresh: list[str] = []
 
-    async def publish(self, envelope, *, dedup_id, not_before=None):
+    async def publish(self, envelope: Any, *, dedup_id: Any, not_before: Any = None) -> None:
         assert dedup_id == f"{envelope.id}:0"
         if envelope.id not in set(self.ids):
             self.fresh.append(envelope.id)
 
-    async def actors(self):
+    async def actors(self) -> list[str]:
         return ["a"]
 
-    async def ready(self, actor):
+    async def ready(self, actor: Any) -> int:
         return 0
 
-    def cancel(self, ids):
+    def cancel(self, ids: Any) -> None:
         raise AssertionError
 
-    async def actor_status(self):
+    async def actor_status(self) -> list[Any]:
         return []
 
-    async def one_status(self, actor):
+    async def one_status(self, actor: Any) -> None:
         return None
 
-    def flows(self):
+    def flows(self) -> dict[str, Any]:
         return {}
 
-    def problem(self):
+    def problem(self) -> None:
         return None
 
 
-def kill_after(count, path, queue) -> list[str]:
+def kill_after(count: Any, path: Any, queue: Any) -> list[str]:
     """The ids that a process has answered until it was killed, at least `count`."""
     command = [sys.executable, "-c", ADMITS, str(path), str(queue)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -95,7 +97,7 @@ def kill_after(count, path, queue) -> list[str]:
 
 
 @pytest.mark.parametrize("killed_after", [1, 40, 700])
-async def test_every_answered_id_survives_a_kill(tmp_path, killed_after):
+async def test_every_answered_id_survives_a_kill(tmp_path: Path, killed_after: int) -> None:
     """Given a process that admits, when it is killed, then each id that it answered is in the
     store and in the queue, and after a restart so is each that it stored."""
     path, queue = tmp_path / "tasks.db", tmp_path / "queue"

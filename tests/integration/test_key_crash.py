@@ -6,6 +6,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import Raw
@@ -53,20 +55,20 @@ class NoQueue:
 
     namespace = "default"
 
-    async def publish(self, envelope, *, dedup_id, not_before=None):
+    async def publish(self, envelope: Any, *, dedup_id: Any, not_before: Any = None) -> None:
         """Take it."""
 
-    async def actors(self):
+    async def actors(self) -> list[str]:
         return ["a"]
 
-    async def ready(self, actor):
+    async def ready(self, actor: Any) -> int:
         return 0
 
-    def problem(self):
+    def problem(self) -> None:
         return None
 
 
-def answers_until_killed(count, path) -> list[tuple[str, str]]:
+def answers_until_killed(count: Any, path: Any) -> list[tuple[str, str]]:
     """Number of the key and id of each answer, at least `count`."""
     command = [sys.executable, "-c", ADMITS, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -79,7 +81,7 @@ def answers_until_killed(count, path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("killed_after", [3, 150])
-async def test_a_key_is_one_task_over_a_kill(tmp_path, killed_after):
+async def test_a_key_is_one_task_over_a_kill(tmp_path: Path, killed_after: int) -> None:
     """Given eight requests at a time with one key, when the gateway is killed among them, then
     each key has one task, the one that was answered, and a new gateway answers with it."""
     path = tmp_path / "tasks.db"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.rabbitmq import find_programs
@@ -12,7 +13,7 @@ from tests.support.rabbitmq import find_programs
 SCRIPT = Path(__file__).parent / "soak.py"
 
 
-def soak(*arguments):
+def soak(*arguments: str) -> Any:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("ASYA_")}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *arguments],
@@ -28,7 +29,7 @@ def soak(*arguments):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_nothing_is_lost_while_processes_die_at_random():
+def test_nothing_is_lost_while_processes_die_at_random() -> None:
     result = soak("--seconds", "30")
     assert result["envelopes"] == 2000
     assert {"broker", "mesh"} <= set(result["kills"])
@@ -37,7 +38,7 @@ def test_nothing_is_lost_while_processes_die_at_random():
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_nothing_is_lost_on_rabbitmq():
+def test_nothing_is_lost_on_rabbitmq() -> None:
     if find_programs() is None and os.environ.get("CI") != "true":
         pytest.skip("there is no rabbitmq-server; apt-get install rabbitmq-server")
     result = soak("--seconds", "15", "--envelopes", "800", "--transport", "rabbitmq")

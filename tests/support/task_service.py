@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asya.tasks.mesh import FlowSpec
+from asya.envelope import Envelope
+from asya.tasks.mesh import ActorStatus, FlowSpec
 from asya.tasks.service import ServiceLimits, TaskService
 from asya.tasks.store.sqlite.tasks import SqliteStore
+
+MakeService = Callable[..., TaskService]
+"""Takes `ServiceLimits` as keywords."""
 
 
 @dataclass
@@ -27,12 +33,14 @@ class ListMesh:
     failure: Exception | None = None
     keeps_on_failure: bool = False
     seen: set[str] = field(default_factory=set)
-    statuses: dict[str, Any] = field(default_factory=dict)
+    statuses: dict[str, ActorStatus] = field(default_factory=dict)
     namespace: str = "default"
     gate: asyncio.Event | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def publish(self, envelope, *, dedup_id, not_before=None):
+    async def publish(
+        self, envelope: Envelope, *, dedup_id: str, not_before: datetime | None = None
+    ) -> None:
         self.arrived.set()
         self.times.append(not_before)
         if self.gate is not None:
@@ -44,26 +52,26 @@ class ListMesh:
         if self.failure is not None:
             raise self.failure
 
-    async def actors(self):
+    async def actors(self) -> list[str]:
         return ["embedder", "reranker", "a", "b"]
 
-    async def ready(self, actor):
+    async def ready(self, actor: str) -> int:
         self.asked += 1
         return self.depths.get(actor, 0)
 
-    def cancel(self, ids):
+    def cancel(self, ids: Iterable[str]) -> None:
         self.canceled.append(set(ids))
 
-    async def actor_status(self):
+    async def actor_status(self) -> list[ActorStatus]:
         return []
 
-    async def one_status(self, actor):
+    async def one_status(self, actor: str) -> ActorStatus | None:
         return self.statuses.get(actor)
 
-    def flows(self):
+    def flows(self) -> dict[str, FlowSpec]:
         return {"search": FlowSpec("search", ("embedder", "reranker"))}
 
-    def problem(self):
+    def problem(self) -> str | None:
         return self.trouble
 
 
@@ -73,33 +81,33 @@ class StandingClock:
     def __init__(self) -> None:
         self.moment = datetime(2026, 1, 1, tzinfo=UTC)
 
-    def now(self):
+    def now(self) -> datetime:
         return self.moment
 
-    def move(self, seconds):
+    def move(self, seconds: float) -> None:
         self.moment += timedelta(seconds=seconds)
 
 
 @pytest.fixture
-def mesh():
+def mesh() -> ListMesh:
     return ListMesh()
 
 
 @pytest.fixture
-def clock():
+def clock() -> StandingClock:
     return StandingClock()
 
 
 @pytest.fixture
-def make_service(tmp_path, mesh, clock):
-    def make(**limits):
+def make_service(tmp_path: Path, mesh: ListMesh, clock: StandingClock) -> MakeService:
+    def make(**limits: Any) -> TaskService:
         return TaskService(SqliteStore(tmp_path / "tasks.db"), mesh, clock, ServiceLimits(**limits))
 
     return make
 
 
 @pytest.fixture
-async def service(make_service):
+async def service(make_service: MakeService) -> AsyncIterator[TaskService]:
     service = make_service(queue_max=10)
     await service.start()
     yield service
