@@ -1,4 +1,4 @@
-"""Delays of ours keep the contract: the task store's shelf before a broker that keeps none."""
+"""Delays of ours keep the contract: the task store's messages before a broker that keeps none."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from asya.tasks.store.sqlite.tasks import SqliteStore
-from asya.testing.delayed_contract import NOW, ShelfContract
+from asya.tasks.store.sqlite.store import SqliteStore
+from asya.testing.delayed_contract import NOW, DelayedMessageStoreContract
 from asya.testing.transport_contract import Harness, TransportContract
 from asya.transports.base import Transport
-from asya.transports.delayed import LaterTransport, Shelf
+from asya.transports.delayed import DelayedMessageStore, DelayingTransport
 from asya.transports.memory.transport import MemoryBroker, MemoryTransport
 
 
@@ -20,23 +20,23 @@ class LaterHarness(Harness):
     transport_name = "memory + shelf"
     broker_name = "none: it is in the process; delays in the task store (SQLite)"
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, messages: DelayedMessageStore) -> None:
         self.broker = MemoryBroker()
-        self.transports: list[LaterTransport] = []
-        self._shelf = shelf
+        self.transports: list[DelayingTransport] = []
+        self._messages = messages
 
     async def connect(self, *, lease_s: float | None = None) -> Transport:
         inner = MemoryTransport(
             "kit", lease_s=lease_s or self.lease_s, broker=self.broker, delay_max_s=0
         )
-        transport = LaterTransport(inner, self._shelf, sends=not self.transports)
+        transport = DelayingTransport(inner, self._messages, sends=not self.transports)
         self.transports.append(transport)
         await transport.connect()
         await transport.start()
         return transport
 
     async def crash(self, transport: Transport) -> None:
-        assert isinstance(transport, LaterTransport)
+        assert isinstance(transport, DelayingTransport)
         assert isinstance(transport.inner, MemoryTransport)
         await transport.stop()
         transport.inner.abort()
@@ -59,24 +59,24 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 class TestLater(TransportContract):
     @pytest.fixture
     async def harness(self, store: SqliteStore) -> AsyncIterator[LaterHarness]:
-        harness = LaterHarness(store.shelf)
+        harness = LaterHarness(store.delayed)
         yield harness
         await asyncio.gather(*(each.close() for each in harness.transports))
 
 
-class TestSqliteShelf(ShelfContract):
+class TestSqliteDelayedMessages(DelayedMessageStoreContract):
     @pytest.fixture
-    def shelf(self, store: SqliteStore) -> Shelf:
-        return store.shelf
+    def messages(self, store: SqliteStore) -> DelayedMessageStore:
+        return store.delayed
 
 
-async def test_the_shelf_is_there_after_the_store_was_closed(tmp_path: Path) -> None:
+async def test_the_store_is_there_after_the_store_was_closed(tmp_path: Path) -> None:
     for _ in range(2):
         store = SqliteStore(tmp_path / "tasks.db")
         await store.open()
-        await store.shelf.put("q", b"stays", NOW, "id")
+        await store.delayed.put("q", b"stays", NOW, "id")
         await store.close()
     store = SqliteStore(tmp_path / "tasks.db")
     await store.open()
-    assert [each.body for each in await store.shelf.due(NOW, 10)] == [b"stays"]
+    assert [each.body for each in await store.delayed.due(NOW, 10)] == [b"stays"]
     await store.close()

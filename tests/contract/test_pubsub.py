@@ -1,4 +1,4 @@
-"""The Pub/Sub transport, with the shelf for delays, keeps the contract.
+"""The Pub/Sub transport, with the messages for delays, keeps the contract.
 
 On Google's emulator where it is installed, and on a stand-in of ours, which keeps its messages as
 the real service does; the header of the output says which of them it was.
@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from tests.support.pubsub import PubSubEmulator, PubSubFake
 
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 from asya.testing.transport_contract import Harness, TransportContract
 from asya.transports.base import Transport
-from asya.transports.delayed import LaterTransport, Shelf
+from asya.transports.delayed import DelayedMessageStore, DelayingTransport
 from asya.transports.pubsub.transport import PubSubTransport
 
 
@@ -40,10 +40,10 @@ def emulator() -> Iterator[PubSubEmulator]:
 
 
 @pytest.fixture
-async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
+async def messages(tmp_path: Path) -> AsyncIterator[DelayedMessageStore]:
     store = SqliteStore(tmp_path / "tasks.db")
     await store.open()
-    yield store.shelf
+    yield store.delayed
     await store.close()
 
 
@@ -58,10 +58,10 @@ class PubSubHarness(Harness):
     # that a subscription may have; these tests pull four times a second
     slack_s = 14.0
 
-    def __init__(self, server: PubSubFake | PubSubEmulator, shelf: Shelf) -> None:
+    def __init__(self, server: PubSubFake | PubSubEmulator, messages: DelayedMessageStore) -> None:
         self.server = server
-        self.transports: list[LaterTransport] = []
-        self._shelf = shelf
+        self.transports: list[DelayingTransport] = []
+        self._messages = messages
         self._project = f"kit-{uuid.uuid4().hex}"
 
     async def connect(self, *, lease_s: float | None = None) -> Transport:
@@ -72,14 +72,14 @@ class PubSubHarness(Harness):
             publish_timeout_s=2.0,
             pull_s=0.25,
         )
-        transport = LaterTransport(inner, self._shelf, sends=not self.transports)
+        transport = DelayingTransport(inner, self._messages, sends=not self.transports)
         self.transports.append(transport)
         await transport.connect()
         await transport.start()
         return transport
 
     async def crash(self, transport: Transport) -> None:
-        assert isinstance(transport, LaterTransport)
+        assert isinstance(transport, DelayingTransport)
         assert isinstance(transport.inner, PubSubTransport)
         await transport.stop()
         transport.inner.abort()
@@ -112,8 +112,10 @@ class EmulatorHarness(PubSubHarness):
 
 class TestPubSubStandIn(TransportContract):
     @pytest.fixture
-    async def harness(self, fake: PubSubFake, shelf: Shelf) -> AsyncIterator[FakeHarness]:
-        harness = FakeHarness(fake, shelf)
+    async def harness(
+        self, fake: PubSubFake, messages: DelayedMessageStore
+    ) -> AsyncIterator[FakeHarness]:
+        harness = FakeHarness(fake, messages)
         yield harness
         fake.start()
         await asyncio.gather(*(each.close() for each in harness.transports))
@@ -124,9 +126,9 @@ if PubSubEmulator.missing() is None:
     class TestPubSubEmulator(TransportContract):
         @pytest.fixture
         async def harness(
-            self, emulator: PubSubEmulator, shelf: Shelf
+            self, emulator: PubSubEmulator, messages: DelayedMessageStore
         ) -> AsyncIterator[EmulatorHarness]:
-            harness = EmulatorHarness(emulator, shelf)
+            harness = EmulatorHarness(emulator, messages)
             yield harness
             emulator.resume()
             await asyncio.gather(*(each.close() for each in harness.transports))

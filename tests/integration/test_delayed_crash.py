@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from asya.local.broker import NatsServer
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 from asya.testing.transport_contract import Mailbox
 from asya.transports.delayed import BATCH
 from asya.transports.nats.transport import NatsTransport
@@ -23,8 +23,8 @@ COUNT = 200
 SENDS = """
 import asyncio, dataclasses, os, pathlib, sys
 from asya.crashpoints import arm_from
-from asya.tasks.store.sqlite.tasks import SqliteStore
-from asya.transports.delayed import LaterTransport
+from asya.tasks.store.sqlite.store import SqliteStore
+from asya.transports.delayed import DelayingTransport
 from asya.transports.nats.transport import NatsTransport
 
 async def main():
@@ -35,8 +35,8 @@ async def main():
     await inner.connect()
     if len(sys.argv) > 3:
         arm_from(sys.argv[3])
-    await LaterTransport(inner, store.shelf).start()
-    while await store.shelf.counts():
+    await DelayingTransport(inner, store.delayed).start()
+    while await store.delayed.counts():
         await asyncio.sleep(0.02)
 
 asyncio.run(main())
@@ -72,7 +72,7 @@ async def test_every_message_arrives_however_often_the_sender_dies(
     for number in range(COUNT):
         due_at = now + timedelta(milliseconds=number)
         dedup_id = str(number) if with_ids else None
-        await store.shelf.put("asya-crash-a", str(number).encode(), due_at, dedup_id)
+        await store.delayed.put("asya-crash-a", str(number).encode(), due_at, dedup_id)
     await store.close()
 
     deaths = 0

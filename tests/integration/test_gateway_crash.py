@@ -15,14 +15,14 @@ import pytest
 from asya.clock import SystemClock
 from asya.tasks.service import TaskService
 from asya.tasks.store.base import Query
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 
 ADMITS = """
 import asyncio, pathlib, sys
 from msgspec import Raw
 from asya.clock import SystemClock
 from asya.tasks.service import TaskService
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 
 class Mesh:
     namespace = "default"
@@ -112,7 +112,7 @@ async def test_every_answered_id_survives_a_kill(tmp_path: Path, killed_after: i
     assert set(answered) <= stored
     assert set(answered) <= set(mesh.ids)
     assert {row.status for row in rows} == {"pending"}
-    while await service._store.outbox():
+    while await service._store.tasks.outbox():
         await asyncio.sleep(0.05)
     await service.close()
     assert stored <= set(mesh.ids) | set(mesh.fresh)

@@ -16,7 +16,7 @@ from asya.clock import SystemClock
 from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.mesh import Idempotency
 from asya.tasks.service import TaskService
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 
 ADMITS = """
 import asyncio, pathlib, sys
@@ -25,7 +25,7 @@ from asya.clock import SystemClock
 from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.mesh import Idempotency
 from asya.tasks.service import TaskService
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 
 class Mesh:
     namespace = "default"

@@ -24,7 +24,7 @@ from asya.gateway.http.problems import PROBLEM_TYPES, type_of
 from asya.gateway.server import HttpServer
 from asya.tasks.mesh import ActorStatus, FlowSpec, ReplicaStatus
 from asya.tasks.service import ServiceLimits, TaskService
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 from asya.transports.base import Depth
 
 QUERY_SCHEMA = {

@@ -14,7 +14,7 @@ import pytest
 from asya.envelope import Envelope
 from asya.tasks.mesh import ActorStatus, FlowSpec
 from asya.tasks.service import ServiceLimits, TaskService
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 
 MakeService = Callable[..., TaskService]
 """Takes `ServiceLimits` as keywords."""

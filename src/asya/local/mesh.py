@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from asya.settings import Settings
     from asya.tasks.schedule import ScheduleSpec
     from asya.tasks.service import TaskService
-    from asya.tasks.store.sqlite.tasks import SqliteStore
+    from asya.tasks.store.sqlite.store import SqliteStore
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class LocalMesh:
             raise
 
     async def _start(self) -> None:
-        from asya.tasks.store.sqlite.tasks import SqliteStore
+        from asya.tasks.store.sqlite.store import SqliteStore
 
         self._check()
         launches = self._launches()
@@ -198,7 +198,7 @@ class LocalMesh:
         self._children.clear()
         self._stack.callback(self._children.clear)
         store = SqliteStore(self.data / "tasks.db", payloads_max=self._settings.capture_count)
-        transport = transports.with_shelf(store.shelf)
+        transport = transports.with_delayed_messages(store.delayed)
         await transport.connect()
         self._stack.push_async_callback(transport.close)
         await transports.ensure_queues()

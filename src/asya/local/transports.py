@@ -2,7 +2,7 @@
 
 A NATS server is started only where an actor or the default is on NATS and no address says where
 one runs; every other broker is used by its address. The parts of the mesh see one transport: that
-of the only broker, or `MixedTransport`, with the shelf of delayed messages around it.
+of the only broker, or `MixedTransport`, with the store of delayed messages around it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asya.local.broker_watch import BrokerWatch
 from asya.local.notices import QueueLeft, Tell, WorkResumed
 from asya.settings import no_address
 from asya.transports.base import Transport
-from asya.transports.delayed import LaterTransport, Shelf
+from asya.transports.delayed import DelayedMessageStore, DelayingTransport
 from asya.transports.mixed import MixedTransport
 from asya.transports.nats.transport import NatsTransport
 from asya.transports.opening import open_transport
@@ -85,7 +85,7 @@ class LocalTransports:
     """Brokers and transports from `start` to the end of the stack that it was given.
 
     Attributes:
-        inner: What is connected; without the shelf.
+        inner: What is connected; without the store of delayed messages.
         others: The transports of the brokers that are not the default, by name.
     """
 
@@ -144,9 +144,9 @@ class LocalTransports:
         )
         return self._embedded
 
-    def with_shelf(self, shelf: Shelf) -> LaterTransport:
-        """What the mesh's parts use; to be started when the shelf can be used."""
-        return LaterTransport(self.inner, shelf, clock=self._clock)
+    def with_delayed_messages(self, messages: DelayedMessageStore) -> DelayingTransport:
+        """What the mesh's parts use; to be started when `messages` can be used."""
+        return DelayingTransport(self.inner, messages, clock=self._clock)
 
     @property
     def message_max_bytes(self) -> int:

@@ -19,7 +19,7 @@ from asya.blobs.claims import reference
 from asya.clock import Clock
 from asya.envelope import BLOB_HEADER, decode
 from asya.errors import BlobError, BlobMissing, EnvelopeError, StoreError
-from asya.tasks.store.base import DeadLetterQuery, TaskStore
+from asya.tasks.store.base import DeadLetterQuery, Store
 
 SWEEP_EVERY_S: Final = 3600.0
 STEP: Final = 500
@@ -45,7 +45,7 @@ class BlobCare:
         kept_s: How long a blob is kept that nobody stores or reads, in seconds.
     """
 
-    def __init__(self, blobs: BlobStore, tasks: TaskStore, clock: Clock, kept_s: float) -> None:
+    def __init__(self, blobs: BlobStore, tasks: Store, clock: Clock, kept_s: float) -> None:
         self._blobs = blobs
         self._tasks = tasks
         self._clock = clock
@@ -81,9 +81,9 @@ class BlobCare:
         after, kept = 0, 0
         while True:
             query = DeadLetterQuery(after=after, newest_first=False, limit=PAGE)
-            page = await self._tasks.dead_letters(query)
+            page = await self._tasks.dead_letters.page(query)
             for row in page:
-                letter = await self._tasks.get_dead_letter(row.id)
+                letter = await self._tasks.dead_letters.get(row.id)
                 kept += letter is not None and await self._keep_one(letter.body)
             if len(page) < PAGE:
                 return kept

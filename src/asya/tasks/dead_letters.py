@@ -35,7 +35,7 @@ from asya.tasks.mesh import MeshClient
 from asya.tasks.redrive import RedriveOptions
 from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors
 from asya.tasks.rules import Failure, TaskRow
-from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow, TaskStore
+from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow, Store
 
 BATCH_S: Final = 1.0
 """How long a request about many letters works before it answers, in seconds."""
@@ -79,7 +79,7 @@ class DeadLetters:
 
     def __init__(
         self,
-        store: TaskStore,
+        store: Store,
         mesh: MeshClient,
         clock: Clock,
         claims: Claims,
@@ -101,12 +101,12 @@ class DeadLetters:
     @refuses_store_errors
     async def page(self, query: DeadLetterQuery) -> list[DeadLetterRow]:
         """Letters, without their bytes."""
-        return await self._store.dead_letters(query)
+        return await self._store.dead_letters.page(query)
 
     @refuses_store_errors
     async def groups(self, query: DeadLetterQuery) -> list[DeadLetterGroup]:
         """Letters by actor and error."""
-        return await self._store.dead_letter_groups(query)
+        return await self._store.dead_letters.groups(query)
 
     @refuses_store_errors
     async def get(self, id: str) -> DeadLetterRow:
@@ -115,10 +115,10 @@ class DeadLetters:
         Raises:
             Refusal: The envelope is not dead, or not known.
         """
-        letter = await self._store.get_dead_letter(id)
+        letter = await self._store.dead_letters.get(id)
         if letter is not None:
             return letter
-        detail = await self._store.get(id)
+        detail = await self._store.tasks.get(id)
         if detail is None:
             raise await self._unknown(id)
         raise Refusal(
@@ -157,7 +157,9 @@ class DeadLetters:
             headers=bytes(raw_json(envelope.headers)),
             deadline_at=envelope.status.deadline_at,
         )
-        settled = await self._store.redrive(letter, row, encode(envelope), force=options.force)
+        settled = await self._store.dead_letters.redrive(
+            letter, row, encode(envelope), force=options.force
+        )
         if settled is not None:
             raise _settled(settled)
         await self._publish(letter, envelope)
@@ -214,7 +216,7 @@ class DeadLetters:
         """Throw away all letters that match, in steps of `query.limit`; gives how many."""
         now = self._clock.now()
         purged = 0
-        while step := await self._store.purge_dead_letters(query, to_rfc3339(now)):
+        while step := await self._store.dead_letters.purge(query, to_rfc3339(now)):
             purged += step
         return purged
 
@@ -227,7 +229,7 @@ class DeadLetters:
         """
         letter = await self.get(id)
         query = DeadLetterQuery(status=None, ids=(letter.id,), limit=PURGE_STEP)
-        await self._store.purge_dead_letters(query, to_rfc3339(self._clock.now()))
+        await self._store.dead_letters.purge(query, to_rfc3339(self._clock.now()))
 
     async def _new_try(self, letter: DeadLetterRow, options: RedriveOptions) -> Envelope:
         stored = decode(letter.body)
@@ -265,7 +267,7 @@ class DeadLetters:
         except TransportUnavailable as error:  # it is stored: the chore publishes it
             _log.warning("it is not published yet: %s", error, extra={"envelope": envelope.id})
         except TransportError as error:
-            await self._store.undo_redrive(letter, envelope.id)
+            await self._store.dead_letters.undo_redrive(letter, envelope.id)
             kind = Kind.TOO_LARGE if isinstance(error, MessageTooLarge) else Kind.UNKNOWN_ACTOR
             raise Refusal(kind, str(error), id=letter.id) from error
         else:
@@ -284,11 +286,11 @@ class DeadLetters:
             return ids, cursors
         if cursor is None:
             # what dies again while the run goes on is no part of it
-            newest = await self._store.dead_letters(DeadLetterQuery(status=None, limit=1))
+            newest = await self._store.dead_letters.page(DeadLetterQuery(status=None, limit=1))
             after, until = 0, newest[0].key if newest else 0
         else:
             after, until = _numbers(cursor, 2)
-        found = await self._store.dead_letters(
+        found = await self._store.dead_letters.page(
             msgspec.structs.replace(
                 query, after=after, before=until + 1, newest_first=False, limit=query.limit + 1
             )

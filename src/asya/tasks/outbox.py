@@ -27,7 +27,7 @@ from asya.tasks.admission import Gate
 from asya.tasks.mesh import MeshClient
 from asya.tasks.recorder import Recorder
 from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal
-from asya.tasks.store.base import Outgoing, TaskStore
+from asya.tasks.store.base import Outgoing, Store
 
 EVERY_S: Final = 5.0
 """Seconds between two rounds of `run_once`."""
@@ -50,7 +50,7 @@ class Outbox:
     """
 
     def __init__(
-        self, store: TaskStore, mesh: MeshClient, clock: Clock, recorder: Recorder, gate: Gate
+        self, store: Store, mesh: MeshClient, clock: Clock, recorder: Recorder, gate: Gate
     ) -> None:
         self._store = store
         self._mesh = mesh
@@ -116,7 +116,7 @@ class Outbox:
     async def _publish_leftovers(self, created_before: str | None) -> None:
         after = 0
         with contextlib.suppress(AsyaError):  # the next round tries again
-            while page := await self._store.outbox(after=after):
+            while page := await self._store.tasks.outbox(after=after):
                 after = page[-1].key
                 for outgoing in page:
                     await self._publish_leftover(outgoing, created_before)
@@ -137,7 +137,7 @@ class Outbox:
 
     async def _discard(self, id: str) -> None:
         try:
-            await self._store.discard(id)
+            await self._store.tasks.discard(id)
         except StoreError as error:  # `run_once` publishes it then: the client may see it run
             log.warning("the task could not be discarded: %s", error, extra={"envelope": id})
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from asya.errors import StoreError
 from asya.tasks.rules import Note
-from asya.tasks.store.base import TaskStore
+from asya.tasks.store.base import Store
 
 DELAY_S: Final = 0.05
 BATCH: Final = 100
@@ -50,7 +50,7 @@ class Recorder:
         payloads_dropped: Payloads that were dropped.
     """
 
-    def __init__(self, store: TaskStore, on_recorded: Callable[[Iterable[str]], None]) -> None:
+    def __init__(self, store: Store, on_recorded: Callable[[Iterable[str]], None]) -> None:
         self._store = store
         self._on_recorded = on_recorded
         self._notes: dict[str, list[Note]] = {}
@@ -148,13 +148,13 @@ class Recorder:
 
     async def _mark(self, ids: list[str]) -> None:
         try:
-            await self._store.published(ids)
+            await self._store.tasks.mark_published(ids)
         except StoreError as error:  # they are published once more after a restart: harmless
             _log.warning("the task store does not take marks of publication: %s", error)
 
     async def _record(self, notes: list[Note]) -> None:
         try:
-            changed = await self._store.record(notes)
+            changed = await self._store.events.record(notes)
         except StoreError as error:
             self.dropped += len(notes)
             _log.warning("%d events were not stored: %s", len(notes), error)

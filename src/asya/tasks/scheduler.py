@@ -25,7 +25,7 @@ from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.refusals import Kind, Refusal, refuses_store_errors
 from asya.tasks.rules import TaskRow
 from asya.tasks.schedule import DUE_HEADER, NAME_HEADER, ScheduleSpec, plan, run_id
-from asya.tasks.store.base import ScheduleRow
+from asya.tasks.store.base import ScheduleRow, ScheduleStore
 
 SLEEP_MAX_S: Final = 30.0
 """The longest sleep: the machine's clock may be set, or the machine may have slept."""
@@ -54,18 +54,6 @@ class Admits(Protocol):
         key: IdempotencyKey | None,
     ) -> Awaitable[Admission]:
         """See `TaskService.admit`."""
-        ...
-
-
-class KeepsSchedules(Protocol):
-    """What the scheduler needs of the task store."""
-
-    async def schedules(self) -> list[ScheduleRow]:
-        """See `TaskStore.schedules`."""
-        ...
-
-    async def save_schedule(self, row: ScheduleRow) -> None:
-        """See `TaskStore.save_schedule`."""
         ...
 
 
@@ -99,7 +87,7 @@ class Scheduler:
     def __init__(
         self,
         service: Admits,
-        store: KeepsSchedules,
+        store: ScheduleStore,
         specs: Sequence[ScheduleSpec],
         *,
         namespace: str,
@@ -164,7 +152,7 @@ class Scheduler:
             row = await self._row(spec, now)
             task = await self._admit(spec, id or str(uuid.uuid4()), now)
             row.last_at, row.last_id, row.last_error = to_rfc3339(now), task.id, None
-            await self._store.save_schedule(row)
+            await self._store.save(row)
         return task
 
     @refuses_store_errors
@@ -182,7 +170,7 @@ class Scheduler:
             if self._is_suspended(spec, row):
                 row.seen_at = max(row.seen_at, to_rfc3339(now))
             row.suspended = suspended
-            await self._store.save_schedule(row)
+            await self._store.save(row)
         self._looks.pop(name, None)
         self._changed.set()
         return self._state(spec, row)
@@ -226,7 +214,7 @@ class Scheduler:
             if self._is_suspended(spec, row):
                 if now - seen_at > SUSPENDED_NOTE:
                     row.seen_at = to_rfc3339(now)
-                    await self._store.save_schedule(row)
+                    await self._store.save(row)
                 return SLEEP_MAX_S
             steps = plan(spec, seen_at, now)
             if not await self._fire(spec, row, steps.runs):
@@ -234,7 +222,7 @@ class Scheduler:
             if steps.missed is not None:
                 row.seen_at = to_rfc3339(steps.seen_at)
                 row.last_error = f"missed at {row.seen_at}: nothing could be sent at that time"
-                await self._store.save_schedule(row)
+                await self._store.save(row)
                 _log.warning("schedule %s: %s", spec.name, row.last_error)
             upcoming = spec.timetable.next_after(steps.seen_at)
         if upcoming is None:
@@ -255,7 +243,7 @@ class Scheduler:
             else:
                 row.last_at, row.last_id, row.last_error = at, task.id, None
             row.seen_at = at
-            await self._store.save_schedule(row)
+            await self._store.save(row)
         return True
 
     async def _admit(self, spec: ScheduleSpec, id: str, due: datetime) -> TaskRow:
@@ -279,7 +267,7 @@ class Scheduler:
         row = self._known.get(spec.name)
         if row is None:
             row = ScheduleRow(spec.name, to_rfc3339(now))
-            await self._store.save_schedule(row)
+            await self._store.save(row)
             self._known[spec.name] = row
         return row
 
@@ -288,7 +276,7 @@ class Scheduler:
         self._known = await self._read()
 
     async def _read(self) -> dict[str, ScheduleRow]:
-        return {row.name: row for row in await self._store.schedules()}
+        return {row.name: row for row in await self._store.all()}
 
     def _spec(self, name: str) -> ScheduleSpec:
         spec = self._specs.get(name)

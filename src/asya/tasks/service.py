@@ -56,8 +56,8 @@ from asya.tasks.store.base import (
     EventPage,
     Insertion,
     Query,
+    Store,
     StoredPayload,
-    TaskStore,
 )
 from asya.tasks.watchers import Watch, Watches
 
@@ -144,7 +144,7 @@ class TaskService:
 
     def __init__(
         self,
-        store: TaskStore,
+        store: Store,
         mesh: MeshClient,
         clock: Clock,
         limits: ServiceLimits | None = None,
@@ -175,7 +175,9 @@ class TaskService:
             published=self._published,
             unknown=self.unknown,
         )
-        self.schedules = Scheduler(self, store, schedules, namespace=mesh.namespace, clock=clock)
+        self.schedules = Scheduler(
+            self, store.schedules, schedules, namespace=mesh.namespace, clock=clock
+        )
 
     @property
     def blobs(self) -> BlobStore:
@@ -245,7 +247,7 @@ class TaskService:
         problem = self.problem()
         if problem is not None:
             raise Refusal(Kind.UNAVAILABLE, problem, retry_after_s=RETRY_AFTER_S)
-        await self._store.outbox(limit=1)
+        await self._store.tasks.outbox(limit=1)
 
     # What clients ask for
 
@@ -297,7 +299,7 @@ class TaskService:
         async with contextlib.AsyncExitStack() as alone:
             for mark in (row.id,) if reservation is None else (reservation.mark, row.id):
                 await alone.enter_async_context(self._outbox.alone(mark))
-            insertion = await self._store.insert(row, encode(envelope), reservation)
+            insertion = await self._store.tasks.insert(row, encode(envelope), reservation)
             self.insight.admitted()
             found = insertion.row
             _check_found(row, insertion, reservation)
@@ -399,7 +401,7 @@ class TaskService:
         Raises:
             Refusal: Not known, or the store cannot be read.
         """
-        detail = await self._store.get(id)
+        detail = await self._store.tasks.get(id)
         if detail is None:
             raise await self.unknown(id)
         return detail
@@ -407,7 +409,7 @@ class TaskService:
     @refuses_store_errors
     async def find(self, id: str) -> Detail | None:
         """One task, or None for an id that is not known."""
-        return await self._store.get(id)
+        return await self._store.tasks.get(id)
 
     @refuses_store_errors
     async def check_known(self, id: str) -> None:
@@ -416,7 +418,7 @@ class TaskService:
         Raises:
             Refusal: Not known, or the store cannot be read.
         """
-        if await self._store.events(id, after=EVENT_MAX, limit=1) is None:
+        if await self._store.events.page(id, after=EVENT_MAX, limit=1) is None:
             raise await self.unknown(id)
 
     async def actors(self) -> list[ActorStatus]:
@@ -445,7 +447,7 @@ class TaskService:
             Refusal: The envelope is not known, or nothing was kept.
         """
         await self._recorder.flush()
-        found = await self._store.payload(id, n, side, attempt)
+        found = await self._store.events.payload(id, n, side, attempt)
         if found is not None:
             return found
         await self.get(id)
@@ -459,7 +461,7 @@ class TaskService:
     @refuses_store_errors
     async def page(self, query: Query) -> list[TaskRow]:
         """A page of tasks, newest first."""
-        return await self._store.tasks(query)
+        return await self._store.tasks.page(query)
 
     @refuses_store_errors
     async def wait(self, id: str, timeout_s: float) -> Detail:
@@ -492,7 +494,7 @@ class TaskService:
         await self._recorder.flush()
         at = to_rfc3339(self._clock.now())
         while True:
-            canceled = await self._store.cancel(id, at, limit=CANCEL_STEP)
+            canceled = await self._store.tasks.cancel(id, at, limit=CANCEL_STEP)
             if canceled is None:
                 raise await self.unknown(id)
             if canceled:
@@ -506,7 +508,7 @@ class TaskService:
     @refuses_store_errors
     async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:
         """Stored events with numbers above `after`, oldest first; None for an unknown id."""
-        return await self._store.events(id, after=after, limit=limit)
+        return await self._store.events.page(id, after=after, limit=limit)
 
     @contextlib.contextmanager
     def watch(self, id: str) -> Iterator[Watch]:
@@ -539,7 +541,7 @@ class TaskService:
             StoreError: The store cannot be read.
         """
         since = self._clock.now() - timedelta(seconds=self.limits.retention_s)
-        return await self._store.canceled(to_rfc3339(since), CANCELED_RECENTLY_MAX)
+        return await self._store.tasks.canceled(to_rfc3339(since), CANCELED_RECENTLY_MAX)
 
     # What the mesh tells
 
@@ -558,7 +560,7 @@ class TaskService:
         """See `events.Ledger`."""
         notes = self._recorder.take(end.id)
         try:
-            first = await self._store.finish(end, notes)
+            first = await self._store.events.complete(end, notes)
         except StoreError:
             for note in notes:
                 self._recorder.add(note)
@@ -570,14 +572,14 @@ class TaskService:
     async def _up_to_date(self, id: str) -> Detail | None:
         """A task with all that was told of it up to now."""
         await self._recorder.flush()
-        return await self._store.get(id)
+        return await self._store.tasks.get(id)
 
     async def _end_late(self, end: Finished) -> bool:
         return await self.late_ends.finish(end)
 
     async def dead_letter(self, letter: DeadLetter) -> None:
         """See `events.Ledger`."""
-        await self._store.dead_letter(letter)
+        await self._store.dead_letters.add(letter)
 
     def _recorded(self, ids: Iterable[str]) -> None:
         for id_ in ids:
@@ -590,7 +592,7 @@ class TaskService:
             await asyncio.sleep(SWEEP_EVERY_S)
             before = self._clock.now() - timedelta(seconds=self.limits.retention_s)
             try:
-                while await self._store.sweep(to_rfc3339(before), SWEEP_STEP) == SWEEP_STEP:
+                while await self._store.tasks.sweep(to_rfc3339(before), SWEEP_STEP) == SWEEP_STEP:
                     await asyncio.sleep(0.01)
                 await self.insight.forget()
             except StoreError as error:

@@ -6,7 +6,7 @@ and taken off the shelf after the broker's confirm; a death in between publishes
 the same `dedup_id`, and never loses it. While a broker is away its messages stay on the shelf.
 
 Wraps the transport of a whole mesh, so that there is one scheduler however many brokers there are.
-The shelf is the task store's; whatever keeps the promises of `Shelf` will do.
+The shelf is the task store's; whatever keeps the promises of `DelayedMessageStore` will do.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ KNOWN_S: Final = 60.0
 
 
 @dataclass(frozen=True)
-class Parcel:
+class ScheduledMessage:
     """A message on the shelf; `key` names it there."""
 
     key: int
@@ -68,7 +68,7 @@ class Parcel:
     dedup_id: str | None
 
 
-class Shelf(Protocol):
+class DelayedMessageStore(Protocol):
     """Keeps messages until their time. Each method is durable when it returns.
 
     All raise `StoreError` when it cannot be done; then nothing was changed.
@@ -80,7 +80,7 @@ class Shelf(Protocol):
 
     async def due(
         self, until: datetime, limit: int, without: Collection[str] = ()
-    ) -> Sequence[Parcel]:
+    ) -> Sequence[ScheduledMessage]:
         """Those whose time has come, the longest due first; not of the queues `without`."""
         ...
 
@@ -114,7 +114,7 @@ class _Held:
     told: bool = False
 
 
-class LaterTransport(Transport):
+class DelayingTransport(Transport):
     """A transport without a limit of delays.
 
     `start` it when the shelf can be used, and `stop` it before that ends; in between it sends what
@@ -128,7 +128,12 @@ class LaterTransport(Transport):
     """
 
     def __init__(
-        self, inner: Transport, shelf: Shelf, *, clock: Clock | None = None, sends: bool = True
+        self,
+        inner: Transport,
+        shelf: DelayedMessageStore,
+        *,
+        clock: Clock | None = None,
+        sends: bool = True,
     ) -> None:
         self.inner = inner
         self._shelf = shelf
@@ -278,7 +283,7 @@ class LaterTransport(Transport):
         self._wake_at = None
         parcels = await self._shelf.due(self._clock.now(), BATCH, waits)
         if parcels:
-            by_queue: dict[str, list[Parcel]] = defaultdict(list)
+            by_queue: dict[str, list[ScheduledMessage]] = defaultdict(list)
             for parcel in parcels:
                 by_queue[parcel.queue].append(parcel)
             ends = await asyncio.gather(
@@ -295,7 +300,7 @@ class LaterTransport(Transport):
             self._wake_at = next_at
         return min(SLEEP_MAX_S, max(0.001, until_s))
 
-    async def _send(self, queue: str, parcels: list[Parcel]) -> None:
+    async def _send(self, queue: str, parcels: list[ScheduledMessage]) -> None:
         """Publish messages of one queue in their order, and take off the shelf what was confirmed."""
         tries = await asyncio.gather(
             *(self._send_one(parcel) for parcel in parcels if parcel.key not in self._sent)
@@ -308,7 +313,7 @@ class LaterTransport(Transport):
             self._sent.difference_update(keys)
         self._note(queue, failed)
 
-    async def _send_one(self, parcel: Parcel) -> TransportError | None:
+    async def _send_one(self, parcel: ScheduledMessage) -> TransportError | None:
         try:
             await self.inner.publish(parcel.queue, parcel.body, dedup_id=parcel.dedup_id)
         except TransportError as error:

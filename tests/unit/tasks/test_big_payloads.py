@@ -11,7 +11,7 @@ from asya.blobs.memory import MemoryBlobs
 from asya.envelope import BLOB_HEADER, raw_json
 from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.service import ServiceLimits, TaskService
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 
 BIG = raw_json("x" * 10_000)
 LARGE = 1024 * 1024

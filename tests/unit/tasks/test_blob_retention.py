@@ -15,8 +15,8 @@ from asya.errors import BlobMissing
 from asya.events import DeadLetter
 from asya.tasks import blob_retention as blob_care
 from asya.tasks.blob_retention import BlobCare
-from asya.tasks.store.base import TaskStore
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.base import Store
+from asya.tasks.store.sqlite.store import SqliteStore
 
 KEPT_S = 14 * 86_400.0
 
@@ -24,7 +24,7 @@ KEPT_S = 14 * 86_400.0
 class Place:
     """A blob store and a task store on one clock, and the chore between them."""
 
-    def __init__(self, tasks: TaskStore) -> None:
+    def __init__(self, tasks: Store) -> None:
         self.clock = MovedClock()
         self.blobs = MemoryBlobs(self.clock)
         self.tasks = tasks
@@ -35,7 +35,9 @@ class Place:
         envelope = new_envelope(["a"], raw_json(text), now=self.clock.now(), id=name)
         await self.claims.check_in(envelope)
         at = to_rfc3339(self.clock.now())
-        await self.tasks.dead_letter(DeadLetter(name, at, "PolicyExhausted", "a", encode(envelope)))
+        await self.tasks.dead_letters.add(
+            DeadLetter(name, at, "PolicyExhausted", "a", encode(envelope))
+        )
         return envelope
 
 

@@ -20,7 +20,7 @@ from asya.tasks.redrive import RedriveOptions
 from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.service import TaskService
 from asya.tasks.store.base import DeadLetterQuery, Query
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ONCE = RedriveOptions()

@@ -19,7 +19,7 @@ from asya.tasks.recorder import Recorder
 from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.rules import TaskRow
 from asya.tasks.service import TaskService
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 
 PAYLOAD = Raw(b"1")
 
@@ -42,7 +42,7 @@ async def stored(store: SqliteStore, clock: StandingClock, id: str) -> None:
     envelope = new_envelope(["a"], PAYLOAD, now=clock.now(), id=id)
     at = envelope.status.created_at
     row = TaskRow(id=id, root=id, route=envelope.route, created_at=at, updated_at=at)
-    await store.insert(row, encode(envelope))
+    await store.tasks.insert(row, encode(envelope))
 
 
 async def test_an_old_leftover_is_published_and_a_young_one_is_not(
@@ -106,7 +106,7 @@ async def test_a_new_task_that_is_not_published_is_forgotten_unless_it_has_a_key
     with pytest.raises(Refusal) as caught:
         await outbox.publish(envelope, None, new=True, keyed=keyed)
     assert (caught.value.kind, caught.value.id) == (kind, "one")
-    assert (await store.get("one") is not None) == is_kept
+    assert (await store.tasks.get("one") is not None) == is_kept
 
 
 async def test_two_admissions_of_an_id_go_one_after_the_other(outbox: Outbox) -> None:
@@ -169,7 +169,7 @@ async def test_what_was_stored_and_not_published_is_published_for_its_time(
         updated_at=at,
         not_before=later.isoformat().replace("+00:00", ".000Z"),
     )
-    await store.insert(row, encode(envelope))
+    await store.tasks.insert(row, encode(envelope))
     clock.move(AGE_S + 1)
     await outbox.run_once(clock.now())
     assert mesh.times == [later]

@@ -44,14 +44,14 @@ class Rows:
         self.unreadable = 0
         self.reads = 0
 
-    async def schedules(self) -> list[ScheduleRow]:
+    async def all(self) -> list[ScheduleRow]:
         self.reads += 1
         if self.unreadable:
             self.unreadable -= 1
             raise StoreError("locked")
         return [msgspec.structs.replace(row) for row in self.kept.values()]
 
-    async def save_schedule(self, row) -> None:
+    async def save(self, row) -> None:
         if self.broken:
             self.broken -= 1
             raise StoreError("locked")

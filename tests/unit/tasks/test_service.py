@@ -194,7 +194,7 @@ async def test_an_end_that_the_store_refuses_can_be_told_again(service, monkeypa
         async def refuse(end, notes):
             raise StoreError("disk full")
 
-        patch.setattr(service._store, "finish", refuse)
+        patch.setattr(service._store.events, "complete", refuse)
         with pytest.raises(StoreError):
             await service.finish(end_of(row.id))
     assert await service.finish(end_of(row.id))
@@ -288,5 +288,5 @@ async def test_a_cancel_of_many_children_goes_on_to_the_end(service, mesh, monke
 
 async def test_dead_letters_are_kept(service):
     await service.dead_letter(DeadLetter("t", "2026-01-01T00:00:00.000Z", "ParseError", "a", b"{"))
-    letter = await service._store.get_dead_letter("t")
+    letter = await service._store.dead_letters.get("t")
     assert (letter.id, letter.body) == ("t", b"{")

@@ -1,4 +1,4 @@
-"""Delays that a broker cannot keep: on virtual time, with a shelf in a dictionary."""
+"""Delays that a broker cannot keep: on virtual time, with a messages in a dictionary."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from asya.errors import (
     TransportError,
     TransportUnavailable,
 )
-from asya.testing.delayed_contract import ShelfContract
+from asya.testing.delayed_contract import DelayedMessageStoreContract
 from asya.testing.transport_contract import Mailbox
 from asya.testing.virtual_time import VirtualClock, run_virtual
 from asya.transports.base import Receipt
-from asya.transports.delayed import LaterTransport, Parcel, Shelf
+from asya.transports.delayed import DelayedMessageStore, DelayingTransport, ScheduledMessage
 from asya.transports.memory.transport import MemoryBroker, MemoryTransport
 from asya.transports.mixed import MixedTransport
 
 
-class DictShelf:
+class DictStore:
     """Outlives the transports that use it, as a file does. `broken`: it refuses everything."""
 
     def __init__(self) -> None:
         self.broken = self.keeps_all = False
-        self.parcels: dict[int, tuple[datetime, Parcel]] = {}
+        self.messages: dict[int, tuple[datetime, ScheduledMessage]] = {}
         self._last = 0
 
     async def put(self, queue: str, body: bytes, due_at: datetime, dedup_id: str | None) -> bool:
         self._check()
-        for _, one in self.parcels.values():
+        for _, one in self.messages.values():
             if dedup_id is not None and (one.queue, one.dedup_id) == (queue, dedup_id):
                 return False
         self._last += 1
-        self.parcels[self._last] = (due_at, Parcel(self._last, queue, body, dedup_id))
+        self.messages[self._last] = (due_at, ScheduledMessage(self._last, queue, body, dedup_id))
         return True
 
     async def due(
         self, until: datetime, limit: int, without: Collection[str] = ()
-    ) -> Sequence[Parcel]:
+    ) -> Sequence[ScheduledMessage]:
         found = [each for at, each in self._sorted(without) if at <= until]
         return found[:limit]
 
@@ -57,7 +57,7 @@ class DictShelf:
         if self.keeps_all:
             raise StoreError("no room to forget")
         for key in keys:
-            self.parcels.pop(key, None)
+            self.messages.pop(key, None)
 
     async def counts(self) -> dict[str, int]:
         return dict(Counter(each.queue for _, each in self._sorted(())))
@@ -67,11 +67,11 @@ class DictShelf:
 
     async def clear(self, queue: str) -> None:
         self._check()
-        await self.remove([key for key, (_, each) in self.parcels.items() if each.queue == queue])
+        await self.remove([key for key, (_, each) in self.messages.items() if each.queue == queue])
 
-    def _sorted(self, without: Collection[str]) -> list[tuple[datetime, Parcel]]:
+    def _sorted(self, without: Collection[str]) -> list[tuple[datetime, ScheduledMessage]]:
         self._check()
-        found = [each for each in self.parcels.values() if each[1].queue not in without]
+        found = [each for each in self.messages.values() if each[1].queue not in without]
         return sorted(found, key=lambda each: (each[0], each[1].key))
 
     def _check(self) -> None:
@@ -79,17 +79,17 @@ class DictShelf:
             raise StoreError("no disk")
 
 
-class TestDictShelf(ShelfContract):
+class TestDictStore(DelayedMessageStoreContract):
     @pytest.fixture
-    def shelf(self) -> Shelf:
-        return DictShelf()
+    def messages(self) -> DelayedMessageStore:
+        return DictStore()
 
 
 class World:
     def __init__(self, delay_max_s: float | None = 0) -> None:
-        self.clock, self.broker, self.shelf = VirtualClock(), MemoryBroker(), DictShelf()
+        self.clock, self.broker, self.messages = VirtualClock(), MemoryBroker(), DictStore()
         self.inner = self.make_inner(delay_max_s)
-        self.later = LaterTransport(self.inner, self.shelf, clock=self.clock)
+        self.later = DelayingTransport(self.inner, self.messages, clock=self.clock)
         self.box = Mailbox(ack=True)
 
     def make_inner(self, delay_max_s: float | None) -> MemoryTransport:
@@ -97,7 +97,7 @@ class World:
             "unit", clock=self.clock, broker=self.broker, delay_max_s=delay_max_s
         )
 
-    async def start(self, *queues: str) -> LaterTransport:
+    async def start(self, *queues: str) -> DelayingTransport:
         await self.later.connect()
         for queue in queues or ("q",):
             await self.later.ensure(queue)
@@ -123,27 +123,27 @@ def run(scenario: Scenario, delay_max_s: float | None = 0) -> None:
     run_virtual(within())
 
 
-def test_the_broker_keeps_what_it_can_and_the_shelf_the_rest() -> None:
+def test_the_broker_keeps_what_it_can_and_the_store_the_rest() -> None:
     async def scenario(world: World) -> None:
         later = await world.start()
         for seconds in (0.5, 10, 10.5, 86_400 * 30):
             await later.publish("q", str(seconds).encode(), not_before=world.after(seconds))
         assert (await world.inner.depth("q")).delayed == 2
-        assert await world.shelf.counts() == {"q": 2}
+        assert await world.messages.counts() == {"q": 2}
         assert (await later.depth("q")).delayed == 4
         await world.box.wait_for(4, timeout_s=86_400 * 31)
         assert world.box.times == [pytest.approx(t, abs=0.01) for t in (0.5, 10, 10.5, 2_592_000)]
         await asyncio.sleep(1)
-        assert world.shelf.parcels == {}
+        assert world.messages.messages == {}
         assert (await later.depth("q")).delayed == 0
 
     run(scenario, delay_max_s=10)
 
 
-def test_a_broker_without_a_limit_needs_no_shelf() -> None:
+def test_a_broker_without_a_limit_needs_no_store() -> None:
     async def scenario(world: World) -> None:
         later = await world.start()
-        world.shelf.broken = True
+        world.messages.broken = True
         await later.publish("q", b"1", not_before=world.after(10**6))
         await later.publish("q", b"2")
         assert (await later.depth("q")).delayed == 1
@@ -173,19 +173,19 @@ def test_what_falls_due_while_the_broker_is_away_comes_when_it_is_back(
             await later.publish("q", str(number).encode(), not_before=world.after(1))
         world.broker.available = False
         await asyncio.sleep(600)
-        assert len(world.shelf.parcels) == 100
+        assert len(world.messages.messages) == 100
         world.broker.available = True
         await world.box.wait_for(100, timeout_s=15)
         await asyncio.sleep(60)
         assert world.box.bodies == [str(number).encode() for number in range(100)]
-        assert world.shelf.parcels == {}
+        assert world.messages.messages == {}
 
     with caplog.at_level(logging.WARNING):
         run(scenario)
     assert caplog.records == [], "the transport of the broker tells of that"
 
 
-def test_a_death_before_the_shelf_knows_sends_once_more_with_the_same_id() -> None:
+def test_a_death_before_the_store_knows_sends_once_more_with_the_same_id() -> None:
     async def scenario(world: World) -> None:
         later = await world.start()
         published: list[str | None] = []
@@ -202,19 +202,19 @@ def test_a_death_before_the_shelf_knows_sends_once_more_with_the_same_id() -> No
             return await original(queue, body, dedup_id=dedup_id, not_before=not_before)
 
         world.inner.publish = publish  # type: ignore[method-assign]  # sees what is sent
-        world.shelf.keeps_all = True
+        world.messages.keeps_all = True
         await later.publish("q", b"1", dedup_id="id:1", not_before=world.after(1))
         await asyncio.sleep(60)
         assert published == ["id:1"], "one process sends it once, however long that takes"
-        await later.stop()  # dead: nothing of it is left but the shelf
-        world.shelf.keeps_all = False
-        heir = LaterTransport(world.inner, world.shelf, clock=world.clock)
+        await later.stop()  # dead: nothing of it is left but the messages
+        world.messages.keeps_all = False
+        heir = DelayingTransport(world.inner, world.messages, clock=world.clock)
         await heir.start()
         await asyncio.sleep(1)
         await heir.stop()
         assert published == ["id:1", "id:1"]
         assert world.box.bodies == [b"1"], "the broker knows the id"
-        assert world.shelf.parcels == {}
+        assert world.messages.messages == {}
 
     run(scenario)
 
@@ -231,7 +231,7 @@ def test_a_missing_queue_is_told_once_and_disturbs_no_other(
         await world.box.wait_for(1, timeout_s=3)
         assert world.box.bodies == [b"good"]
         await asyncio.sleep(600)
-        assert len(world.shelf.parcels) == 200
+        assert len(world.messages.messages) == 200
         await world.inner.ensure("gone")
         await world.box.wait_for(201, timeout_s=30)
 
@@ -249,7 +249,7 @@ def test_a_delayed_message_for_a_queue_that_nobody_made_is_refused() -> None:
         later = await world.start()
         with pytest.raises(QueueMissing):
             await later.publish("nobody", b"", not_before=world.after(60))
-        assert world.shelf.parcels == {}
+        assert world.messages.messages == {}
         # a broker that is away cannot tell; the message is safe and is sent when it is back
         world.broker.available = False
         await later.publish("q", b"kept", not_before=world.after(60))
@@ -259,7 +259,7 @@ def test_a_delayed_message_for_a_queue_that_nobody_made_is_refused() -> None:
     run(scenario)
 
 
-def test_deleting_a_queue_takes_its_messages_off_the_shelf() -> None:
+def test_deleting_a_queue_takes_its_messages_off_the_store() -> None:
     async def scenario(world: World) -> None:
         later = await world.start("q", "other")
         for queue in ("q", "other"):
@@ -273,12 +273,12 @@ def test_deleting_a_queue_takes_its_messages_off_the_shelf() -> None:
     run(scenario)
 
 
-def test_what_the_shelf_refuses_was_not_published() -> None:
+def test_what_the_store_refuses_was_not_published() -> None:
     async def scenario(world: World) -> None:
         later = await world.start()
         with pytest.raises(MessageTooLarge):
             await later.publish("q", b"x" * (8 * 2**20 + 1), not_before=world.after(60))
-        world.shelf.broken = True
+        world.messages.broken = True
         with pytest.raises(TransportUnavailable, match="cannot be stored: no disk"):
             await later.publish("q", b"", not_before=world.after(60))
         with pytest.raises(TransportUnavailable, match="cannot be counted"):
@@ -289,15 +289,15 @@ def test_what_the_shelf_refuses_was_not_published() -> None:
     run(scenario)
 
 
-def test_a_shelf_that_cannot_be_read_for_a_while_is_read_again(
+def test_a_store_that_cannot_be_read_for_a_while_is_read_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scenario(world: World) -> None:
         later = await world.start()
         await later.publish("q", b"1", not_before=world.after(60))
-        world.shelf.broken = True
+        world.messages.broken = True
         await asyncio.sleep(100)
-        world.shelf.broken = False
+        world.messages.broken = False
         await world.box.wait_for(1, timeout_s=15)
 
     run(scenario)
@@ -319,21 +319,21 @@ def test_a_repeated_id_is_shelved_once() -> None:
 def test_it_can_do_what_the_broker_can_and_any_delay() -> None:
     world = World()
     limited = MemoryTransport("unit", delay_max_s=900, lease_s=3)
-    mixed = LaterTransport(MixedTransport(world.inner, {"b": limited}), world.shelf)
+    mixed = DelayingTransport(MixedTransport(world.inner, {"b": limited}), world.messages)
     assert mixed.capabilities.delay_max_s is None
     assert mixed.capabilities_of("b").delay_max_s is None
     assert mixed.capabilities_of("b").lease_s == 3
     assert mixed.capabilities_of("b") is mixed.capabilities_of("b")
 
 
-def test_a_message_on_the_shelf_follows_its_queue_to_another_broker() -> None:
+def test_a_message_on_the_store_follows_its_queue_to_another_broker() -> None:
     async def scenario(world: World) -> None:
         later = await world.start()
         await later.publish("q", b"moved", not_before=world.after(60))
         await later.stop()
         elsewhere = MemoryTransport("unit", clock=world.clock)
         mixed = MixedTransport(world.inner, {"q": elsewhere})
-        heir = LaterTransport(mixed, world.shelf, clock=world.clock)
+        heir = DelayingTransport(mixed, world.messages, clock=world.clock)
         await heir.connect()
         await heir.ensure("q")
         await heir.start()

@@ -25,7 +25,7 @@ from asya.tasks.diagnosis.latency import ActorPace, Paces
 from asya.tasks.diagnosis.why import DeadLetterFact, Facts, Spot, stuck_after_s
 from asya.tasks.mesh import ActorStatus, MeshClient
 from asya.tasks.rules import EventRow, Failure, HopData, StuckData, TaskRow
-from asya.tasks.store.base import DeadLetterQuery, Query, Standing, TaskStore
+from asya.tasks.store.base import DeadLetterQuery, OpenTask, Query, Store
 from asya.tasks.store.payloads import Keeping, Seen
 
 LOOK_EVERY_S: Final = 2.0
@@ -78,7 +78,7 @@ class Insight:
 
     def __init__(
         self,
-        store: TaskStore,
+        store: Store,
         mesh: MeshClient,
         clock: Clock,
         capturing: Capturing | None = None,
@@ -137,7 +137,7 @@ class Insight:
 
     async def nearest_id(self, id: str) -> str | None:
         """The id that an unknown one most likely means; one that begins with it comes first."""
-        close = await self._store.near(id)
+        close = await self._store.tasks.similar_ids(id)
         begins = [each for each in close if each.startswith(id)]
         return begins[0] if len(begins) == 1 else nearest(id, close)
 
@@ -148,13 +148,13 @@ class Insight:
         """
         if len(id) < PREFIX_MIN:
             return None
-        begins = [each for each in await self._store.near(id) if each.startswith(id)]
+        begins = [each for each in await self._store.tasks.similar_ids(id) if each.startswith(id)]
         return begins[0] if len(begins) == 1 else None
 
     async def facts(self, id: str) -> Facts:
         """All that is known of why an envelope is where it is."""
         now = self._clock.now()
-        detail = await self._store.get(id)
+        detail = await self._store.tasks.get(id)
         if detail is None:
             whole = await self.whole_id(id)
             if whole is None or whole == id:
@@ -164,9 +164,9 @@ class Insight:
         spot = spot_of(row, newest_that_tells(detail.events))
         failure = None if row.error is None else _decode_failure(row.error)
         actor_name = spot.actor if spot is not None else row.route.curr
-        found = await self._store.clues(id, actor_name, row.updated_at)
+        found = await self._store.tasks.queue_facts(id, actor_name, row.updated_at)
         actor = None if row.ended else await self._actor(actor_name)
-        family = await self._store.tasks(Query(root=id, limit=CHILDREN_MAX))
+        family = await self._store.tasks.page(Query(root=id, limit=CHILDREN_MAX))
         names = [] if row.ended or actor is not None else await self._mesh.actors()
         return Facts(
             id,
@@ -193,7 +193,9 @@ class Insight:
 
     async def _letter(self, id: str) -> DeadLetterFact | None:
         """What became of its dead letter."""
-        found = await self._store.dead_letters(DeadLetterQuery(status=None, ids=(id,), limit=1))
+        found = await self._store.dead_letters.page(
+            DeadLetterQuery(status=None, ids=(id,), limit=1)
+        )
         if not found:
             return None
         return DeadLetterFact(found[0].status, moment(found[0].changed_at), found[0].retried_as)
@@ -219,7 +221,7 @@ class Insight:
     async def look(self) -> list[str]:
         """Read one page of open tasks; gives the ids that are now marked as stuck."""
         self._busy.clear()
-        page = await self._store.standing(after=self._after, limit=PAGE)
+        page = await self._store.events.open_tasks(after=self._after, limit=PAGE)
         if page or self._after:
             self._busy.set()  # there is more, or there may be something by the next look
         self._after = page[-1].row.key if len(page) == PAGE else 0
@@ -229,7 +231,7 @@ class Insight:
         found = [mark for each in page if (mark := self._mark(each, now)) is not None]
         if not found:
             return []
-        marked = await self._store.mark_stuck(
+        marked = await self._store.events.mark_stuck(
             [(each.row.id, each.row.seq, data) for each, data in found]
         )
         self._on_marked(marked)
@@ -245,7 +247,7 @@ class Insight:
             _log.warning("%d more stand still; GET /v1/envelopes?stuck=true lists them", rest)
         return marked
 
-    def _mark(self, standing: Standing, now: datetime) -> tuple[Standing, StuckData] | None:
+    def _mark(self, standing: OpenTask, now: datetime) -> tuple[OpenTask, StuckData] | None:
         row = standing.row
         spot = spot_of(row, standing.event)
         begin = moment(row.not_before)
@@ -266,7 +268,9 @@ class Insight:
     async def forget(self) -> None:
         """Forget payloads that were kept for long enough."""
         before = self._clock.now() - timedelta(seconds=self._capturing.keep_s)
-        while await self._store.forget_payloads(to_rfc3339(before), FORGET_STEP) == FORGET_STEP:
+        while (
+            await self._store.events.forget_payloads(to_rfc3339(before), FORGET_STEP) == FORGET_STEP
+        ):
             await asyncio.sleep(0.01)
 
 

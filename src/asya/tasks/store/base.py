@@ -7,9 +7,8 @@ stores; a store loads rows, asks the rules, and saves, in one transaction. Every
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -17,7 +16,7 @@ from asya.envelope import ErrorInfo
 from asya.events import DeadLetter, Finished
 from asya.tasks.key_reservation import KeyDecision, KeyReservation
 from asya.tasks.rules import EventRow, Note, StuckData, TaskRow
-from asya.transports.delayed import Shelf
+from asya.transports.delayed import DelayedMessageStore
 
 EVENTS_MAX: Final = 5_000
 """Events that `TaskStore.get` reads of one task, the newest."""
@@ -75,15 +74,15 @@ class Detail(msgspec.Struct, frozen=True):
     events: list[EventRow]
 
 
-class Standing(msgspec.Struct, frozen=True):
+class OpenTask(msgspec.Struct, frozen=True):
     """An open task with the newest event that tells where it is."""
 
     row: TaskRow
     event: EventRow | None
 
 
-class Clues(msgspec.Struct, frozen=True):
-    """What the store knows besides of why a task is where it is.
+class QueueFacts(msgspec.Struct, frozen=True):
+    """How a task stands among others at its actor.
 
     Attributes:
         published: It is known to be in its first queue.
@@ -193,33 +192,9 @@ class DeadLetterGroup(msgspec.Struct, frozen=True):
     newest: DeadLetterRow
 
 
-class TaskStore(ABC):
-    """Tasks and their events. Safe for one event loop.
+class TaskStore(Protocol):
+    """Tasks, with the envelopes that are to be published and the results. See `Store`."""
 
-    Every method that writes is durable when it returns: the death of this process loses nothing.
-    Calls take effect in the order in which they were made. All raise `StoreError` when the
-    database cannot do it (`StoreFull` when its disk is full): then nothing was changed, and the
-    same call may be made again.
-    """
-
-    @property
-    @abstractmethod
-    def shelf(self) -> Shelf:
-        """Where messages wait that their broker cannot keep so long; usable while it is open."""
-
-    @abstractmethod
-    async def open(self) -> None:
-        """Connect and bring the schema up to date.
-
-        Raises:
-            StoreError: No database can be used there; the text says why and what to do.
-        """
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Finish what was asked, then disconnect. Idempotent."""
-
-    @abstractmethod
     async def insert(
         self, row: TaskRow, body: bytes, reservation: KeyReservation | None = None
     ) -> Insertion:
@@ -229,32 +204,28 @@ class TaskStore(ABC):
         before its key. Looking the key up, canceling the task that is replaced, and storing the
         new one with the key are one transaction.
         """
+        ...
 
-    @abstractmethod
     async def discard(self, id: str) -> bool:
         """Forget a task that was never published and that nothing is known of but that."""
+        ...
 
-    @abstractmethod
-    async def published(self, ids: Sequence[str]) -> None:
+    async def mark_published(self, ids: Sequence[str]) -> None:
         """These envelopes are in their queues: they need not be published again."""
+        ...
 
-    @abstractmethod
     async def outbox(self, *, after: int = 0, limit: int = 100) -> list[Outgoing]:
         """Pending tasks that are not known to be published, with keys above `after`."""
+        ...
 
-    @abstractmethod
-    async def record(self, notes: Sequence[Note]) -> list[str]:
-        """Take note of events, in their order; returns the ids that have new event rows."""
+    async def get(self, id: str) -> Detail | None:
+        """One task with its result and its newest 5,000 events."""
+        ...
 
-    @abstractmethod
-    async def finish(self, end: Finished, notes: Sequence[Note] = ()) -> bool:
-        """Record `notes` (all of this id), then the end. Whether this call made it terminal."""
+    async def page(self, query: Query) -> list[TaskRow]:
+        """A page of tasks, newest first."""
+        ...
 
-    @abstractmethod
-    async def dead_letter(self, letter: DeadLetter) -> None:
-        """Keep a dead letter; the same id and reason again changes nothing."""
-
-    @abstractmethod
     async def cancel(self, id: str, at: str, *, limit: int) -> list[str] | None:
         """Make a task and children of this root terminal, where they are not yet.
 
@@ -262,28 +233,50 @@ class TaskStore(ABC):
             The ids that this call canceled, at most `limit` (call again when it is as many), or
             None when the id is not known.
         """
+        ...
 
-    @abstractmethod
     async def canceled(self, since: str, limit: int) -> list[str]:
         """Ids given to `cancel` since a time, newest first."""
+        ...
 
-    @abstractmethod
-    async def get(self, id: str) -> Detail | None:
-        """One task with its result and its newest 5,000 events."""
+    async def queue_facts(self, id: str, actor: str, since: str) -> QueueFacts | None:
+        """What else tells of a task that stands at `actor` since a time; None: id unknown."""
+        ...
 
-    @abstractmethod
-    async def tasks(self, query: Query) -> list[TaskRow]:
-        """A page of tasks, newest first."""
+    async def similar_ids(self, id: str) -> list[str]:
+        """Ids that an unknown one may mean: those that begin with it, else the newest ones."""
+        ...
 
-    @abstractmethod
-    async def events(self, id: str, *, after: int, limit: int) -> EventPage | None:
+    async def sweep(self, before: str, limit: int) -> int:
+        """Forget at most `limit` tasks that ended before a time, and cancels as old.
+
+        Dead letters stay; those that were retried or purged before that time go.
+
+        Returns:
+            How many tasks were forgotten; fewer than `limit` means that none is left.
+        """
+        ...
+
+
+class EventStore(Protocol):
+    """Events of tasks, and the payloads that came along with them. See `Store`."""
+
+    async def record(self, notes: Sequence[Note]) -> list[str]:
+        """Take note of events, in their order; returns the ids that have new event rows."""
+        ...
+
+    async def complete(self, end: Finished, notes: Sequence[Note] = ()) -> bool:
+        """Record `notes` (all of this id), then the end. Whether this call made it terminal."""
+        ...
+
+    async def page(self, id: str, *, after: int, limit: int) -> EventPage | None:
         """Events of a task with numbers above `after`, oldest first; None: the id is unknown."""
+        ...
 
-    @abstractmethod
-    async def standing(self, *, after: int, limit: int) -> list[Standing]:
+    async def open_tasks(self, *, after: int, limit: int) -> list[OpenTask]:
         """Open tasks with keys above `after`, oldest first."""
+        ...
 
-    @abstractmethod
     async def mark_stuck(self, marks: Sequence[tuple[str, int, StuckData]]) -> list[str]:
         """Mark tasks that stand still: id, number of the newest event that was seen, and why.
 
@@ -292,41 +285,41 @@ class TaskStore(ABC):
         Returns:
             The ids that this call marked.
         """
+        ...
 
-    @abstractmethod
-    async def clues(self, id: str, actor: str, since: str) -> Clues | None:
-        """What else tells of a task that stands at `actor` since a time; None: id unknown."""
-
-    @abstractmethod
-    async def near(self, id: str) -> list[str]:
-        """Ids that an unknown one may mean: those that begin with it, else the newest ones."""
-
-    @abstractmethod
     async def payload(
         self, id: str, n: int, side: str, attempt: int | None = None
     ) -> StoredPayload | None:
         """What was kept of a hop's payload, `in` or `out`; without an attempt the newest one's."""
+        ...
 
-    @abstractmethod
     async def forget_payloads(self, before: str, limit: int) -> int:
         """Forget at most `limit` payloads that were kept before a time; how many it were."""
+        ...
 
-    @abstractmethod
-    async def get_dead_letter(self, id: str) -> DeadLetterRow | None:
+
+class DeadLetterStore(Protocol):
+    """Dead letters. See `Store`."""
+
+    async def add(self, letter: DeadLetter) -> None:
+        """Keep a dead letter; the same id and reason again changes nothing."""
+        ...
+
+    async def get(self, id: str) -> DeadLetterRow | None:
         """The dead letter of an envelope, bytes and all; of several the newest that is dead."""
+        ...
 
-    @abstractmethod
-    async def dead_letters(self, query: DeadLetterQuery) -> list[DeadLetterRow]:
+    async def page(self, query: DeadLetterQuery) -> list[DeadLetterRow]:
         """A page of dead letters, without their bytes."""
+        ...
 
-    @abstractmethod
-    async def dead_letter_groups(self, query: DeadLetterQuery) -> list[DeadLetterGroup]:
+    async def groups(self, query: DeadLetterQuery) -> list[DeadLetterGroup]:
         """Dead letters by actor and fingerprint, the group with the newest letter first.
 
         `query.before` is about the key of a group's newest letter.
         """
+        ...
 
-    @abstractmethod
     async def redrive(
         self, letter: DeadLetterRow, row: TaskRow, body: bytes, *, force: bool
     ) -> DeadLetterRow | None:
@@ -336,29 +329,55 @@ class TaskStore(ABC):
             None when it was done; else the letter as it is: it is not dead any more, and `force`
             does not help (it was purged) or was not given.
         """
+        ...
 
-    @abstractmethod
     async def undo_redrive(self, letter: DeadLetterRow, id: str) -> bool:
         """Forget the task that was made from a letter and never published; put the mark back."""
+        ...
 
-    @abstractmethod
-    async def purge_dead_letters(self, query: DeadLetterQuery, at: str) -> int:
+    async def purge(self, query: DeadLetterQuery, at: str) -> int:
         """Throw away the bytes of at most `query.limit` letters; how many it were."""
+        ...
 
-    @abstractmethod
-    async def schedules(self) -> list[ScheduleRow]:
+
+class ScheduleStore(Protocol):
+    """What is known of schedules. See `Store`."""
+
+    async def all(self) -> list[ScheduleRow]:
         """What is known of all schedules."""
+        ...
 
-    @abstractmethod
-    async def save_schedule(self, row: ScheduleRow) -> None:
+    async def save(self, row: ScheduleRow) -> None:
         """Keep what is known of a schedule, in place of what was."""
+        ...
 
-    @abstractmethod
-    async def sweep(self, before: str, limit: int) -> int:
-        """Forget at most `limit` tasks that ended before a time, and cancels as old.
 
-        Dead letters stay; those that were retried or purged before that time go.
+class Store(Protocol):
+    """One database: five small stores that share its connections. Safe for one event loop.
 
-        Returns:
-            How many tasks were forgotten; fewer than `limit` means that none is left.
+    Every method that writes is durable when it returns: the death of this process loses nothing.
+    Calls take effect in the order in which they were made, over all five. All raise `StoreError`
+    when the database cannot do it (`StoreFull` when its disk is full): then nothing was changed,
+    and the same call may be made again.
+
+    Attributes:
+        delayed: Messages whose delay their broker cannot keep; usable while the store is open.
+    """
+
+    tasks: TaskStore
+    events: EventStore
+    dead_letters: DeadLetterStore
+    schedules: ScheduleStore
+    delayed: DelayedMessageStore
+
+    async def open(self) -> None:
+        """Connect and bring the schema up to date.
+
+        Raises:
+            StoreError: No database can be used there; the text says why and what to do.
         """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was asked, then disconnect. Idempotent."""
+        ...

@@ -23,7 +23,7 @@ from asya.gateway.http.problems import HttpProblem
 from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.service import ServiceLimits, TaskService
 from asya.tasks.store.base import Detail
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 
 BIG = raw_json("x" * 10_000)
 

@@ -16,7 +16,7 @@ from asya.gateway.app import make_app
 from asya.gateway.http.problems import type_of
 from asya.tasks.schedule import ScheduleSpec
 from asya.tasks.service import TaskService
-from asya.tasks.store.sqlite.tasks import SqliteStore
+from asya.tasks.store.sqlite.store import SqliteStore
 from asya.timetable import Timetable
 
 SETTINGS = SimpleNamespace(host="0.0.0.0", body_max_bytes=1 << 20, streams_max=5)

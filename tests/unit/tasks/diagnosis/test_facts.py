@@ -122,14 +122,14 @@ async def test_one_that_waits_for_its_time_is_not_stuck(service, clock, tell):
 async def test_the_watcher_reads_page_after_page(service, monkeypatch):
     monkeypatch.setattr(insight, "PAGE", 2)
     reads = []
-    read = service._store.standing
+    read = service._store.events.open_tasks
 
     async def standing(*, after, limit):
         page = await read(after=after, limit=limit)
         reads.append([each.row.id for each in page])
         return page
 
-    monkeypatch.setattr(service._store, "standing", standing)
+    monkeypatch.setattr(service._store.events, "open_tasks", standing)
     for number in range(3):
         await service.admit(["a"], PAYLOAD, id=f"t{number}")
     for _ in range(3):

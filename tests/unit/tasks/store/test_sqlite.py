@@ -14,7 +14,8 @@ import pytest
 
 from asya.errors import StoreError, StoreFull
 from asya.tasks.store.base import DeadLetterQuery, Query
-from asya.tasks.store.sqlite.tasks import SqliteStore, migrations
+from asya.tasks.store.sqlite.migrations import migrations
+from asya.tasks.store.sqlite.store import SqliteStore
 from asya.tasks.store.sqlite.worker import Worker
 from asya.testing.store_contract import StoreContract, dead_letter, finished, new_task, started
 
@@ -35,26 +36,26 @@ async def test_a_store_that_is_opened_again_has_everything(tmp_path):
     path = tmp_path / "tasks.db"
     first = SqliteStore(path)
     await first.open()
-    await first.insert(new_task("t"), b"body")
-    await first.finish(finished("u"))
+    await first.tasks.insert(new_task("t"), b"body")
+    await first.events.complete(finished("u"))
     await first.close()
 
     second = SqliteStore(path)
     await second.open()
-    assert [row.id for row in await second.tasks(Query())] == ["u", "t"]
-    assert len(await second.outbox()) == 1
+    assert [row.id for row in await second.tasks.page(Query())] == ["u", "t"]
+    assert len(await second.tasks.outbox()) == 1
     await second.close()
 
 
 async def test_jobs_that_were_asked_before_the_close_are_done(tmp_path):
     store = SqliteStore(tmp_path / "tasks.db")
     await store.open()
-    inserts = [asyncio.create_task(store.insert(new_task(f"t{n}"), b"")) for n in range(50)]
+    inserts = [asyncio.create_task(store.tasks.insert(new_task(f"t{n}"), b"")) for n in range(50)]
     await asyncio.sleep(0)
     await store.close()
     assert all(insertion.created for insertion in await asyncio.gather(*inserts))
     with pytest.raises(StoreError, match="closed"):
-        await store.get("t0")
+        await store.tasks.get("t0")
 
 
 async def test_a_newer_schema_is_refused(tmp_path):
@@ -80,10 +81,10 @@ async def test_letters_of_an_older_schema_get_their_fingerprints(tmp_path):
     store = SqliteStore(path)
     await store.open()
     await dead_letter(store, "new", message="row 2")
-    new, odd, old = await store.dead_letters(DeadLetterQuery())
+    new, odd, old = await store.dead_letters.page(DeadLetterQuery())
     assert new.fingerprint == old.fingerprint != odd.fingerprint
     assert (old.status, old.changed_at, new.key > odd.key) == ("dead", "then", True)
-    kept = await store.get_dead_letter("old")
+    kept = await store.dead_letters.get("old")
     assert kept is not None
     assert kept.body == b"1"
     await store.close()
@@ -111,7 +112,7 @@ def test_a_folder_without_write_permission_is_named(tmp_path):
     program = (
         "import asyncio, os, pathlib, sys\n"
         "from asya.errors import StoreError\n"
-        "from asya.tasks.store.sqlite.tasks import SqliteStore\n"
+        "from asya.tasks.store.sqlite.store import SqliteStore\n"
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try: asyncio.run(SqliteStore(pathlib.Path(sys.argv[1])).open())\n"
         "except StoreError as error: print(error)\n"
@@ -140,16 +141,16 @@ async def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
     kept = []
     with pytest.raises(StoreFull, match="full; make room"):  # noqa: PT012  until it is full
         for number in range(1000):
-            await store.insert(new_task(f"t{number}"), b"x" * 5000)
+            await store.tasks.insert(new_task(f"t{number}"), b"x" * 5000)
             kept.append(f"t{number}")
     assert kept
-    assert [row.id for row in reversed(await store.tasks(Query(limit=1000)))] == kept
+    assert [row.id for row in reversed(await store.tasks.page(Query(limit=1000)))] == kept
     await store.close()
 
     roomy = SqliteStore(path)
     await roomy.open()
-    assert (await roomy.insert(new_task("after"), b"x" * 5000)).created
-    assert len(await roomy.tasks(Query(limit=1000))) == len(kept) + 1
+    assert (await roomy.tasks.insert(new_task("after"), b"x" * 5000)).created
+    assert len(await roomy.tasks.page(Query(limit=1000))) == len(kept) + 1
     await roomy.close()
 
 
@@ -177,11 +178,11 @@ async def test_one_bad_job_does_not_harm_its_neighbours(tmp_path):
 
 
 async def test_a_caller_that_gives_up_does_not_undo_its_job(store):
-    insert = asyncio.create_task(store.insert(new_task("t"), b""))
+    insert = asyncio.create_task(store.tasks.insert(new_task("t"), b""))
     await asyncio.sleep(0)
     insert.cancel()
     await asyncio.gather(insert, return_exceptions=True)
-    await store.record([started("t")])
-    detail = await store.get("t")
+    await store.events.record([started("t")])
+    detail = await store.tasks.get("t")
     assert detail.row.digest == b"digest"
     assert detail.row.status == "running"

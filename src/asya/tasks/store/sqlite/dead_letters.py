@@ -1,4 +1,4 @@
-"""The SQL of dead letters; `sqlite` calls it in its threads.
+"""Dead letters as SQL: see `DeadLetterStore`. Each method is one job of a thread.
 
 A letter is `dead` until it is `retried` (a new envelope was made from it) or `purged` (its bytes
 are gone). Neither comes back when the same death is told again. The sweep forgets those that were
@@ -15,7 +15,10 @@ import msgspec
 from asya.envelope import ErrorInfo
 from asya.events import DeadLetter
 from asya.tasks.fingerprint import fingerprint
-from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow
+from asya.tasks.rules import TaskRow
+from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow, DeadLetterStore
+from asya.tasks.store.sqlite import rows
+from asya.tasks.store.sqlite.worker import Worker
 
 _COLUMNS: Final = "key, id, reason, actor, at, status, changed_at, retried_as, fingerprint, error"
 _encode: Final = msgspec.json.Encoder().encode
@@ -27,8 +30,46 @@ def sql_fingerprint(reason: str, error: bytes | None) -> str:
     return fingerprint(reason, None if error is None else _decode_error(error))
 
 
-def dead_letter(connection: sqlite3.Connection, letter: DeadLetter) -> None:
-    """See `TaskStore.dead_letter`."""
+class SqliteDeadLetters(DeadLetterStore):
+    """The dead letters of a file.
+
+    Args:
+        writer: The store's thread that writes.
+        reader: The one that reads.
+    """
+
+    def __init__(self, writer: Worker, reader: Worker) -> None:
+        self._writer = writer
+        self._reader = reader
+
+    async def add(self, letter: DeadLetter) -> None:
+        await self._writer.run(lambda connection: _add(connection, letter))
+
+    async def get(self, id: str) -> DeadLetterRow | None:
+        where = "id = ? ORDER BY status = 'dead' DESC, key DESC LIMIT 1"
+        return await self._reader.run(lambda connection: _one(connection, where, (id,), ", body"))
+
+    async def page(self, query: DeadLetterQuery) -> list[DeadLetterRow]:
+        return await self._reader.run(lambda connection: _page(connection, query))
+
+    async def groups(self, query: DeadLetterQuery) -> list[DeadLetterGroup]:
+        return await self._reader.run(lambda connection: _groups(connection, query))
+
+    async def redrive(
+        self, letter: DeadLetterRow, row: TaskRow, body: bytes, *, force: bool
+    ) -> DeadLetterRow | None:
+        return await self._writer.run(
+            lambda connection: _redrive(connection, letter, row, body, force=force)
+        )
+
+    async def undo_redrive(self, letter: DeadLetterRow, id: str) -> bool:
+        return await self._writer.run(lambda connection: _undo_redrive(connection, letter, id))
+
+    async def purge(self, query: DeadLetterQuery, at: str) -> int:
+        return await self._writer.run(lambda connection: _purge(connection, query, at))
+
+
+def _add(connection: sqlite3.Connection, letter: DeadLetter) -> None:
     error = None if letter.error is None else _encode(letter.error)
     connection.execute(
         "INSERT INTO dead_letters "
@@ -41,19 +82,12 @@ def dead_letter(connection: sqlite3.Connection, letter: DeadLetter) -> None:
     )  # fmt: skip
 
 
-def letter(connection: sqlite3.Connection, id: str) -> DeadLetterRow | None:
-    """See `TaskStore.get_dead_letter`."""
-    return _letter(
-        connection, "id = ? ORDER BY status = 'dead' DESC, key DESC LIMIT 1", (id,), ", body"
-    )
-
-
-def by_key(connection: sqlite3.Connection, key: int) -> DeadLetterRow | None:
+def _by_key(connection: sqlite3.Connection, key: int) -> DeadLetterRow | None:
     """The letter with a key, without its bytes."""
-    return _letter(connection, "key = ?", (key,))
+    return _one(connection, "key = ?", (key,))
 
 
-def _letter(
+def _one(
     connection: sqlite3.Connection, where: str, values: tuple[object, ...], more: str = ""
 ) -> DeadLetterRow | None:
     sql = f"SELECT {_COLUMNS}{more} FROM dead_letters WHERE {where}"  # noqa: S608  our own texts
@@ -61,16 +95,14 @@ def _letter(
     return None if found is None else _row(found)
 
 
-def letters(connection: sqlite3.Connection, query: DeadLetterQuery) -> list[DeadLetterRow]:
-    """See `TaskStore.dead_letters`."""
+def _page(connection: sqlite3.Connection, query: DeadLetterQuery) -> list[DeadLetterRow]:
     where, values = _where(query)
     order = "DESC" if query.newest_first else "ASC"
     sql = f"SELECT {_COLUMNS} FROM dead_letters WHERE {where} ORDER BY key {order} LIMIT ?"  # noqa: S608  own clauses, bound values
     return [_row(found) for found in connection.execute(sql, (*values, query.limit))]
 
 
-def groups(connection: sqlite3.Connection, query: DeadLetterQuery) -> list[DeadLetterGroup]:
-    """See `TaskStore.dead_letter_groups`."""
+def _groups(connection: sqlite3.Connection, query: DeadLetterQuery) -> list[DeadLetterGroup]:
     where, values = _where(msgspec.structs.replace(query, before=None))
     sql = (
         "SELECT fingerprint, actor, count(*), min(at), max(at), group_concat(DISTINCT reason), "  # noqa: S608  own clauses, bound values
@@ -80,7 +112,7 @@ def groups(connection: sqlite3.Connection, query: DeadLetterQuery) -> list[DeadL
     found = connection.execute(sql, (*values, query.before, query.before, query.limit)).fetchall()
     made = []
     for mark, actor, count, first, last, reasons, key in found:
-        newest = by_key(connection, key)
+        newest = _by_key(connection, key)
         if newest is not None:  # purged in between: two statements may see two states of the file
             group = DeadLetterGroup(
                 mark, actor, count, first, last, sorted(reasons.split(",")), newest
@@ -89,8 +121,7 @@ def groups(connection: sqlite3.Connection, query: DeadLetterQuery) -> list[DeadL
     return made
 
 
-def purge(connection: sqlite3.Connection, query: DeadLetterQuery, at: str) -> int:
-    """See `TaskStore.purge_dead_letters`."""
+def _purge(connection: sqlite3.Connection, query: DeadLetterQuery, at: str) -> int:
     where, values = _where(query)
     return connection.execute(
         "UPDATE dead_letters SET status = 'purged', changed_at = ?, body = x'' WHERE key IN "  # noqa: S608  own clauses, bound values
@@ -99,7 +130,31 @@ def purge(connection: sqlite3.Connection, query: DeadLetterQuery, at: str) -> in
     ).rowcount
 
 
-def settle(connection: sqlite3.Connection, key: int, at: str, retried_as: str) -> None:
+def _redrive(
+    connection: sqlite3.Connection,
+    letter: DeadLetterRow,
+    task: TaskRow,
+    body: bytes,
+    *,
+    force: bool,
+) -> DeadLetterRow | None:
+    current = _by_key(connection, letter.key)
+    if current is None or current.status == "purged" or (current.status != "dead" and not force):
+        return msgspec.structs.replace(letter, status="purged") if current is None else current
+    row = msgspec.structs.replace(task)  # a job may run twice, see `worker`
+    rows.add(connection, row, body)
+    _settle(connection, letter.key, row.created_at, row.id)
+    return None
+
+
+def _undo_redrive(connection: sqlite3.Connection, letter: DeadLetterRow, id: str) -> bool:
+    if not rows.discard(connection, id):
+        return False
+    _revive(connection, letter, id)
+    return True
+
+
+def _settle(connection: sqlite3.Connection, key: int, at: str, retried_as: str) -> None:
     """Mark a letter as retried."""
     connection.execute(
         "UPDATE dead_letters SET status = 'retried', changed_at = ?, retried_as = ? WHERE key = ?",
@@ -107,7 +162,7 @@ def settle(connection: sqlite3.Connection, key: int, at: str, retried_as: str) -
     )
 
 
-def revive(connection: sqlite3.Connection, before: DeadLetterRow, retried_as: str) -> None:
+def _revive(connection: sqlite3.Connection, before: DeadLetterRow, retried_as: str) -> None:
     """Undo the mark of a retry that made no envelope."""
     connection.execute(
         "UPDATE dead_letters SET status = ?, changed_at = ?, retried_as = ? "

@@ -1,6 +1,6 @@
-"""The shelf of delayed messages in the task store's SQLite file: a table, and nothing of tasks.
+"""Delayed messages as SQL: see `asya.transports.delayed.DelayedMessageStore`.
 
-Keeps the promises of `asya.transports.delayed.Shelf`; owned by `sqlite`, whose threads it uses.
+A table of its own, `shelf`, which knows nothing of tasks.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from asya.tasks.store.sqlite.worker import Worker
-from asya.transports.delayed import Parcel
+from asya.transports.delayed import DelayedMessageStore, ScheduledMessage
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
 
 
-class SqliteShelf:
-    """See `Shelf`.
+class SqliteDelayedMessages(DelayedMessageStore):
+    """The delayed messages of a file.
 
     Args:
         writer: The store's thread that writes.
@@ -30,28 +30,24 @@ class SqliteShelf:
         self._reader = reader
 
     async def put(self, queue: str, body: bytes, due_at: datetime, dedup_id: str | None) -> bool:
-        """See `Shelf.put`."""
         values = (queue, (due_at - _EPOCH) // _US, dedup_id, body)
         sql = "INSERT OR IGNORE INTO shelf (queue, due_at, dedup_id, body) VALUES (?, ?, ?, ?)"
         return await self._writer.run(lambda store: store.execute(sql, values).rowcount == 1)
 
     async def due(
         self, until: datetime, limit: int, without: Collection[str] = ()
-    ) -> Sequence[Parcel]:
-        """See `Shelf.due`."""
-
-        def read(store: sqlite3.Connection) -> list[Parcel]:
+    ) -> Sequence[ScheduledMessage]:
+        def read(store: sqlite3.Connection) -> list[ScheduledMessage]:
             sql = (
                 "SELECT key, queue, body, dedup_id FROM shelf "  # noqa: S608  marks only
                 f"WHERE due_at <= ? AND {_not_in(without)} ORDER BY due_at, key LIMIT ?"
             )
             found = store.execute(sql, ((until - _EPOCH) // _US, *without, limit))
-            return [Parcel(*row) for row in found]
+            return [ScheduledMessage(*row) for row in found]
 
         return await self._reader.run(read)
 
     async def next_due(self, without: Collection[str] = ()) -> datetime | None:
-        """See `Shelf.next_due`."""
         sql = (
             f"SELECT due_at FROM shelf WHERE {_not_in(without)} "  # noqa: S608  marks only
             "ORDER BY due_at LIMIT 1"
@@ -60,18 +56,15 @@ class SqliteShelf:
         return None if found is None else _EPOCH + found[0] * _US
 
     async def remove(self, keys: Sequence[int]) -> None:
-        """See `Shelf.remove`."""
         rows = [(key,) for key in keys]
         sql = "DELETE FROM shelf WHERE key = ?"
         await self._writer.run(lambda store: store.executemany(sql, rows) and None)
 
     async def counts(self) -> dict[str, int]:
-        """See `Shelf.counts`."""
         sql = "SELECT queue, count(*) FROM shelf GROUP BY queue"
         return await self._reader.run(lambda store: dict(store.execute(sql).fetchall()))
 
     async def count(self, queue: str) -> int:
-        """See `Shelf.count`."""
         sql = "SELECT count(*) FROM shelf WHERE queue = ?"
         found: tuple[int] = await self._reader.run(
             lambda store: store.execute(sql, (queue,)).fetchone()
@@ -79,7 +72,6 @@ class SqliteShelf:
         return found[0]
 
     async def clear(self, queue: str) -> None:
-        """See `Shelf.clear`."""
         sql = "DELETE FROM shelf WHERE queue = ?"
         await self._writer.run(lambda store: store.execute(sql, (queue,)) and None)
 
