@@ -104,6 +104,12 @@ RULES: Final = {
     "canceled-in-line": Inversion(f"{SIDECAR}._on_cancel", "if work.canceled]", "if False]"),
     "canceled-in-the-queue": Inversion(f"{SIDECAR}._is_canceled", "envelope.root)", "'')"),
     "canceled-during-a-call": Inversion(f"{WORK}._stop", "self._kill()", "pass"),
+    "stopped-beats-the-result": Inversion(
+        f"{WORK}._end",
+        "if self.canceled:\n            outcome = Canceled()\n"
+        "        elif self._stopping is not None",
+        "if False:\n            pass\n        elif False",
+    ),
     "canceled-with-its-root": Inversion(
         f"{SIDECAR}._on_cancel", "or work.envelope.root in ids", ""
     ),
@@ -114,6 +120,9 @@ RULES: Final = {
     "poison": Inversion(f"{DECIDE}:decide", "if deaths >= DEATHS_MAX", "if deaths > DEATHS_MAX"),
     "suspects-run-alone": Inversion(
         f"{WORK}.__init__", "sidecar.is_suspected(envelope.id)", "False"
+    ),
+    "shared-crashes-suspect-nobody": Inversion(
+        f"{WORK}.on_lost", "if suspects == 1", "if suspects >= 1"
     ),
     "crashed-twice-runs-alone": Inversion(f"{WORK}.__init__", "self.deaths > 1", "False"),
     "sigterm-takes-no-more": Inversion(
