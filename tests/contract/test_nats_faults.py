@@ -159,7 +159,7 @@ async def test_a_loss_with_unsent_bytes_leaves_nothing_behind(
 
     for number in range(3):
         # given bytes that the client cannot write any more, over which its own close fails
-        client = transport._link._client
+        client = transport._connection._client
         monkeypatch.setattr(client._transport, "drain", reset)
         client._pending.append(b"PING\r\n")
         client._pending_data_size += 6
@@ -283,7 +283,7 @@ async def test_a_queue_deleted_under_its_consumer_is_made_again_and_told_once(
     await another.ensure(QUEUE)
     await another.publish(QUEUE, b"found")
     await box.wait_for(1)
-    assert [line for line in warnings(caplog) if "made it again" in line] == warnings(caplog)
+    assert [line for line in warnings(caplog) if "recreated it" in line] == warnings(caplog)
     assert len(warnings(caplog)) == 1
     await another.close()
 
@@ -318,14 +318,14 @@ async def test_deleting_stops_the_own_consumers(transport: NatsTransport) -> Non
 async def test_lost_requests_are_noticed_by_the_silence(
     transport: NatsTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asya.transports.nats.consumer.SILENCE_S", 0.5)
+    monkeypatch.setattr("asya.transports.nats.pulls.SILENCE_S", 0.5)
     await transport.ensure(QUEUE)
     box = Mailbox(ack=True)
     consumer = await transport.consume(QUEUE, box)
     await quiet()
     # given a consumer whose request the server does not know
     assert isinstance(consumer, PullConsumer)
-    await transport._link.unsubscribe(consumer._subscription)
+    await transport._connection.unsubscribe(consumer._subscription)
     await transport.publish(QUEUE, b"found")
     # then it asks again
     await box.wait_for(1)
@@ -410,7 +410,7 @@ async def test_an_older_stream_is_brought_up_to_date(
 
 async def test_names_that_would_be_patterns_are_refused(transport: NatsTransport) -> None:
     for name in ("a.b", "*", ">", "", "a b"):
-        with pytest.raises(TransportError, match="no name for a queue"):
+        with pytest.raises(TransportError, match="NATS allows no"):
             await transport.ensure(name)
     with pytest.raises(TransportError, match="no name"):
         NatsTransport("nats://127.0.0.1", "a.*")

@@ -479,7 +479,7 @@ class MeshFaults:
         assert project.all_ended(41, wait_s=PATIENCE_S) == {"succeeded": 41}
         assert set(ids) <= set(worked(project))
         log = project.log("x-mesh")
-        assert len(re.findall(r"was deleted under its consumer; made it again", log)) == 1, log
+        assert len(re.findall(r"was deleted while being consumed; recreated it", log)) == 1, log
         empty(project, wait_until)
 
     def test_a_backlog_that_waited_before_the_mesh_was_there(
@@ -554,7 +554,7 @@ class TestNats(MeshFaults):
         project.sending(["first", "second"], ids, 1).result(PATIENCE_S)
         assert project.all_ended(41, wait_s=PATIENCE_S) == {"succeeded": 41}
         assert set(ids) <= set(worked(project))
-        assert "was deleted under its consumer; made it again" in project.log("x-mesh")
+        assert "was deleted while being consumed; recreated it" in project.log("x-mesh")
         empty(project, wait_until)
 
 

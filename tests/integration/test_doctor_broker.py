@@ -15,7 +15,7 @@ from asya.errors import QueueMissing
 from asya.local.broker import NatsServer, left_running
 from asya.local.doctor import SetUp, brokers
 from asya.local.doctor.checks import Check, Finding, run
-from asya.transports.nats.connection import Link
+from asya.transports.nats.connection import Connection
 from asya.transports.nats.transport import NatsTransport
 
 Look = Callable[[], Any]
@@ -56,12 +56,12 @@ async def queues(server: NatsServer) -> AsyncIterator[Callable[..., Any]]:
 
 
 async def ask(server: NatsServer, call: str, body: bytes = b"") -> dict[str, Any]:
-    link = Link(server.url, name="test", connect_timeout_s=5, timeout_s=5)
-    await link.open()
+    connection = Connection(server.url, name="test", connect_timeout_s=5, timeout_s=5)
+    await connection.open()
     try:
-        return await link.ask(f"$JS.API.{call}", body)
+        return await connection.request(f"$JS.API.{call}", body)
     finally:
-        await link.close()
+        await connection.close()
 
 
 async def test_an_empty_server_is_well_and_stays_empty(look: Look, server: NatsServer) -> None:
@@ -96,7 +96,7 @@ async def test_a_stream_of_somebody_else_is_refused(look: Look, server: NatsServ
     await ask(server, "STREAM.CREATE.asya-default", json.dumps(stream).encode())
     found = (await look())[0]
     assert (found.state, found.code) == ("fail", Code.TRANSPORT)
-    assert "is somebody else's" in found.text
+    assert "not made by Asya" in found.text
 
 
 async def test_a_stream_that_cannot_delay_is_named(look: Look, server: NatsServer) -> None:

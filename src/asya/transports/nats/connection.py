@@ -1,12 +1,14 @@
 """One connection to a NATS server, kept for ever, with confirmed requests on top of it.
 
-Rules of this file: it is the only one that imports `nats`, and does so when it connects. It uses
-the public interface of one `nats.Client` per connection (but to clean up behind one) and makes a new one when that is gone, so
-there is one way back and nothing of the old connection is replayed. Whoever sends never touches
-the socket: commands go through an outbox that a single task writes, so `send` is synchronous, a
-stuck socket blocks nobody, and what waits survives the change of connections.
+Rules of this file: it is the only one that imports `nats`, and does so when it connects. Each
+connection is one `nats.Client`, without the client's own reconnecting. When it is gone a new one
+is made, so there is one way back and nothing of the old connection is replayed. Whoever sends
+never touches the socket: commands go through an `Outbox`, so `send` is synchronous, a stuck
+socket blocks nobody, and what waits survives the change of connections.
 
-Called by `asya.transports.nats.transport` and `asya.transports.nats.consumer`.
+Private parts of nats-py that are used here are listed in `INTERNALS`; a test names each of them.
+
+Called by the transport, the consumers and the probe.
 """
 
 from __future__ import annotations
@@ -14,74 +16,83 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 from asya.codes import Code
-from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
+from asya.errors import QueueMissing, TransportError, TransportUnavailable
+from asya.transports.backoff import reconnecting
+from asya.transports.confirms import Confirms
+from asya.transports.nats.outbox import Outbox
+from asya.transports.outage import Outage, nothing
 
 log = logging.getLogger("asya.transports.nats")
 
-RECONNECT_FIRST_S = 0.05
-RECONNECT_MAX_S = 1.0
-TICK_S = 1.0
-CLOSE_S = 2.0
-PING_S = 5
+TICK_S: Final = 1.0
+CLOSE_S: Final = 2.0
+PING_S: Final = 5
 """A frozen server is given up after two unanswered pings, so after at most three times this."""
 
-_CONSUMER_NOT_FOUND = 10014
-_STREAM_NOT_FOUND = 10059
-_NO_STORAGE = frozenset({10023, 10047, 10077})
-_IN_MOTION = frozenset({10012, 10149})
+INTERNALS: Final = {
+    "nats.aio.client:Client": (
+        "_reading_task",
+        "_flusher_task",
+        "_ping_interval_task",
+        "_subs",
+        "_transport",
+    ),
+    "nats.aio.subscription:Subscription": ("_wait_for_msgs_task",),
+}
+"""nats-py 2.16 fails in the middle of its own `close` where unsent bytes meet a reset connection.
+It leaves its socket open and its tasks running then, and has no public way to end them."""
 
-_CLIENT_TASKS = ("_reading_task", "_flusher_task", "_ping_interval_task")
+_CONSUMER_NOT_FOUND: Final = 10014
+_STREAM_NOT_FOUND: Final = 10059
+_NO_STORAGE: Final = frozenset({10023, 10047, 10077})
+_IN_MOTION: Final = frozenset({10012, 10149})
+_NEVER: Final = float("inf")
 
 _decode = msgspec.json.Decoder(type=dict[str, Any]).decode
-
-# subject, payload, reply, headers, who waits for the answer, loop time after which it is void
-_Command = tuple[str, bytes, str, dict[str, str] | None, "asyncio.Future[Any] | None", float]
 
 
 class ConsumerInMotion(TransportError):
     """The server could not make a consumer; it may be in the middle of deleting it."""
 
 
-class Link:
+class Connection:
     """A connection that comes back by itself.
 
     Attributes:
-        on_up: Called when the connection stands again, never for the first time.
-        on_down: Called when it is gone.
         on_tick: Called about once a second while it stands.
-        timeout_s: How long an answer is waited for, in seconds.
+        confirms: The requests that wait for their answers.
+        outage: Whether it stands; its callbacks tell of changes.
     """
+
+    _loop: asyncio.AbstractEventLoop
 
     def __init__(self, url: str, *, name: str, connect_timeout_s: float, timeout_s: float) -> None:
         self._servers = [part.strip() for part in url.split(",") if part.strip()]
         self._name = name
         self._connect_timeout_s = connect_timeout_s
-        self.timeout_s = timeout_s
-        self.on_up: Callable[[], None] = _nothing
-        self.on_down: Callable[[], None] = _nothing
-        self.on_tick: Callable[[], None] = _nothing
+        self.confirms: Confirms[str] = Confirms(timeout_s, self._late, on_sweep=self._purge)
+        self.outage = Outage(f"NATS at {self.where}", log)
+        self.on_tick: Callable[[], None] = nothing
         self._client: Any = None
         self._closed = False
         self._inbox = ""
         self._serial = 0
-        self._outbox: deque[_Command] = deque()
-        self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._waiting: dict[str, asyncio.Future[Any]] = {}
-        self._deadlines: deque[tuple[float, str]] = deque()
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._outbox = Outbox()
         self._ticker: asyncio.TimerHandle | None = None
-        self._writer: asyncio.Task[None] | None = None
-        self._revival: asyncio.Task[None] | None = None
+        self._recovery: asyncio.Task[None] | None = None
         self._last_error = ""
+
+    @property
+    def timeout_s(self) -> float:
+        """How long an answer is waited for, in seconds."""
+        return self.confirms.timeout_s
 
     @property
     def up(self) -> bool:
@@ -91,26 +102,27 @@ class Link:
     @property
     def where(self) -> str:
         """The servers' addresses, without credentials: for messages."""
-        return ", ".join(_address(server) for server in self._servers)
+        return ", ".join(address(server) for server in self._servers)
 
     @property
     def max_payload(self) -> int:
-        """What the server takes as one message, headers included, in bytes."""
+        """What the server accepts as one message, headers included, in bytes."""
         return int(self._client.max_payload) if self._client is not None else 0
 
     @property
     def server_version(self) -> str:
-        """Of the server that we are connected to, such as `2.12.1`; empty without a connection."""
+        """The version of the connected server, such as `2.12.1`; empty without a connection."""
         return str(self._client.connected_server_version) if self._client is not None else ""
 
     async def open(self) -> None:
         """Connect.
 
         Raises:
-            TransportUnavailable: Nobody answers at the address.
+            TransportUnavailable: No server answers at the address.
         """
         self._loop = asyncio.get_running_loop()
         await self._connect()
+        self.outage.established()
         self._ticker = self._loop.call_later(TICK_S, self._tick)
 
     async def close(self) -> None:
@@ -121,41 +133,43 @@ class Link:
         if client is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_S):
-                    await self._flush(client)
-        self._closed = True
-        self._client = None
-        for timer in (self._ticker, self._sweeper):
-            if timer is not None:
-                timer.cancel()
-        for task in (self._writer, self._revival):
-            await _end(task)
-        self._fail(list(self._waiting), "the transport was closed")
+                    await self._outbox.drain()
+                    await client.flush(CLOSE_S)
+        self._stop("the transport was closed")
+        await self._outbox.stop()
+        await _end(self._recovery)
         if client is not None:
             await _discard(client)
 
     def drop(self) -> None:
         """Cut the connection without a word, as a killed process would: for tests of crashes."""
-        self._closed = True
-        client, self._client = self._client, None
-        for handle in (self._ticker, self._sweeper, self._writer, self._revival):
-            if handle is not None:
-                handle.cancel()
+        client = self._client
         self._outbox.clear()
-        self._fail(list(self._waiting), "the connection was cut")
+        self._stop("the connection was cut")
+        self._outbox.cancel()
+        if self._recovery is not None:
+            self._recovery.cancel()
         if client is not None:
-            self._dropping = self._loop.create_task(_discard(client))
+            self._recovery = self._loop.create_task(_discard(client))
+
+    def _stop(self, reason: str) -> None:
+        self._closed = True
+        self._client = None
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.confirms.close()
+        self.confirms.fail_all(reason)
 
     def send(
-        self, subject: str, payload: bytes, *, reply: str = "", void_at: float = float("inf")
+        self, subject: str, payload: bytes, *, reply: str = "", void_at: float = _NEVER
     ) -> None:
         """Write a message soon, in order; during an outage when the connection is back.
 
         Not sent any more once the loop's time has passed `void_at`.
         """
-        self._outbox.append((subject, payload, reply, None, None, void_at))
-        self._wake.set()
+        self._outbox.put((subject, payload, reply, None, None, void_at))
 
-    async def ask(
+    async def request(
         self, subject: str, payload: bytes, headers: dict[str, str] | None = None
     ) -> dict[str, Any]:
         """Send a JetStream request or publish, and return its answer, decoded.
@@ -170,24 +184,21 @@ class Link:
             raise TransportUnavailable(f"the transport to NATS at {self.where} is closed")
         self._serial += 1
         key = str(self._serial)
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting[key] = future
-        self._expire_later(key)
-        self._outbox.append((subject, payload, key, headers, future, float("inf")))
-        self._wake.set()
+        future = self.confirms.expect(key)
+        self._outbox.put((subject, payload, key, headers, future, _NEVER))
         try:
             answer = await future
         finally:
-            self._waiting.pop(key, None)
+            self.confirms.pending.pop(key, None)
         data: bytes = answer.data
         if not data:
             raise TransportUnavailable(
-                f"NATS at {self.where} has nobody who answers {subject}: "
+                f"NATS at {self.where} has no responder for {subject}: "
                 "is JetStream enabled, and does the stream exist?"
             )
         decoded = _decode(data)
         if "error" in decoded:
-            raise _refusal(decoded["error"], subject)
+            raise refusal(decoded["error"], subject)
         return decoded
 
     async def subscribe(self, subject: str, callback: Callable[[Any], Awaitable[None]]) -> Any:
@@ -262,48 +273,10 @@ class Link:
             await _discard(client)
             raise TransportUnavailable("the transport was closed while it connected")
         self._client, self._inbox = client, inbox
-        self._reply_prefix = f"{inbox}.r."
-        self._writer = self._loop.create_task(self._write(client))
-
-    async def _write(self, client: Any) -> None:
-        outbox, wake, publish, now = self._outbox, self._wake, client.publish, self._loop.time
-        prefix = self._reply_prefix
-        while True:
-            while outbox:
-                subject, payload, reply, headers, future, void_at = outbox[0]
-                if future is not None:
-                    if not future.done():
-                        reply = prefix + reply
-                    else:
-                        outbox.popleft()
-                        continue
-                elif void_at <= now():
-                    outbox.popleft()
-                    continue
-                try:
-                    await publish(subject, payload, reply, headers)
-                except Exception as error:
-                    if not client.is_connected:
-                        self._check()
-                        return
-                    _blame(future, subject, error)
-                outbox.popleft()
-            self._idle.set()
-            wake.clear()
-            await wake.wait()
-            self._idle.clear()
-
-    async def _flush(self, client: Any) -> None:
-        while self._outbox:
-            self._idle.clear()
-            self._wake.set()
-            await self._idle.wait()
-        await client.flush(CLOSE_S)
+        self._outbox.start(client, inbox, self._check)
 
     async def _on_reply(self, message: Any) -> None:
-        future = self._waiting.pop(message.subject[len(self._reply_prefix) :], None)
-        if future is not None and not future.done():
-            future.set_result(message)
+        self.confirms.settle(message.subject[len(self._inbox) + 3 :], message)
 
     async def _on_error(self, error: Exception) -> None:
         # A refusal says more than the reset that follows it.
@@ -319,22 +292,16 @@ class Link:
         if client is None or client.is_connected or self._closed:
             return
         self._client = None
-        if self._writer is not None:
-            self._writer.cancel()
-        log.warning(
-            "lost the connection to NATS at %s (%s); connecting again until it is back",
-            self.where,
-            self._last_error or "closed",
-        )
-        queued = {id(command[4]) for command in self._outbox}
-        written = [key for key, future in self._waiting.items() if id(future) not in queued]
-        self._fail(written, f"the connection to NATS at {self.where} broke")
-        self.on_down()
-        self._revival = self._loop.create_task(self._revive(client, self._writer))
+        self._outbox.cancel()
+        written = self._outbox.without_queued(self.confirms.pending)
+        self.confirms.fail(written, f"the connection to NATS at {self.where} broke")
+        # First, since `on_down` may close this connection, and `close` ends the recovery.
+        self._recovery = self._loop.create_task(self._recover(client))
+        self.outage.lost(self._last_error or "closed")
 
-    async def _revive(self, old: Any, writer: asyncio.Task[None] | None) -> None:
-        lost_at, delay_s = self._loop.time(), RECONNECT_FIRST_S
-        await _end(writer)
+    async def _recover(self, old: Any) -> None:
+        delays = reconnecting()
+        await self._outbox.stop()
         await _discard(old)
         while not self.up:
             if self._closed:  # `close` cancels this, too; Python 3.11's `wait_for` may lose that
@@ -342,13 +309,9 @@ class Link:
             try:
                 await self._connect()
             except TransportUnavailable:
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 1.5, RECONNECT_MAX_S)
+                await asyncio.sleep(delays.next())
         self._last_error = ""
-        log.warning(
-            "connected to NATS at %s again after %.1f s", self.where, self._loop.time() - lost_at
-        )
-        self.on_up()
+        self.outage.over()
 
     def _tick(self) -> None:
         # The client's callbacks tell of most losses; this catches the ones they miss.
@@ -357,42 +320,17 @@ class Link:
         if self.up:
             self.on_tick()
 
-    def _expire_later(self, key: str) -> None:
-        deadlines, waiting = self._deadlines, self._waiting
-        while deadlines and deadlines[0][1] not in waiting:
-            deadlines.popleft()
-        deadlines.append((self._loop.time() + self.timeout_s, key))
-        if self._sweeper is None:
-            self._sweeper = self._loop.call_at(deadlines[0][0], self._sweep)
+    def _late(self) -> str:
+        return f"NATS at {self.where} did not answer within {self.timeout_s:g} s"
 
-    def _sweep(self) -> None:
-        self._sweeper = None
-        deadlines, now = self._deadlines, self._loop.time()
-        late = []
-        while deadlines and (deadlines[0][0] <= now or deadlines[0][1] not in self._waiting):
-            late.append(deadlines.popleft()[1])
-        self._fail(late, f"NATS at {self.where} did not answer within {self.timeout_s:g} s")
+    def _purge(self, now: float) -> None:
         if self._client is None:
-            # Nobody writes now, and what nobody waits for must not pile up through an outage.
-            kept = [command for command in self._outbox if not _void(command, now)]
-            self._outbox.clear()
-            self._outbox.extend(kept)
-        if deadlines:
-            self._sweeper = self._loop.call_at(deadlines[0][0], self._sweep)
-
-    def _fail(self, keys: list[str], reason: str) -> None:
-        for key in keys:
-            future = self._waiting.pop(key, None)
-            if future is not None and not future.done():
-                future.set_exception(TransportUnavailable(reason))
+            # Nothing is written now, and what nobody waits for must not pile up in an outage.
+            self._outbox.purge(now)
 
 
-def _void(command: _Command, now: float) -> bool:
-    future, void_at = command[4], command[5]
-    return future.done() if future is not None else void_at <= now
-
-
-def _refusal(error: dict[str, Any], subject: str) -> TransportError:
+def refusal(error: dict[str, Any], subject: str) -> TransportError:
+    """The error that a JetStream answer means."""
     number, text = error.get("err_code"), error.get("description", "no reason given")
     if number in (_CONSUMER_NOT_FOUND, _STREAM_NOT_FOUND):
         return QueueMissing(f"NATS: {text} ({subject})")
@@ -404,24 +342,11 @@ def _refusal(error: dict[str, Any], subject: str) -> TransportError:
     return kind(f"NATS refused {subject}: {text} (code {number})")
 
 
-def _blame(future: asyncio.Future[Any] | None, subject: str, error: Exception) -> None:
-    if type(error).__name__ == "MaxPayloadError":
-        refusal: TransportError = MessageTooLarge(f"over the NATS server's max_payload: {subject}")
-    else:
-        refusal = TransportError(f"cannot send to {subject}: {error}")
-    if future is None:
-        log.error("%s", refusal)
-    elif not future.done():
-        future.set_exception(refusal)
-
-
 async def _discard(client: Any) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(CLOSE_S):
             await client.close()
-    # Where unsent bytes meet a reset connection nats-py 2.16 fails in the middle of its own close,
-    # and leaves the socket open and its tasks running. There is no public way to end them.
-    tasks = [getattr(client, name, None) for name in _CLIENT_TASKS]
+    tasks = [getattr(client, name, None) for name in INTERNALS["nats.aio.client:Client"][:3]]
     subscriptions = getattr(client, "_subs", {}).values()
     tasks += [getattr(one, "_wait_for_msgs_task", None) for one in subscriptions]
     for task in tasks:
@@ -446,9 +371,6 @@ async def _end(task: asyncio.Task[None] | None) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _address(server: str) -> str:
+def address(server: str) -> str:
+    """A server's host and port, without credentials."""
     return urlsplit(server if "://" in server else f"nats://{server}").netloc.rpartition("@")[2]
-
-
-def _nothing() -> None:
-    return None

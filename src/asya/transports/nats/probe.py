@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 
 from asya.clock import from_rfc3339
 from asya.errors import QueueMissing
-from asya.transports.nats.connection import Link
+from asya.transports.nats.connection import Connection
 
 
 @dataclass(frozen=True)
-class Survey:
-    """A server, as it was found.
+class Probe:
+    """What was found at a server.
 
     Attributes:
         where: Its address, without credentials.
@@ -36,45 +36,47 @@ class Survey:
     skew_s: float | None = None
 
 
-async def survey(url: str, namespace: str, timeout_s: float) -> Survey:
-    """Look at a server.
+async def probe(url: str, namespace: str, timeout_s: float) -> Probe:
+    """Inspect a server.
 
     Raises:
-        TransportUnavailable: Nobody answers, or JetStream is not enabled.
+        TransportUnavailable: No server answers, or JetStream is not enabled.
         TransportError: The server refuses.
     """
     stream = f"asya-{namespace}"
-    link = Link(url, name="asya-doctor", connect_timeout_s=timeout_s, timeout_s=timeout_s)
-    await link.open()
+    connection = Connection(
+        url, name="asya-doctor", connect_timeout_s=timeout_s, timeout_s=timeout_s
+    )
+    await connection.open()
     try:
-        version = link.server_version
+        version = connection.server_version
         began = datetime.now(UTC)
         try:
-            info = await link.ask(f"$JS.API.STREAM.INFO.{stream}", b"")
+            info = await connection.request(f"$JS.API.STREAM.INFO.{stream}", b"")
         except QueueMissing:
-            return Survey(link.where, version, has_stream=False)
+            return Probe(connection.where, version, has_stream=False)
         half_way = began + (datetime.now(UTC) - began) / 2
         skew_s = None
         if "ts" in info:
             skew_s = (from_rfc3339(info["ts"]) - half_way) / timedelta(seconds=1)
-        return Survey(
-            link.where,
+        return Probe(
+            connection.where,
             version,
             has_stream=True,
             is_ours=info["config"].get("retention") == "workqueue",
             can_delay=bool(info["config"].get("allow_msg_schedules")),
-            queues=frozenset(await _queues(link, stream)),
+            queues=frozenset(await _queues(connection, stream)),
             skew_s=skew_s,
         )
     finally:
-        await link.close()
+        await connection.close()
 
 
-async def _queues(link: Link, stream: str) -> list[str]:
+async def _queues(connection: Connection, stream: str) -> list[str]:
     names: list[str] = []
     while True:
         ask = b'{"offset": %d}' % len(names)
-        page = await link.ask(f"$JS.API.CONSUMER.NAMES.{stream}", ask)
+        page = await connection.request(f"$JS.API.CONSUMER.NAMES.{stream}", ask)
         found = page.get("consumers") or []
         names += found
         if not found or len(names) >= page["total"]:

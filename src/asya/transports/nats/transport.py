@@ -1,32 +1,23 @@
 """Queues on NATS JetStream.
 
-Layout: one work-queue stream per namespace, `asya-{namespace}`. In it a queue is a subject
-`asya-{namespace}.q.{queue}` with one durable pull consumer of the queue's name; a message that
-waits for its time is a scheduled message on a subject of its own, `asya-{namespace}.d.{queue}.*`.
-One stream makes deduplication span all queues. It also takes messages for queues that nobody
-made, so `publish` asks whether the consumer exists, and remembers the answer for a short time.
-
-Rules of this file: layout and translation only. The connection is `nats_link`, taking messages is
-`nats_pull`. The broker never hides or drops a message by itself: no delivery limit, no age, no
-size. Called by whoever is given a `Transport`.
+The layout is in `queues.py`, the connection in `connection.py`, receiving in `consumer.py`. The
+stream also accepts messages for queues that nobody made, so `publish` asks whether the consumer
+exists, and remembers the answer for a short time. Called by whoever is given a `Transport`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import re
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from asya.clock import Clock, SystemClock, to_rfc3339
+from asya.clock import Clock, SystemClock
 from asya.codes import Code
 from asya.errors import MessageTooLarge, QueueMissing, TransportError
 from asya.transports.base import (
@@ -39,32 +30,34 @@ from asya.transports.base import (
     Receipt,
     Transport,
 )
-from asya.transports.nats.connection import ConsumerInMotion, Link
+from asya.transports.nats.connection import Connection, ConsumerInMotion
 from asya.transports.nats.consumer import PullConsumer
+from asya.transports.nats.queues import (
+    DEDUP_WINDOW_S,
+    QUEUES_MAX,
+    Layout,
+    check_name,
+    keda_trigger,
+)
 
-DEDUP_WINDOW_S = 120.0
-MESSAGE_MAX_BYTES = 8 * 1024 * 1024 - 4096
+MESSAGE_MAX_BYTES: Final = 8 * 1024 * 1024 - 4096
 """The largest size that NATS advises, less room for headers."""
-HEADERS_MAX_BYTES = 4096
-QUEUES_MAX = 1_000_000
-"""Of one namespace. Left unset, the server's own default is 1,000 for a stream."""
-KNOWN_S = 5.0
+HEADERS_MAX_BYTES: Final = 4096
+KNOWN_S: Final = 5.0
 """How long a queue that was seen is believed to exist, in seconds."""
-MISSING_S = 0.5
+MISSING_S: Final = 0.5
 """How long a queue that was not there is believed to be missing, in seconds."""
-ORPHAN_WAIT_S = 0.4
+ORPHAN_WAIT_S: Final = 0.4
 """How long a consumer's lease is made so short that all of its deliveries run out."""
-MONITORING_PORT = 8222
-RACE_WAITS_S = (0.0, 0.05, 0.2, 0.5)
+MONITORING_PORT: Final = 8222
+RACE_WAITS_S: Final = (0.0, 0.05, 0.2, 0.5)
 """Before making a consumer is tried again while somebody else deletes or makes it."""
-
-STREAM_GONE_S = 2.0
+STREAM_GONE_S: Final = 2.0
 """How long a server may take to remove the files of a stream that somebody deleted."""
 
-_FOLDER_GONE = "no such file or directory"
-_API = "$JS.API."
-_TOKEN = re.compile(r"[^\s.*>]+")
-_PAST_ANY_PAGE = 1 << 31
+_FOLDER_GONE: Final = "no such file or directory"
+_API: Final = "$JS.API."
+_PAST_ANY_PAGE: Final = 1 << 31
 
 _encode = msgspec.json.Encoder().encode
 
@@ -108,11 +101,9 @@ class NatsTransport(Transport):
                 of the first server.
             clock: Wall time, compared with `not_before`.
         """
-        if _TOKEN.fullmatch(namespace) is None:
-            raise TransportError(f"{namespace!r} is no name for a namespace in NATS")
         self.capabilities = replace(type(self).capabilities, lease_s=lease_s)
         self._namespace = namespace
-        self._stream = f"asya-{namespace}"
+        self._layout = Layout(namespace)
         self._lease_s = lease_s
         self._replicas = replicas
         self._url = url
@@ -121,47 +112,36 @@ class NatsTransport(Transport):
         self._clock = clock or SystemClock()
         self._consumers: list[PullConsumer] = []
         self._seen: dict[str, tuple[bool, float]] = {}
-        self._link = Link(
+        self._connection = Connection(
             url,
-            name=self._stream,
+            name=self._layout.stream,
             connect_timeout_s=connect_timeout_s,
             timeout_s=publish_timeout_s,
         )
-        self._link.on_up = self._on_up
-        self._link.on_down = self._on_down
-        self._link.on_tick = self._on_tick
+        self._connection.outage.on_up = self._on_up
+        self._connection.outage.on_down = self._on_down
+        self._connection.on_tick = self._on_tick
 
     def trigger(self, queue: str, target: int) -> dict[str, Any]:
         """Counts what is ready and in flight, not what is delayed, which wakes it when due."""
-        return {
-            "type": "nats-jetstream",
-            "metadata": {
-                "natsServerMonitoringEndpoint": self._monitoring,
-                "account": "$G",
-                "stream": self._stream,
-                "consumer": queue,
-                "lagThreshold": str(target),
-                "activationLagThreshold": "0",
-                "useHttps": "false",
-            },
-        }
+        return keda_trigger(self._layout.stream, queue, target, self._monitoring)
 
     @property
     def trouble(self) -> str | None:
         """Why the broker cannot be reached now."""
-        return None if self._link.up else f"no connection to NATS at {self._link.where}"
+        return None if self._connection.up else f"no connection to NATS at {self._connection.where}"
 
     async def inspect(self, queues: Sequence[str]) -> Inspection:
         """Look at the namespace's stream; see `Transport.inspect`."""
-        from asya.transports.nats.probe import survey
+        from asya.transports.nats.probe import probe
 
-        found = await survey(self._url, self._namespace, self._link.timeout_s)
+        found = await probe(self._url, self._namespace, self._connection.timeout_s)
         findings = []
         if found.has_stream and not found.is_ours:
-            text = f"the stream {self._stream} is somebody else's; take another namespace"
+            text = f"the stream {self._layout.stream} was not made by Asya; use another namespace"
             findings.append(Finding(text, fatal=True))
         elif found.has_stream and not found.can_delay:
-            text = f"the stream {self._stream} cannot delay messages; NATS 2.12 is needed"
+            text = f"the stream {self._layout.stream} cannot delay messages; NATS 2.12 is needed"
             findings.append(Finding(text, fatal=True, code=Code.BROKER_OUTDATED))
         return Inspection(
             f"NATS {found.version} at {found.where}", found.queues, tuple(findings), found.skew_s
@@ -170,25 +150,25 @@ class NatsTransport(Transport):
     async def connect(self) -> None:
         """Connect, and make the namespace's stream if it is not there."""
         self._now = asyncio.get_running_loop().time
-        await self._link.open()
+        await self._connection.open()
         try:
             await self._ensure_stream()
         except BaseException:
-            await self._link.close()
+            await self._connection.close()
             raise
 
     async def close(self) -> None:
         """Close all consumers, write what was settled, and disconnect; takes seconds at most."""
         await asyncio.gather(*(consumer.close() for consumer in list(self._consumers)))
-        await self._link.close()
+        await self._connection.close()
 
     def abort(self) -> None:
         """Vanish without a word, as a process does that is killed: for tests of crashes."""
-        self._link.drop()
+        self._connection.drop()
 
     async def ensure(self, queue: str) -> None:
         """Make the queue if it is not there; its lease becomes this transport's."""
-        _check_token(queue)
+        check_name(queue)
         for wait_s in (*RACE_WAITS_S, None):
             try:
                 await self._write_consumer(queue, self._lease_s)
@@ -204,7 +184,7 @@ class NatsTransport(Transport):
                     # Deleted and made in one moment, it lost its folder to the deletion, and the
                     # server can keep its state no more. The messages are the stream's, and stay.
                     with contextlib.suppress(QueueMissing):
-                        await self._api(f"CONSUMER.DELETE.{self._stream}.{queue}")
+                        await self._api(f"CONSUMER.DELETE.{self._layout.stream}.{queue}")
                 await asyncio.sleep(wait_s)
         self._remember(queue, exists=True)
 
@@ -213,22 +193,24 @@ class NatsTransport(Transport):
 
         A consumer elsewhere makes the queue again, empty: whoever runs an actor has its queue.
         """
-        _check_token(queue)
+        check_name(queue)
         mine = [consumer for consumer in self._consumers if consumer.queue == queue]
         await asyncio.gather(*(consumer.close() for consumer in mine))
         self._remember(queue, exists=False)
         with contextlib.suppress(QueueMissing):
-            await self._api(f"CONSUMER.DELETE.{self._stream}.{queue}")
+            await self._api(f"CONSUMER.DELETE.{self._layout.stream}.{queue}")
         with contextlib.suppress(QueueMissing):
-            for subject in (self._subject(queue), self._delayed(queue, "*")):
-                await self._api(f"STREAM.PURGE.{self._stream}", {"filter": subject})
+            for subject in (self._layout.subject(queue), self._layout.delayed(queue)):
+                await self._api(f"STREAM.PURGE.{self._layout.stream}", {"filter": subject})
 
     async def queues(self) -> list[str]:
         """The names of all queues of this namespace, sorted."""
         names: list[str] = []
         while True:
             try:
-                page = await self._api(f"CONSUMER.NAMES.{self._stream}", {"offset": len(names)})
+                page = await self._api(
+                    f"CONSUMER.NAMES.{self._layout.stream}", {"offset": len(names)}
+                )
             except QueueMissing:
                 return []
             found = page.get("consumers") or []
@@ -250,35 +232,36 @@ class NatsTransport(Transport):
         """
         known = self._seen.get(queue)
         if known is None or known[1] < self._now():
-            known = await self._look_up(queue)
+            known = await self._find(queue)
         if not known[0]:
-            raise QueueMissing(f"there is no queue {queue} in the NATS stream {self._stream}")
+            raise QueueMissing(
+                f"there is no queue {queue} in the NATS stream {self._layout.stream}"
+            )
         headers = None if dedup_id is None else {"Nats-Msg-Id": dedup_id}
-        subject = self._subject(queue)
+        subject = self._layout.subject(queue)
         if not_before is not None and not_before > self._clock.now():
-            headers = headers or {}
-            headers["Nats-Schedule"] = f"@at {to_rfc3339(_whole_ms(not_before))}"
-            headers["Nats-Schedule-Target"] = subject
-            subject = self._delayed(queue, _schedule_id(dedup_id))
+            subject, schedule = self._layout.schedule(queue, not_before, dedup_id)
+            headers = schedule if headers is None else headers | schedule
         self._check_size(body)
-        answer = await self._link.ask(subject, body, headers)
+        answer = await self._connection.request(subject, body, headers)
         return Receipt(duplicate=True) if answer.get("duplicate") else _RECEIPT
 
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, window: int = 1
     ) -> Consumer:
-        """Begin to take messages; goes on over restarts of the broker until closed."""
-        if not (await self._look_up(queue))[0]:
-            raise QueueMissing(f"there is no queue {queue} in the NATS stream {self._stream}")
+        """Begin to receive messages; goes on over restarts of the broker until closed."""
+        if not (await self._find(queue))[0]:
+            raise QueueMissing(
+                f"there is no queue {queue} in the NATS stream {self._layout.stream}"
+            )
         consumer = PullConsumer(
-            self._link,
+            self._connection,
+            self,
+            stream=self._layout.stream,
             queue=queue,
-            stream=self._stream,
             on_delivery=on_delivery,
             window=window,
             lease_s=self._lease_s,
-            repair=lambda: self._repair(queue),
-            on_close=self._forget,
         )
         self._consumers.append(consumer)
         consumer.renew()
@@ -310,70 +293,47 @@ class NatsTransport(Transport):
             await self._write_consumer(queue, self._lease_s)
         return held
 
-    def _subject(self, queue: str) -> str:
-        return f"{self._stream}.q.{queue}"
-
-    def _delayed(self, queue: str, last: str) -> str:
-        return f"{self._stream}.d.{queue}.{last}"
-
     async def _api(self, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
-        return await self._link.ask(_API + call, b"" if request is None else _encode(request))
+        return await self._connection.request(
+            _API + call, b"" if request is None else _encode(request)
+        )
 
     async def _ensure_stream(self) -> None:
-        wanted: dict[str, Any] = {
-            "name": self._stream,
-            "subjects": [f"{self._stream}.q.*", f"{self._stream}.d.*.*"],
-            "retention": "workqueue",
-            "storage": "file",
-            "discard": "old",
-            "duplicate_window": int(DEDUP_WINDOW_S * 1e9),
-            "allow_msg_schedules": True,
-        }
+        wanted = self._layout.stream_config()
         try:
-            config = (await self._api(f"STREAM.INFO.{self._stream}"))["config"]
+            config = (await self._api(f"STREAM.INFO.{self._layout.stream}"))["config"]
         except QueueMissing:
             made = wanted | {"num_replicas": self._replicas, "max_consumers": QUEUES_MAX}
-            config = (await self._api(f"STREAM.CREATE.{self._stream}", made))["config"]
+            config = (await self._api(f"STREAM.CREATE.{self._layout.stream}", made))["config"]
         else:
             if any(config.get(key) != value for key, value in wanted.items()):
-                changed = await self._api(f"STREAM.UPDATE.{self._stream}", config | wanted)
+                changed = await self._api(f"STREAM.UPDATE.{self._layout.stream}", config | wanted)
                 config = changed["config"]
         # An older server passes over what it does not know, and would never send a delayed message.
         if not config.get("allow_msg_schedules"):
             raise TransportError(
-                f"NATS at {self._link.where} cannot delay messages: it must be version 2.12 or later",
+                f"NATS at {self._connection.where} cannot delay messages: it must be version 2.12 or later",
                 code=Code.BROKER_OUTDATED,
             )
 
     async def _write_consumer(self, queue: str, lease_s: float) -> None:
-        config = {
-            "name": queue,
-            "durable_name": queue,
-            "filter_subject": self._subject(queue),
-            "deliver_policy": "all",
-            "replay_policy": "instant",
-            "ack_policy": "explicit",
-            "ack_wait": int(lease_s * 1e9),
-            "max_deliver": -1,
-            "max_ack_pending": -1,
-            "max_waiting": 4096,
-        }
+        config = self._layout.consumer_config(queue, lease_s)
         await self._api(
-            f"CONSUMER.CREATE.{self._stream}.{queue}.{self._subject(queue)}",
-            {"stream_name": self._stream, "config": config, "action": ""},
+            f"CONSUMER.CREATE.{self._layout.stream}.{queue}.{self._layout.subject(queue)}",
+            {"stream_name": self._layout.stream, "config": config, "action": ""},
         )
 
     async def _consumer_info(self, queue: str) -> dict[str, Any]:
-        _check_token(queue)
-        return await self._api(f"CONSUMER.INFO.{self._stream}.{queue}")
+        check_name(queue)
+        return await self._api(f"CONSUMER.INFO.{self._layout.stream}.{queue}")
 
     async def _count_delayed(self, queue: str) -> int:
         # Each delayed message is a subject. A page past the last one holds only their number.
-        ask = {"subjects_filter": self._delayed(queue, "*"), "offset": _PAST_ANY_PAGE}
-        info = await self._api(f"STREAM.INFO.{self._stream}", ask)
+        ask = {"subjects_filter": self._layout.delayed(queue), "offset": _PAST_ANY_PAGE}
+        info = await self._api(f"STREAM.INFO.{self._layout.stream}", ask)
         return int(info.get("total", 0))
 
-    async def _look_up(self, queue: str) -> tuple[bool, float]:
+    async def _find(self, queue: str) -> tuple[bool, float]:
         try:
             await self._consumer_info(queue)
         except QueueMissing:
@@ -387,16 +347,19 @@ class NatsTransport(Transport):
 
     def _check_size(self, body: bytes) -> None:
         limit = self.capabilities.message_max_bytes
-        if self._link.up:
-            limit = min(limit, self._link.max_payload - HEADERS_MAX_BYTES)
+        if self._connection.up:
+            limit = min(limit, self._connection.max_payload - HEADERS_MAX_BYTES)
         if len(body) > limit:
-            raise MessageTooLarge(f"a message of {len(body)} bytes; NATS takes {limit} here")
+            raise MessageTooLarge(
+                f"a message of {len(body)} bytes is too large: NATS accepts {limit} here"
+            )
 
-    async def _repair(self, queue: str) -> bool:
-        exists, _ = await self._look_up(queue)
+    async def repair(self, queue: str) -> bool:
+        """Make the queue if it is gone; tells whether it was. For its consumers."""
+        exists, _ = await self._find(queue)
         if not exists:
             try:
-                await self._api(f"STREAM.INFO.{self._stream}")
+                await self._api(f"STREAM.INFO.{self._layout.stream}")
             except QueueMissing:
                 # The server removes a stream's files after it has answered, by name: those of one
                 # that is made meanwhile as well, and then it stores nothing in that one any more.
@@ -404,7 +367,8 @@ class NatsTransport(Transport):
             await self.ensure(queue)
         return not exists
 
-    def _forget(self, consumer: PullConsumer) -> None:
+    def forget(self, consumer: PullConsumer) -> None:
+        """A consumer is closed."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
 
@@ -423,20 +387,3 @@ class NatsTransport(Transport):
 
 
 _RECEIPT = Receipt()
-
-
-def _check_token(name: str) -> None:
-    if _TOKEN.fullmatch(name) is None:
-        raise QueueMissing(f"{name!r} is no name for a queue in NATS, so there is none")
-
-
-def _schedule_id(dedup_id: str | None) -> str:
-    # From the id, so that a repeated publish replaces the schedule even after the dedup window.
-    if dedup_id is None:
-        return secrets.token_hex(12)
-    return hashlib.blake2b(dedup_id.encode(), digest_size=12).hexdigest()
-
-
-def _whole_ms(moment: datetime) -> datetime:
-    """The next full millisecond, since the broker's resolution must not make a message early."""
-    return moment + timedelta(microseconds=-moment.microsecond % 1000)
