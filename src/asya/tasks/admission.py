@@ -20,7 +20,7 @@ from msgspec import Raw
 
 from asya.clock import from_rfc3339
 from asya.durations import parse_duration
-from asya.envelope import SYSTEM_PREFIX, route_problem
+from asya.envelope import FLOW_HEADER, SYSTEM_PREFIX, Envelope, raw_json, route_problem
 from asya.errors import TransportError, nearest
 from asya.tasks.mesh import FlowSpec, MeshClient
 from asya.tasks.refusals import RETRY_AFTER_S, Fault, Kind, Refusal
@@ -164,6 +164,21 @@ def begin_time(
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text) is not None
+
+
+def new_row(envelope: Envelope) -> TaskRow:
+    """The row of a task that begins with this envelope."""
+    return TaskRow(
+        id=envelope.id,
+        root=envelope.id,
+        route=envelope.route,
+        created_at=envelope.status.created_at,
+        updated_at=envelope.status.updated_at,
+        parent_id=envelope.parent_id,
+        flow=envelope.header_text(FLOW_HEADER),
+        headers=bytes(raw_json(envelope.headers)),
+        deadline_at=envelope.status.deadline_at,
+    )
 
 
 def digest(actors: Sequence[str], payload: Raw) -> bytes:

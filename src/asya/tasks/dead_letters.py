@@ -1,9 +1,9 @@
-"""Dead letters: looked at, sent again, thrown away. Part of the task service.
+"""Dead letters: look at them, send them again, throw them away. Part of the task service.
 
-A retry stores the new task, its envelope and the mark of the letter in one transaction, then
-publishes; an envelope that is stored and not published is published by the service's chore. So the
-death of any process leaves each letter either dead or retried once. A run over many letters keeps
-nothing in memory: every request deals with a page, and its cursor says where the next one begins.
+A redrive stores the new task, its envelope and the mark of the letter in one transaction, and then
+publishes the envelope. If the process dies in between, the outbox publishes it. So each letter is
+either dead, or was retried once. A run over many letters keeps nothing in memory: every request
+deals with one page, and its cursor says where the next page begins.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 
 from asya.blobs.claims import Claims
 from asya.clock import Clock, to_rfc3339
-from asya.envelope import BLOB_HEADER, FLOW_HEADER, Envelope, decode, encode, raw_json
+from asya.envelope import BLOB_HEADER, Envelope, decode, encode
 from asya.errors import (
     BlobError,
     BlobUnavailable,
@@ -29,21 +29,20 @@ from asya.errors import (
     TransportError,
     TransportUnavailable,
 )
-from asya.tasks import redrive
-from asya.tasks.admission import check_payload, check_route
+from asya.tasks.admission import check_payload, check_route, new_row
 from asya.tasks.mesh import MeshClient
-from asya.tasks.redrive import RedriveOptions
+from asya.tasks.redrive import RedriveOptions, as_sent, needs_payload, new_try, retry_route
 from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors
 from asya.tasks.rules import Failure, TaskRow
 from asya.tasks.store.base import DeadLetterGroup, DeadLetterQuery, DeadLetterRow, Store
 
 BATCH_S: Final = 1.0
-"""How long a request about many letters works before it answers, in seconds."""
+"""Seconds that a request about many letters works before it answers."""
 
 PURGE_STEP: Final = 500
 """Letters that one transaction throws away."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -122,14 +121,16 @@ class DeadLetters:
         if detail is None:
             raise await self._unknown(id)
         raise Refusal(
-            Kind.NOT_DEAD, f"the envelope {id} is no dead letter: it is {_state(detail.row)}", id=id
+            Kind.NOT_DEAD,
+            f"the envelope {id} is not a dead letter: it is {_state(detail.row)}",
+            id=id,
         )
 
     async def sent(self, letter: DeadLetterRow) -> tuple[Envelope | None, str | None]:
         """What the failing actor got, with its payload, and why that is missing, or None."""
         if not letter.body:
             return None, "it was purged"
-        sent = redrive.as_sent(decode(letter.body))
+        sent = as_sent(decode(letter.body))
         try:
             return await self._claims.restore(sent), None
         except BlobError as error:
@@ -140,23 +141,13 @@ class DeadLetters:
         """Send a letter again; when this returns the new envelope is stored.
 
         Raises:
-            Refusal: Refused, the letter stays as it is.
+            Refusal: The letter stays as it is.
         """
         letter = await self.get(id)
         if letter.status == "purged" or (letter.status == "retried" and not options.force):
             raise _settled(letter)
         envelope = await self._new_try(letter, options)
-        row = TaskRow(
-            id=envelope.id,
-            root=envelope.id,
-            route=envelope.route,
-            created_at=envelope.status.created_at,
-            updated_at=envelope.status.updated_at,
-            parent_id=envelope.parent_id,
-            flow=envelope.header_text(FLOW_HEADER),
-            headers=bytes(raw_json(envelope.headers)),
-            deadline_at=envelope.status.deadline_at,
-        )
+        row = new_row(envelope)
         settled = await self._store.dead_letters.redrive(
             letter, row, encode(envelope), force=options.force
         )
@@ -233,15 +224,15 @@ class DeadLetters:
 
     async def _new_try(self, letter: DeadLetterRow, options: RedriveOptions) -> Envelope:
         stored = decode(letter.body)
-        sent = redrive.as_sent(stored)
+        sent = as_sent(stored)
         now = self._clock.now()
-        actors = redrive.retry_route(stored, sent, options.route)
+        actors = retry_route(stored, sent, options.route)
         check_route(actors)
         timeout_s = options.timeout_s
         try:
-            if redrive.needs_payload(options.assignments):
+            if needs_payload(options.assignments):
                 sent = await self._claims.restore(sent)
-            made = redrive.new_try(
+            made = new_try(
                 _named(sent, letter.id),
                 actors,
                 options.assignments,
@@ -264,8 +255,8 @@ class DeadLetters:
     async def _publish(self, letter: DeadLetterRow, envelope: Envelope) -> None:
         try:
             await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0")
-        except TransportUnavailable as error:  # it is stored: the chore publishes it
-            _log.warning("it is not published yet: %s", error, extra={"envelope": envelope.id})
+        except TransportUnavailable as error:  # it is stored, so the outbox publishes it
+            log.warning("not published yet: %s", error, extra={"envelope": envelope.id})
         except TransportError as error:
             await self._store.dead_letters.undo_redrive(letter, envelope.id)
             kind = Kind.TOO_LARGE if isinstance(error, MessageTooLarge) else Kind.UNKNOWN_ACTOR
@@ -285,7 +276,7 @@ class DeadLetters:
                 cursors[-1] = None
             return ids, cursors
         if cursor is None:
-            # what dies again while the run goes on is no part of it
+            # An envelope that dies again while the run goes on is not part of the run.
             newest = await self._store.dead_letters.page(DeadLetterQuery(status=None, limit=1))
             after, until = 0, newest[0].key if newest else 0
         else:
@@ -303,7 +294,7 @@ class DeadLetters:
 
 
 def _named(sent: Envelope, id: str) -> Envelope:
-    """The envelope under the id of its letter, which becomes the parent's."""
+    """The envelope under the id of its letter, which becomes the parent id of the new one."""
     named = sent.copy()
     named.id = id
     return named
@@ -328,6 +319,6 @@ def _numbers(cursor: str, count: int) -> list[int]:
     if len(parts) != count or not all(
         part.isascii() and part.isdigit() and len(part) < 19 for part in parts
     ):
-        detail = f"{cursor!r} is no cursor of this list"
+        detail = f"{cursor!r} is not a cursor of this list"
         raise Refusal.invalid(detail, "$.cursor")
     return [int(part) for part in parts]

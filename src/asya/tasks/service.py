@@ -1,9 +1,10 @@
 """The task service: every envelope that a client sent, from admission to its end.
 
-HTTP, and later MCP and A2A, are thin faces of it; sidecars and the crew tell it what happens, as
-an `events.Listener` and an `events.Ledger`. What is true of a task lives in the store; this file
-holds the order of things: stored before published, published before answered, terminal stored
-before the last actor's message is acked. One service runs in one event loop.
+The HTTP API stands in front of it. Sidecars and the crew tell it what happens: it is their
+`events.Listener` and `events.Ledger`. The store holds what is true of a task. This file holds the
+order of steps: an envelope is stored before it is published, published before the client is
+answered, and its end is stored before the last actor's message is acked. One service runs in one
+event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from msgspec import Raw
 from asya.blobs.base import BlobStore
 from asya.blobs.claims import CHECKED_IN, Claims, no_claims
 from asya.clock import Clock, to_rfc3339
-from asya.envelope import BLOB_HEADER, FLOW_HEADER, Envelope, decode, encode, new_envelope, raw_json
+from asya.envelope import BLOB_HEADER, FLOW_HEADER, Envelope, decode, encode, new_envelope
 from asya.errors import (
     BlobUnavailable,
     StoreError,
@@ -37,6 +38,7 @@ from asya.tasks.admission import (
     check_payload,
     check_route,
     digest,
+    new_row,
 )
 from asya.tasks.dead_letters import DeadLetters
 from asya.tasks.deadlines import Deadlines
@@ -76,7 +78,7 @@ EVENT_MAX: Final = 2**62
 """No task has an event of this number."""
 
 WAITERS_MAX: Final = 10_000
-"""Requests that may wait at a time; one more is answered as if its time were over."""
+"""Requests that may wait at a time. One more is answered as if its time were over."""
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ class ServiceLimits:
 
 
 class Ending:
-    """An end that can be waited for, at most `wait_max_s`; never, when too many wait already."""
+    """Waits for an end, at most `wait_max_s`. Without a future it does not wait at all."""
 
     def __init__(self, future: asyncio.Future[None] | None, wait_max_s: float) -> None:
         self._future = future
@@ -148,6 +150,7 @@ class TaskService:
         mesh: MeshClient,
         clock: Clock,
         limits: ServiceLimits | None = None,
+        *,
         schedules: Sequence[ScheduleSpec] = (),
         capturing: Capturing | None = None,
         claims: Claims | None = None,
@@ -187,7 +190,7 @@ class TaskService:
     # Life
 
     async def start(self) -> None:
-        """Open the store and begin the chores: publish what was stored and not published, sweep.
+        """Open the store and begin the chores.
 
         Raises:
             StoreError: The store cannot be opened.
@@ -239,7 +242,7 @@ class TaskService:
 
     @refuses_store_errors
     async def check(self) -> None:
-        """Find out whether the service can do its work.
+        """Check that envelopes can be admitted now.
 
         Raises:
             Refusal: It cannot.
@@ -264,10 +267,10 @@ class TaskService:
         not_before: datetime | None = None,
         key: IdempotencyKey | None = None,
     ) -> Admission:
-        """Admit a new envelope: when this returns it is stored, and confirmed in its first queue.
+        """Admit a new envelope. When this returns, it is stored and confirmed in its first queue.
 
-        The same id again, with the same route and payload, gives the task that is there; so does
-        the same key, or it is refused, or takes the task's place, as its policy says.
+        The same id again, with the same route and payload, gives the task that exists. What the
+        same key leads to is up to its policy: that task, a refusal, or a new task in its place.
 
         Args:
             actors: The route.
@@ -280,8 +283,8 @@ class TaskService:
             key: The client's idempotency key with its rules.
 
         Raises:
-            Refusal: Refused; nothing is left behind. After `unavailable` it may run
-                nevertheless (the broker's answer was lost); the same id or key again is safe.
+            Refusal: Nothing is left behind. Only after `unavailable` the envelope may run all the
+                same, because the broker's answer was lost; the same id or key again is safe.
         """
         check_route(actors)
         check_id(id)
@@ -293,9 +296,25 @@ class TaskService:
             checked_in = await self._check_in(payload)
             if checked_in is not None:
                 all_headers[BLOB_HEADER], content, payload = checked_in, checked_in, CHECKED_IN
-        row, envelope = self._first(actors, payload, id, all_headers, timeout_s, flow, not_before)
+        if flow is not None:
+            all_headers[FLOW_HEADER] = flow
+        now = self._clock.now()
+        begin = now if not_before is None else max(now, not_before)
+        envelope = new_envelope(
+            list(actors),
+            payload,
+            now=now,
+            id=id or str(uuid.uuid4()),
+            headers=all_headers,
+            deadline=None if timeout_s is None else begin + timedelta(seconds=timeout_s),
+        )
+        row = new_row(envelope)
         row.digest = digest(actors, content)
-        reservation = None if key is None else key.reservation(content, self._clock.now())
+        if begin > now:
+            row.not_before = to_rfc3339(begin)
+            # The time in its first queue counts from when it may be taken.
+            envelope.status.updated_at = row.not_before
+        reservation = None if key is None else key.reservation(content, now)
         async with contextlib.AsyncExitStack() as alone:
             for mark in (row.id,) if reservation is None else (reservation.mark, row.id):
                 await alone.enter_async_context(self._outbox.alone(mark))
@@ -315,7 +334,7 @@ class TaskService:
         return Admission(found, not insertion.created)
 
     async def _check_in(self, payload: Raw) -> Raw | None:
-        """What stands for a payload over the threshold: it goes to the blob store first."""
+        """Put a payload over the threshold into the blob store; gives its reference."""
         try:
             return await self._claims.claim(payload, self._claims.threshold_bytes)
         except BlobUnavailable as error:
@@ -335,7 +354,7 @@ class TaskService:
         await self._gate.check(actors)
 
     def _published(self, envelope: Envelope) -> None:
-        """A new envelope is in its first queue, from where it is taken at once."""
+        """A new envelope is in its first queue."""
         self.insight.admitted()
         self._outbox.published(envelope)
 
@@ -350,49 +369,10 @@ class TaskService:
         return await self.insight.whole_id(id)
 
     async def _canceled_by_key(self, id: str) -> None:
-        """Tell of a task that the store canceled, and cancel its children."""
+        """Tell the mesh of a task that the store canceled for its key, and cancel its children."""
         self._mesh.cancel({id})
         self._watches.ended(id)
         await self.cancel(id)
-
-    def _first(
-        self,
-        actors: Sequence[str],
-        payload: Raw,
-        id: str | None,
-        headers: Mapping[str, Any],
-        timeout_s: float | None,
-        flow: str | None,
-        not_before: datetime | None,
-    ) -> tuple[TaskRow, Envelope]:
-        now = self._clock.now()
-        begin = now if not_before is None else max(now, not_before)
-        all_headers = dict(headers)
-        if flow is not None:
-            all_headers[FLOW_HEADER] = flow
-        deadline = None if timeout_s is None else begin + timedelta(seconds=timeout_s)
-        envelope = new_envelope(
-            list(actors),
-            payload,
-            now=now,
-            id=id or str(uuid.uuid4()),
-            headers=all_headers,
-            deadline=deadline,
-        )
-        row = TaskRow(
-            id=envelope.id,
-            root=envelope.id,
-            route=envelope.route,
-            created_at=envelope.status.created_at,
-            updated_at=envelope.status.updated_at,
-            flow=flow,
-            headers=bytes(raw_json(envelope.headers)),
-            deadline_at=envelope.status.deadline_at,
-            not_before=to_rfc3339(begin) if begin > now else None,
-        )
-        # the time in its first queue counts from when it may be taken
-        envelope.status.updated_at = to_rfc3339(begin)
-        return row, envelope
 
     @refuses_store_errors
     async def get(self, id: str) -> Detail:
@@ -435,7 +415,7 @@ class TaskService:
 
     @refuses_store_errors
     async def facts(self, id: str) -> Facts:
-        """What is known of why an envelope is where it is; an unknown id is a fact like others."""
+        """What is known about where an envelope is and why, also of an id that is not known."""
         await self._recorder.flush()
         return await self.insight.facts(id)
 
@@ -465,7 +445,7 @@ class TaskService:
 
     @refuses_store_errors
     async def wait(self, id: str, timeout_s: float) -> Detail:
-        """The task when it has ended, or as it is when the time is over (see `Ending`)."""
+        """The task once it has ended, or as it is when the time is over (see `Ending`)."""
         with self.ending(id) as ending:
             detail = await self.get(id)
             if detail.row.ended or not await ending.within(timeout_s):
@@ -474,7 +454,7 @@ class TaskService:
 
     @contextlib.contextmanager
     def ending(self, id: str, *, wanted: bool = True) -> Iterator[Ending]:
-        """The end of an envelope that has not ended yet, and may not be admitted yet."""
+        """Something to wait for: the end of an envelope, which may not even be admitted yet."""
         if not wanted or self._watches.waiting >= WAITERS_MAX:
             yield Ending(None, 0)
             return
@@ -570,7 +550,7 @@ class TaskService:
         return first
 
     async def _up_to_date(self, id: str) -> Detail | None:
-        """A task with all that was told of it up to now."""
+        """A task, with every event that has been emitted until now."""
         await self._recorder.flush()
         return await self._store.tasks.get(id)
 
@@ -600,7 +580,7 @@ class TaskService:
 
 
 def _check_found(row: TaskRow, insertion: Insertion, reservation: KeyReservation | None) -> None:
-    """Refuse a request whose id or key belongs to a task that is no answer to it."""
+    """Refuse a request whose id or key belongs to a task of another request."""
     found = insertion.row
     if insertion.refused is not None and reservation is not None:
         raise refused_key(insertion.refused, reservation, found.id)
