@@ -21,6 +21,8 @@ from asya.resiliency import Resiliency
 
 FOLDER: Final = Path(__file__).parent
 
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 _CHILD: Final = re.compile(r"([^\s:>]+(?:>\d+\.\d+)*)>(\d+)\.(\d+)")
 
 _ENVELOPE: Final = frozenset((
@@ -214,7 +216,7 @@ def load(path: Path) -> Scenario:
     """
     name = path.relative_to(FOLDER) if path.is_relative_to(FOLDER) else path.name
     try:
-        data = _with_child_ids(yaml.safe_load(path.read_text(encoding="utf-8")))
+        data = _with_child_ids(yaml.load(path.read_text(encoding="utf-8"), _LOADER))
         scenario = msgspec.convert(data, Scenario)
         for actor, spec in scenario.given.actors.items():
             spec.rules(actor)
