@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError
-from asya.local import run_file as announcement
+from asya.local import run_file
 
 REQUEST_TIMEOUT_S: Final = 30.0
 """How long an answer may take, apart from the time that a request asks the gateway to wait."""
@@ -88,7 +88,7 @@ def find_mesh(url: str | None, folder: Path) -> str:
     """
     if url:
         return url
-    found = announcement.find(folder)
+    found = run_file.find(folder)
     if found is None:
         raise MeshUnreachable(
             f"no mesh runs in {folder}; start one with `asya up`, "

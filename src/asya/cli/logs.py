@@ -13,7 +13,7 @@ import typer
 
 from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError, nearest
-from asya.local import run_file as announcement
+from asya.local import run_file
 from asya.local.logs import tail
 
 LOOK_EVERY_S: Final = 0.2
@@ -96,7 +96,7 @@ def log_path(actor: str, folder: Path) -> Path:
         MeshUnreachable: No mesh runs, or ever ran, in the folder.
         UsageError: No such actor; the nearest name is given.
     """
-    found = announcement.find(folder)
+    found = run_file.find(folder)
     place = Path(found.logs) if found else folder / ".asya" / "logs"
     known = {each.name.removesuffix(".log") for each in place.glob("*.log")}
     if found is None and not known:
@@ -133,7 +133,7 @@ def followed(path: Path, file: BinaryIO | None, folder: Path) -> Iterator[bytes]
             elif file is not None and _is_replaced(file, path):
                 file.close()
                 file = None
-            elif announcement.find(folder) is None:
+            elif run_file.find(folder) is None:
                 return
             else:
                 time.sleep(LOOK_EVERY_S)

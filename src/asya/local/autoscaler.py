@@ -1,8 +1,8 @@
 """Brings the replicas of every actor to the number that `scaling` asks for.
 
-One task for the whole mesh. It sleeps until a sidecar reports a change or a look is due: an actor
-at zero with nothing waiting is never looked at, so an idle mesh costs nothing. The broker is asked
-for an actor's depth only while messages wait or are worked on, at most every `POLL_S`.
+One task for the whole mesh. It sleeps until a sidecar reports a change or an inspection is due. An
+actor at zero with nothing waiting is never inspected, so an idle mesh costs nothing. The broker is
+asked for an actor's depth only while messages wait or are worked on, at most every `POLL_S`.
 """
 
 from __future__ import annotations
@@ -13,69 +13,32 @@ import logging
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Final, Literal, cast
+from typing import Final
 
 from asya.errors import TransportError
+from asya.local.actor import ScaledActor
 from asya.local.replicas import ReplicaSet
-from asya.scaling import Bounds, Candidate, Peak, desired, expendable, needed, needed_unseen
-from asya.sidecar import Sidecar, SidecarConfig
+from asya.scaling import desired, expendable, needed, needed_unseen
 from asya.sidecar.snapshot import SidecarSnapshot
-from asya.transports.base import Depth, Transport
+from asya.transports.base import Transport
 
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.25
-"""Time between two looks at an actor that has work."""
+"""Time between two inspections of an actor that has work."""
 
 IDLE_S: Final = 0.5
-"""Time between two looks at the sidecar of an actor whose replicas have nothing to do."""
+"""Time between two inspections of an actor whose replicas have nothing to do."""
 
 DEPTH_EVERY_MOST_S: Final = 5.0
-"""The least often that a broker is asked whose answer may be old: asking may cost money."""
+"""Upper bound on the age that a broker's depth may have; asking more often may cost money."""
 
 BROKER_GONE_S: Final = 1.0
-"""Time to the next look when the broker did not answer."""
+"""Time to the next inspection when the broker did not answer."""
 
 STARTING_MAX: Final = max(2, os.cpu_count() or 1)
 """Replicas of the whole mesh that start at a time, each actor's first one not counted: more of
 them would only share the processors, and the first would be ready later."""
-
-
-class ScaledActor:
-    """One actor, as the autoscaler keeps it."""
-
-    def __init__(self, sidecar: Sidecar, replicas: ReplicaSet, bounds: Bounds) -> None:
-        self.sidecar = sidecar
-        self.replicas = replicas
-        self.bounds = bounds
-        self.peak = Peak(bounds.cooldown_s)
-        self.looked_s = float("-inf")
-        self.due_s: float | None = None
-        self.depth: Depth | None = None
-        self.asked_s = float("-inf")
-
-    def refit(self, config: SidecarConfig, bounds: Bounds) -> None:
-        """Its manifest has changed: from now on these hold."""
-        self.sidecar.config = config
-        if bounds != self.bounds:
-            self.bounds = bounds
-            self.peak = Peak(bounds.cooldown_s)
-
-    def candidates(self) -> list[Candidate]:
-        """Its replicas, for the choice of whom to end."""
-        starting = [
-            Candidate(each.pid, "starting", each.started_at.timestamp())
-            for each in self.replicas.starting
-        ]
-        known = [
-            Candidate(
-                each.pid,
-                cast("Literal['idle', 'busy', 'terminating']", each.state),
-                each.since.timestamp(),
-            )
-            for each in self.sidecar.snapshot().replicas
-        ]
-        return starting + known
 
 
 class Autoscaler:
@@ -104,11 +67,11 @@ class Autoscaler:
                 await self._task
 
     def wake(self, actor: ScaledActor) -> None:
-        """Something changed at an actor: look at it soon. Called for every call that ends."""
+        """Something changed at an actor: inspect it soon. Called for every call that ends."""
         if actor.replicas.plan.hellos_awaited:
             for replica in actor.sidecar.snapshot().replicas:
                 actor.replicas.ready(replica.pid)
-        at_s = actor.looked_s + POLL_S if actor.replicas.plan.current else self._loop.time()
+        at_s = actor.inspected_s + POLL_S if actor.replicas.plan.current else self._loop.time()
         self._plan(actor, at_s)
 
     def _plan(self, actor: ScaledActor, at_s: float) -> None:
@@ -124,9 +87,9 @@ class Autoscaler:
             due = [each for each in self._actors if each.due_s is not None and each.due_s <= now_s]
             for actor in due:
                 actor.due_s = None
-                actor.looked_s = now_s
+                actor.inspected_s = now_s
             if due:
-                await asyncio.gather(*(self._look(each) for each in due))
+                await asyncio.gather(*(self._inspect(each) for each in due))
             self._woken.clear()
             self._wake_s = min(
                 (each.due_s for each in self._actors if each.due_s is not None),
@@ -137,20 +100,20 @@ class Autoscaler:
                 async with asyncio.timeout(None if left_s == float("inf") else max(0.0, left_s)):
                     await self._woken.wait()
 
-    async def _look(self, actor: ScaledActor) -> None:
+    async def _inspect(self, actor: ScaledActor) -> None:
         try:
             next_s = await self._scale(actor)
         except TransportError:
             next_s = self._loop.time() + BROKER_GONE_S
         except Exception:
-            log.exception("autoscaler: %s", actor.sidecar.config.actor)
+            log.exception("autoscaler: %s", actor.plan.name)
             next_s = self._loop.time() + BROKER_GONE_S
         if next_s is not None:
             self._plan(actor, next_s)
 
     async def _scale(self, actor: ScaledActor) -> float | None:
-        """Look at one actor; gives the time of the next look, or None for no plan."""
-        replicas, bounds = actor.replicas, actor.bounds
+        """Inspect one actor; gives the time of the next inspection, or None if nothing can change."""
+        replicas, bounds = actor.replicas, actor.plan.bounds
         seen = actor.sidecar.snapshot()
         load = seen.waiting + seen.in_flight
         if load and not replicas.plan.current and bounds.maximum:
@@ -177,7 +140,7 @@ class Autoscaler:
 
     async def _needed(self, actor: ScaledActor, seen: SidecarSnapshot, load: int) -> int:
         """What an actor with work needs, as far as its broker tells what waits."""
-        queue = actor.sidecar.config.queue
+        queue = actor.plan.queue
         told = self._transport.capabilities_of(queue)
         now_s = self._loop.time()
         depth = actor.depth
@@ -186,12 +149,12 @@ class Autoscaler:
             actor.asked_s = now_s
         # The broker may not have told its own count of what has just been handed out.
         in_flight = max(depth.in_flight, load)
-        need = needed(actor.bounds, ready=depth.ready, in_flight=in_flight)
+        need = needed(actor.plan.bounds, ready=depth.ready, in_flight=in_flight)
         if told.tells_load:
             return need
         busy = sum(1 for replica in seen.replicas if replica.state == "busy")
         current = actor.replicas.plan.current
-        unseen = needed_unseen(actor.bounds, busy=busy, current=current, full=seen.full)
+        unseen = needed_unseen(actor.plan.bounds, busy=busy, current=current, full=seen.full)
         return max(need, unseen)
 
     def _start(self, replicas: ReplicaSet, missing: int) -> None:

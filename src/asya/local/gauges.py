@@ -13,7 +13,7 @@ from typing import Final
 
 from asya.envelope import SINK, SUMP, queue_name
 from asya.errors import TransportError
-from asya.local.autoscaler import ScaledActor
+from asya.local.actor import ScaledActor
 from asya.telemetry import catalog
 from asya.telemetry.metrics import Sample
 from asya.transports.base import Depth, Transport

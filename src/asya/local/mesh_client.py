@@ -1,4 +1,4 @@
-"""The mesh as the gateway sees it: the local side of `asya.tasks.mesh.MeshClient`."""
+"""The laptop's `asya.tasks.mesh.MeshClient`: answers for the mesh of this process."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 from asya.envelope import Envelope, encode, queue_name
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
-from asya.local.autoscaler import ScaledActor
-from asya.sidecar import Cancels
+from asya.local.actor import ScaledActor
 from asya.tasks.mesh import ActorStatus, FlowSpec, ReplicaStatus
 from asya.transports.base import Depth, Transport
 
 UNKNOWN_DEPTH = Depth(ready=0, in_flight=0, delayed=0)
 
 
-class LocalPort:
+class LocalMeshClient:
     """Answers for the mesh of this process.
 
     Args:
@@ -24,7 +23,7 @@ class LocalPort:
         transport: Connected before the first `publish`.
         flows: The flows by name.
         actors: The actors by name; filled while the mesh starts.
-        cancels: Shared with the sidecars.
+        cancel: Tells all sidecars which envelopes are canceled.
         problem: Why no envelope can be taken now, or None.
     """
 
@@ -35,14 +34,14 @@ class LocalPort:
         *,
         flows: Mapping[str, FlowSpec],
         actors: Mapping[str, ScaledActor],
-        cancels: Cancels,
+        cancel: Callable[[Iterable[str]], None],
         problem: Callable[[], str | None],
     ) -> None:
         self._namespace = namespace
         self._transport = transport
         self._flows = flows
         self._actors = actors
-        self._cancels = cancels
+        self._cancel = cancel
         self._problem = problem
 
     @property
@@ -77,7 +76,7 @@ class LocalPort:
 
     def cancel(self, ids: Iterable[str]) -> None:
         """Tell every sidecar that these envelopes, and children of these roots, are canceled."""
-        self._cancels.add(ids)
+        self._cancel(ids)
 
     async def actor_status(self) -> list[ActorStatus]:
         """What runs. A depth that the broker does not tell now is given as 0."""
@@ -114,8 +113,8 @@ class LocalPort:
             replicas=replicas,
             rate=seen.rate,
             last_error=actor.replicas.plan.problem or seen.last_error,
-            replicas_max=actor.bounds.maximum,
-            concurrency=actor.sidecar.config.concurrency,
+            replicas_max=actor.plan.bounds.maximum,
+            concurrency=actor.plan.concurrency,
             load_error=actor.replicas.plan.problem,
             start_at=self._start_at(actor.replicas.plan.not_before_s),
             received=seen.received,

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asya.errors import AsyaError
-from asya.local.autoscaler import ScaledActor
+from asya.local.actor import ScaledActor
+from asya.local.mesh_plan import changes
 from asya.local.notices import (
     FilesChanged,
     ManifestChanged,
@@ -75,8 +76,8 @@ class Reloader:
         tell: Tell,
     ) -> None:
         self._actors = actors
-        self._first = manifests
-        self._specs = {each.name: each.spec for each in manifests.actors}
+        self._running = manifests
+        self._taken_over: dict[str, AsyncActor] = {}
         self._read = read
         self._refit = refit
         self._replay = replay
@@ -154,35 +155,19 @@ class Reloader:
         except AsyaError as error:
             self._warn(ManifestsUnusable(str(error)))
             return set()
-        actors = {each.name: each for each in found.actors}
+        changed = changes(self._running, found, self._taken_over)
         refitted = set()
-        for name, actor in actors.items():
-            if name not in self._actors or actor.spec == self._specs[name]:
-                continue
+        for actor in changed.actors:
             try:
                 self._refit(actor)
             except AsyaError as error:
                 self._warn(ManifestsUnusable(str(error), whole=False))
                 continue
-            self._specs[name] = actor.spec
-            self._tell(ManifestChanged(name))
-            refitted.add(name)
-        self._warn(self._left_over(actors, found))
+            self._taken_over[actor.name] = actor
+            self._tell(ManifestChanged(actor.name))
+            refitted.add(actor.name)
+        self._warn(RestartNeeded(changed.restart) if changed.restart else None)
         return refitted
-
-    def _left_over(self, actors: Mapping[str, AsyncActor], found: Manifests) -> Notice | None:
-        """What of the manifests is not taken over while the mesh runs."""
-        parts = []
-        if new := sorted(actors.keys() - self._actors.keys()):
-            parts.append(f"the new {', '.join(new)}")
-        if gone := sorted(self._actors.keys() - actors.keys()):
-            parts.append(f"the end of {', '.join(gone)}")
-        first = self._first
-        if [each.spec for each in found.flows] != [each.spec for each in first.flows]:
-            parts.append("the changed flows")
-        if [each.spec for each in found.schedules] != [each.spec for each in first.schedules]:
-            parts.append("the changed schedules")
-        return RestartNeeded(parts) if parts else None
 
     def _warn(self, warning: Notice | None) -> None:
         """Tell what cannot be done; the same is told once."""

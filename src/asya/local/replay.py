@@ -32,7 +32,7 @@ from asya.local.notices import NothingToReplay, Replayed, Tell
 from asya.tasks.rules import Failure
 
 if TYPE_CHECKING:
-    from asya.local.mesh_client import LocalPort
+    from asya.tasks.mesh import MeshClient
     from asya.tasks.service import TaskService
     from asya.tasks.store.base import Detail
 
@@ -47,7 +47,7 @@ SHOWN_MAX: Final = 120
 """Characters of a result that are told."""
 
 WAIT_S: Final = 60.0
-LOOK_S: Final = 1.0
+PAUSE_S: Final = 1.0
 """The end of a replay is waited for so long at a time, with a pause in between."""
 
 _KEPT_HEADERS: Final = frozenset({FLOW_HEADER, BLOB_HEADER})
@@ -77,9 +77,9 @@ def again(last: Envelope, *, id: str, now: datetime) -> Envelope:
 class Replay:
     """The last envelope of every actor, and what replays it."""
 
-    def __init__(self, service: TaskService, port: LocalPort, clock: Clock, tell: Tell) -> None:
+    def __init__(self, service: TaskService, mesh: MeshClient, clock: Clock, tell: Tell) -> None:
         self._service = service
-        self._port = port
+        self._mesh = mesh
         self._clock = clock
         self._tell = tell
         self._last: dict[str, bytes] = {}
@@ -127,9 +127,9 @@ class Replay:
         envelope = again(last, id=str(uuid.uuid4()), now=self._clock.now())
         try:
             with self._service.ending(envelope.id) as ending:
-                await self._port.publish(envelope, dedup_id=f"{envelope.id}:0")
+                await self._mesh.publish(envelope, dedup_id=f"{envelope.id}:0")
                 while not await ending.within(WAIT_S):
-                    await asyncio.sleep(LOOK_S)
+                    await asyncio.sleep(PAUSE_S)
             text = _told(await self._service.get(envelope.id))
         except AsyaError as error:
             text = f"not known how it ended: {error}"

@@ -1,8 +1,8 @@
-"""`mesh.json`: how the commands of this folder find the mesh that runs there.
+"""The run file `mesh.json`, by which the commands of a folder find the mesh that runs there.
 
-{"pid", "url", "started_at", "data", "logs", "actors"}: written when the mesh is ready, removed
-when it stops. A mesh that was killed leaves it; readers look whether the pid still lives. Two meshes
-in one folder (with two data folders) do not take it from one another: the first one keeps it.
+It has the fields {"pid", "url", "started_at", "data", "logs", "actors"}. It is written when the mesh
+is ready and removed when it stops. A mesh that was killed leaves it, so readers check that the pid
+still lives. When two meshes with two data folders run in one folder, the first one keeps the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILE: Final = "mesh.json"
 
 
 @dataclass(frozen=True)
-class Announcement:
+class RunFile:
     """A running mesh. `data` and `logs` are absolute folders."""
 
     pid: int
@@ -29,7 +29,7 @@ class Announcement:
     actors: Sequence[str]
 
     def write(self, path: Path) -> None:
-        """Write the file at once, or not at all."""
+        """Write the file as a whole, so that no reader sees half of it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(f".{self.pid}.new")
         new.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -43,18 +43,18 @@ class Announcement:
         self.write(path)
         return True
 
-    def withdraw(self, path: Path) -> None:
+    def remove(self, path: Path) -> None:
         """Remove the file if it is still this mesh's."""
         found = read(path)
         if found is not None and found.pid == self.pid:
             path.unlink(missing_ok=True)
 
 
-def read(path: Path) -> Announcement | None:
+def read(path: Path) -> RunFile | None:
     """The mesh that runs by this file, or None: no file, not ours, or its process is gone."""
     try:
         fields = json.loads(path.read_bytes())
-        found = Announcement(
+        found = RunFile(
             pid=int(fields["pid"]),
             url=str(fields["url"]),
             started_at=str(fields["started_at"]),
@@ -70,7 +70,7 @@ def read(path: Path) -> Announcement | None:
     return found
 
 
-def find(folder: Path) -> Announcement | None:
+def find(folder: Path) -> RunFile | None:
     """The mesh that runs from this folder or from one above it."""
     for place in (folder, *folder.parents):
         found = read(place / ".asya" / FILE)

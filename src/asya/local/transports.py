@@ -194,8 +194,8 @@ class LocalTransports:
         told = "; ".join(filter(None, away))
         return f"{told}  [{Code.TRANSPORT_UNAVAILABLE}]" if told else None
 
-    async def look_for_strange_queues(self, known: Mapping[str, str]) -> None:
-        """At our own server: name queues of actors that are not there, and remove empty ones.
+    async def inspect_foreign_queues(self, known: Mapping[str, str]) -> None:
+        """At our own server: tell of queues whose actors this mesh lacks, and remove empty ones.
 
         Args:
             known: The transports of the actors of this mesh, by name.

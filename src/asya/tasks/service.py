@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -135,13 +135,13 @@ class TaskService:
         schedules: What to send again and again.
         capturing: What is kept of the payloads of hops.
         claims: Where big payloads go; without them every payload travels in its message.
+        ledger: Makes the ledger that counts ends, and then asks the service's own to store them.
 
     Attributes:
         schedules: Fires them.
         insight: Why envelopes are where they are, and how long actors take.
         dead_letters: Envelopes that nobody could handle.
-        late_ends: Who is told of ends that are made at deadlines: the service, or who counts them
-            before it.
+        ledger: Where envelopes end: the service itself, in what `ledger` made of it.
     """
 
     def __init__(
@@ -154,6 +154,7 @@ class TaskService:
         schedules: Sequence[ScheduleSpec] = (),
         capturing: Capturing | None = None,
         claims: Claims | None = None,
+        ledger: Callable[[Ledger], Ledger] | None = None,
     ) -> None:
         self._claims = no_claims() if claims is None else claims
         self.limits = limits or ServiceLimits()
@@ -163,7 +164,7 @@ class TaskService:
         self._gate = Gate(mesh, self.limits.queue_max)
         self._watches = Watches()
         self._recorder = Recorder(store, self._recorded)
-        self.late_ends: Ledger = self
+        self.ledger: Ledger = self if ledger is None else ledger(self)
         self._deadlines = Deadlines(clock, self._up_to_date, self._end_late)
         self.insight = Insight(store, mesh, clock, capturing, self._recorded, self._deadlines.add)
         self._outbox = Outbox(store, mesh, clock, self._recorder, self._gate)
@@ -555,7 +556,7 @@ class TaskService:
         return await self._store.tasks.get(id)
 
     async def _end_late(self, end: Finished) -> bool:
-        return await self.late_ends.finish(end)
+        return await self.ledger.finish(end)
 
     async def dead_letter(self, letter: DeadLetter) -> None:
         """See `events.Ledger`."""

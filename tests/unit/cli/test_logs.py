@@ -7,7 +7,7 @@ import pytest
 
 from asya.cli.logs import anything, followed, log_path, logs, of_envelope, wanted_of
 from asya.errors import MeshUnreachable, UsageError
-from asya.local.run_file import FILE, Announcement
+from asya.local.run_file import FILE, RunFile
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     logs.mkdir(parents=True)
     (logs / "embedder.log").write_bytes(b"1\n2\n3\n")
     (logs / "x-mesh.log").write_bytes(b"up\n")
-    here = Announcement(
+    here = RunFile(
         os.getpid(), "http://x", "now", str(logs.parent), str(logs), ["embedder", "silent"]
     )
     here.write(tmp_path / ".asya" / FILE)

@@ -13,15 +13,19 @@ import pytest
 from asya.clock import SystemClock
 from asya.crew import Sink, Sump
 from asya.envelope import encode, new_envelope, queue_name, raw_json
-from asya.local.autoscaler import Autoscaler, ScaledActor
+from asya.local.actor import ScaledActor
+from asya.local.autoscaler import Autoscaler
 from asya.local.leftovers import ChildRecord
 from asya.local.logs import RotatingLog
+from asya.local.mesh_plan import ActorPlan
 from asya.local.notices import Notice
 from asya.local.process import Launch
 from asya.local.replicas import ReplicaSet
 from asya.local.spawner import Spawner
+from asya.resiliency import Resiliency
 from asya.scaling import Bounds
 from asya.sidecar import Sidecar, SidecarConfig
+from asya.sidecar.capture import Capture
 from asya.testing.ledger import MemoryLedger
 from asya.transports.base import Depth
 from asya.transports.memory.transport import MemoryTransport
@@ -134,7 +138,16 @@ class Cell:
         self.replicas.drain = self.sidecar.finish_off
         await self.transport.connect()
         await self.sidecar.start(socket)
-        self.scaled = ScaledActor(self.sidecar, self.replicas, bounds)
+        plan = ActorPlan(
+            "work",
+            queue_name("default", "work"),
+            "memory",
+            bounds,
+            concurrency,
+            Resiliency(),
+            Capture(),
+        )
+        self.scaled = ScaledActor(plan, self.sidecar, self.replicas)
         self.autoscaler = Autoscaler(self.transport, [self.scaled])
         self.autoscaler.start()
 

@@ -13,14 +13,14 @@ from asya.scaling import Bounds
 from asya.transports.base import Depth
 
 
-async def test_at_zero_nobody_is_asked(cell: Any):
+async def test_at_zero_nobody_is_asked(cell: Any) -> None:
     await cell.start(Bounds(minimum=0, maximum=3, queue_length=1, cooldown_s=1))
     await asyncio.sleep(3 * autoscaler.POLL_S)
     assert cell.transport.asked == 0
     assert cell.scaled.due_s is None
 
 
-async def test_the_first_message_wakes_and_the_cooldown_puts_to_sleep(cell: Any):
+async def test_the_first_message_wakes_and_the_cooldown_puts_to_sleep(cell: Any) -> None:
     await cell.start(Bounds(minimum=0, maximum=3, queue_length=1, cooldown_s=0.5))
     (first,) = await cell.send(0)
     assert (await cell.ledger.end_of(first)).phase == "succeeded"
@@ -32,7 +32,7 @@ async def test_the_first_message_wakes_and_the_cooldown_puts_to_sleep(cell: Any)
     assert cell.transport.asked == asked
 
 
-async def test_more_messages_than_one_replica_is_meant_for_start_more(cell: Any):
+async def test_more_messages_than_one_replica_is_meant_for_start_more(cell: Any) -> None:
     await cell.start(Bounds(minimum=0, maximum=2, queue_length=2, cooldown_s=10))
     ids = await cell.send(*[0.2] * 8)
     await cell.until(lambda: len(cell.sidecar.snapshot().replicas) == 2)
@@ -41,7 +41,7 @@ async def test_more_messages_than_one_replica_is_meant_for_start_more(cell: Any)
     assert cell.replicas.plan.current == 2
 
 
-async def test_a_busy_replica_is_never_ended(cell: Any):
+async def test_a_busy_replica_is_never_ended(cell: Any) -> None:
     await cell.start(Bounds(minimum=0, maximum=2, queue_length=1, cooldown_s=0.2))
     gate = cell.folder / "gate"
     short, long = await cell.send(0.3, str(gate))
@@ -54,13 +54,13 @@ async def test_a_busy_replica_is_never_ended(cell: Any):
     assert cell.sidecar.snapshot().lost == 0
 
 
-async def test_a_minimum_is_started_without_any_message(cell: Any):
+async def test_a_minimum_is_started_without_any_message(cell: Any) -> None:
     await cell.start(Bounds(minimum=2, maximum=2))
     await cell.until(lambda: len(cell.sidecar.snapshot().replicas) == 2)
     assert cell.transport.asked == 0
 
 
-async def test_a_replica_that_died_is_replaced(cell: Any):
+async def test_a_replica_that_died_is_replaced(cell: Any) -> None:
     await cell.start(Bounds(minimum=1, maximum=1))
     await cell.until(lambda: cell.sidecar.snapshot().replicas)
     died = cell.sidecar.snapshot().replicas[0].pid
@@ -72,7 +72,7 @@ async def test_a_replica_that_died_is_replaced(cell: Any):
 
 async def test_a_broker_that_does_not_answer_changes_nothing(
     cell: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(autoscaler, "BROKER_GONE_S", 0.05)
     gone = asyncio.Event()
 
@@ -94,7 +94,7 @@ async def test_a_broker_that_does_not_answer_changes_nothing(
 
 async def test_where_the_broker_counts_nothing_it_grows_while_all_are_full_and_then_shrinks(
     cell: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     async def nothing(queue: str) -> Depth:
         return Depth(ready=0, in_flight=0, delayed=0)
 
@@ -108,7 +108,7 @@ async def test_where_the_broker_counts_nothing_it_grows_while_all_are_full_and_t
     await cell.until(lambda: not cell.replicas.plan.alive, within_s=30)
 
 
-async def test_where_the_broker_counts_nothing_one_message_needs_one_replica(cell: Any):
+async def test_where_the_broker_counts_nothing_one_message_needs_one_replica(cell: Any) -> None:
     cell.transport.capabilities = replace(cell.transport.capabilities, counts_ready=False)
     await cell.start(Bounds(minimum=0, maximum=3, queue_length=100, cooldown_s=60))
     gate = cell.folder / "gate"
@@ -125,7 +125,7 @@ async def test_where_the_broker_counts_nothing_one_message_needs_one_replica(cel
         await cell.ledger.end_of(each)
 
 
-async def test_a_broker_whose_counts_are_old_is_asked_less_often(cell: Any):
+async def test_a_broker_whose_counts_are_old_is_asked_less_often(cell: Any) -> None:
     cell.transport.capabilities = replace(cell.transport.capabilities, depth_age_s=60)
     await cell.start(Bounds(minimum=0, maximum=1, queue_length=1, cooldown_s=10))
     (first,) = await cell.send(4 * autoscaler.POLL_S)
@@ -135,7 +135,7 @@ async def test_a_broker_whose_counts_are_old_is_asked_less_often(cell: Any):
 
 async def test_not_more_start_at_a_time_than_there_are_processors(
     cell: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(autoscaler, "STARTING_MAX", 1)
     most = 0
     await cell.start(Bounds(minimum=0, maximum=3, queue_length=1, cooldown_s=10))

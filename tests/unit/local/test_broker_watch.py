@@ -47,7 +47,7 @@ async def watch(server: NatsServer, tmp_path: Path, told: Any) -> AsyncIterator[
 
 async def test_a_killed_broker_is_back_at_once_on_the_same_port(
     server: NatsServer, watch: BrokerWatch, told: Any
-):
+) -> None:
     port = server.port
     assert watch.problem() is None
     assert server.pid is not None
@@ -63,7 +63,7 @@ async def test_a_killed_broker_is_back_at_once_on_the_same_port(
 
 async def test_one_that_does_not_stay_up_is_started_ever_slower(
     server: NatsServer, watch: BrokerWatch, told: Any
-):
+) -> None:
     for _ in range(3):
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
@@ -74,7 +74,7 @@ async def test_one_that_does_not_stay_up_is_started_ever_slower(
 
 async def test_one_that_cannot_be_started_is_tried_again_and_told_once(
     server: NatsServer, watch: BrokerWatch, told: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     tried = asyncio.Semaphore(0)
 
     async def refuse() -> None:
@@ -96,7 +96,7 @@ async def test_one_that_cannot_be_started_is_tried_again_and_told_once(
 
 async def test_a_stop_that_was_asked_for_is_no_death(
     server: NatsServer, watch: BrokerWatch, told: Any
-):
+) -> None:
     await watch.stop()
     await server.stop()
     assert told == []
@@ -104,7 +104,7 @@ async def test_a_stop_that_was_asked_for_is_no_death(
 
 async def test_a_full_disk_is_told_and_the_broker_restarted_when_there_is_room(
     server: NatsServer, tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(broker_watch, "DISK_PROBLEM_EVERY_S", 0.02)
     room = False
     monkeypatch.setattr(BrokerWatch, "_has_room", lambda _: room)

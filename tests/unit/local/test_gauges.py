@@ -88,7 +88,7 @@ def gathered(broker: Broker, actor: Actor, problem: str | None = None) -> dict[A
     return found
 
 
-def test_everything_is_told(broker: Broker):
+def test_everything_is_told(broker: Broker) -> None:
     found = gathered(broker, Actor())
     assert {
         key: value for key, value in found.items() if key[0] != catalog.DEPTH
@@ -107,7 +107,7 @@ def test_everything_is_told(broker: Broker):
             assert found[catalog.DEPTH, queue, state] == count
 
 
-def test_a_depth_that_is_late_is_left_out_and_the_rest_is_there(broker: Broker):
+def test_a_depth_that_is_late_is_left_out_and_the_rest_is_there(broker: Broker) -> None:
     broker.silent = {"a"}
     broker.gone = {"x-sink"}
     found = gathered(broker, Actor())
@@ -115,7 +115,7 @@ def test_a_depth_that_is_late_is_left_out_and_the_rest_is_there(broker: Broker):
     assert found[catalog.BROKER_UP,] == 1
 
 
-def test_a_broker_that_is_gone_is_down_and_the_actors_are_told(broker: Broker):
+def test_a_broker_that_is_gone_is_down_and_the_actors_are_told(broker: Broker) -> None:
     broker.gone = {"a", "x-sink", "x-sump"}
     actor = Actor()
     actor.replicas.plan.problem = "SyntaxError"

@@ -7,9 +7,8 @@ import pytest
 from asya.clock import SystemClock
 from asya.envelope import ErrorInfo, new_envelope, raw_json
 from asya.errors import QueueMissing, TransportUnavailable
-from asya.local.mesh_client import LocalPort
+from asya.local.mesh_client import LocalMeshClient
 from asya.scaling import Bounds
-from asya.sidecar import Cancels
 from asya.tasks.mesh import FlowSpec, MeshClient
 
 FLOWS = {"search": FlowSpec("search", ("work",))}
@@ -18,17 +17,17 @@ FLOWS = {"search": FlowSpec("search", ("work",))}
 @pytest.fixture
 async def port(cell: Any) -> MeshClient:
     await cell.start(Bounds(minimum=0, maximum=1, cooldown_s=60))
-    return LocalPort(
+    return LocalMeshClient(
         "default",
         cell.transport,
         flows=FLOWS,
         actors={"work": cell.scaled},
-        cancels=Cancels(),
+        cancel=lambda ids: None,
         problem=lambda: "the disk is full",
     )
 
 
-async def test_an_envelope_goes_to_the_queue_it_names(port: MeshClient, cell: Any):
+async def test_an_envelope_goes_to_the_queue_it_names(port: MeshClient, cell: Any) -> None:
     envelope = new_envelope(["work"], raw_json(0), now=SystemClock().now(), id="e")
     await port.publish(envelope, dedup_id="e")
     await port.publish(envelope, dedup_id="e")
@@ -41,14 +40,14 @@ async def test_an_envelope_goes_to_the_queue_it_names(port: MeshClient, cell: An
 
 async def test_the_queue_of_an_actor_that_runs_is_missing_for_a_while_only(
     port: MeshClient, cell: Any
-):
+) -> None:
     envelope = new_envelope(["work"], raw_json(0), now=SystemClock().now(), id="e")
     await cell.transport.delete("asya-default-work")
     with pytest.raises(TransportUnavailable, match="making it again"):
         await port.publish(envelope, dedup_id="e")
 
 
-async def test_it_tells_what_runs(port: MeshClient, cell: Any):
+async def test_it_tells_what_runs(port: MeshClient, cell: Any) -> None:
     assert await port.actors() == ["work"]
     assert port.flows() == FLOWS
     assert port.namespace == "default"
@@ -64,7 +63,9 @@ async def test_it_tells_what_runs(port: MeshClient, cell: Any):
     gate.touch()
 
 
-async def test_a_replica_that_loads_is_shown_and_so_is_one_that_cannot(port: MeshClient, cell: Any):
+async def test_a_replica_that_loads_is_shown_and_so_is_one_that_cannot(
+    port: MeshClient, cell: Any
+) -> None:
     cell.replicas.start(1)
     await cell.until(lambda: cell.replicas.starting)
     (status,) = await port.actor_status()
@@ -79,7 +80,7 @@ async def test_a_replica_that_loads_is_shown_and_so_is_one_that_cannot(port: Mes
 
 async def test_a_broker_that_does_not_answer_hides_no_actor(
     port: MeshClient, cell: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     async def no_answer(queue: str) -> None:
         raise TransportUnavailable("no answer")
 

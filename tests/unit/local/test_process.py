@@ -53,7 +53,7 @@ async def gone(pid: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_it_runs_where_and_with_what_it_was_told(spawn: Spawn, tmp_path: Path):
+async def test_it_runs_where_and_with_what_it_was_told(spawn: Spawn, tmp_path: Path) -> None:
     code = "import os, sys; print(os.getcwd(), os.environ['A'], repr(sys.stdin.read()), 'end')"
     process = await spawn(code)
     await process.ended.wait()
@@ -62,7 +62,7 @@ async def test_it_runs_where_and_with_what_it_was_told(spawn: Spawn, tmp_path: P
     assert process.returncode == 0
 
 
-async def test_it_leads_a_group_that_ends_with_it(spawn: Spawn, tmp_path: Path):
+async def test_it_leads_a_group_that_ends_with_it(spawn: Spawn, tmp_path: Path) -> None:
     code = "import os, time; pid = os.fork(); print(pid, 'end', flush=True); time.sleep(60)"
     process = await spawn(code)
     said = await printed(tmp_path, "end")
@@ -74,7 +74,9 @@ async def test_it_leads_a_group_that_ends_with_it(spawn: Spawn, tmp_path: Path):
     await gone(forked)
 
 
-async def test_what_it_forked_ends_also_when_it_exits_by_itself(spawn: Spawn, tmp_path: Path):
+async def test_what_it_forked_ends_also_when_it_exits_by_itself(
+    spawn: Spawn, tmp_path: Path
+) -> None:
     code = (
         "import os, time\n"
         "pid = os.fork()\n"
@@ -88,7 +90,7 @@ async def test_what_it_forked_ends_also_when_it_exits_by_itself(spawn: Spawn, tm
     await gone(int(said.split("| ")[1].split()[0]))
 
 
-async def test_a_signal_to_one_that_is_gone_does_nothing(spawn: Spawn):
+async def test_a_signal_to_one_that_is_gone_does_nothing(spawn: Spawn) -> None:
     process = await spawn("pass")
     await process.ended.wait()
     process.signal(signal.SIGKILL)
@@ -96,7 +98,7 @@ async def test_a_signal_to_one_that_is_gone_does_nothing(spawn: Spawn):
 
 
 @linux_only
-async def test_its_memory_is_limited_and_it_is_the_kernels_first_choice(spawn: Spawn):
+async def test_its_memory_is_limited_and_it_is_the_kernels_first_choice(spawn: Spawn) -> None:
     process = await spawn("import time; time.sleep(60)", 300 * 2**20)
     limit = resource.prlimit(process.pid, resource.RLIMIT_DATA)
     assert limit == (300 * 2**20, 300 * 2**20)

@@ -69,7 +69,7 @@ def write(path: Path, version: int) -> None:
 
 async def test_the_second_change_within_a_second_is_loaded_too(
     cell: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """Python takes bytecode of the same second and size for current, which would be that of 1."""
     monkeypatch.setattr(source_watch, "POLL_S", 0.02)
     path = cell.folder / "handlers.py"
@@ -99,7 +99,9 @@ async def test_the_second_change_within_a_second_is_loaded_too(
         await reloader.stop()
 
 
-async def test_one_whose_hello_comes_before_its_number_is_known_is_ready(cell: Any, door: Door):
+async def test_one_whose_hello_comes_before_its_number_is_known_is_ready(
+    cell: Any, door: Door
+) -> None:
     """A forked replica can be quicker than the answer of its template."""
     await cell.start(Bounds(minimum=0, maximum=1))
     door.close()
@@ -114,7 +116,7 @@ async def test_one_whose_hello_comes_before_its_number_is_known_is_ready(cell: A
 
 async def test_one_of_the_code_before_that_nobody_knew_of_yet_gets_no_more_calls(
     cell: Any, door: Door, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """And what it works on is finished, however long that takes."""
     monkeypatch.setattr(replica_plan, "END_WAIT_S", 0.05)
     await cell.start(Bounds(minimum=0, maximum=1, cooldown_s=60))
@@ -138,7 +140,7 @@ async def test_one_of_the_code_before_that_nobody_knew_of_yet_gets_no_more_calls
 
 async def test_one_that_was_overtaken_by_a_change_gets_no_call_when_it_comes_up_all_the_same(
     cell: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """SIGTERM reaches it too late, or is lost while it loads."""
     signal_it = ReplicaProcess.signal
 
@@ -170,7 +172,9 @@ async def test_one_that_was_overtaken_by_a_change_gets_no_call_when_it_comes_up_
     assert called == [1]
 
 
-async def test_what_is_sent_after_the_change_is_told_is_not_sent_ahead_to_the_busy_old(cell: Any):
+async def test_what_is_sent_after_the_change_is_told_is_not_sent_ahead_to_the_busy_old(
+    cell: Any,
+) -> None:
     """Fast calls are sent ahead of the last one's answer; not to a replica of the code before."""
     seen: list[tuple[str, int]] = []
     release = asyncio.Event()

@@ -8,7 +8,7 @@ from asya.local.replay import again
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
-def test_a_replay_begins_anew_at_the_actor_with_what_the_actor_got():
+def test_a_replay_begins_anew_at_the_actor_with_what_the_actor_got() -> None:
     last = Envelope(
         "old",
         Route(["a"], "b", ["c", "d"]),

@@ -154,7 +154,7 @@ async def test_queues_that_are_left_at_our_own_server_are_told_or_removed(
         if name != "empty":
             await server.publish(f"asya-default-{name}", b"")
 
-    await mine.look_for_strange_queues({"stays": "nats", "moved": "sqs"})
+    await mine.inspect_foreign_queues({"stays": "nats", "moved": "sqs"})
 
     assert told == [QueueLeft("gone", 1, None), QueueLeft("moved", 1, "Amazon SQS")]
     assert "asya-default-empty" not in await server.queues()

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 from asya.codes import Code
 from asya.errors import UsageError, how_to_install
-from asya.local import run_file as announcement
+from asya.local import run_file
 from asya.local.doctor.checks import Seen
 from asya.local.doctor.set_up import SetUp
 from asya.local.lock import holder
-from asya.local.run_file import Announcement
+from asya.local.run_file import RunFile
 
 REMOTE: Final = frozenset({
     "9p", "afs", "ceph", "cifs", "fuse.s3fs", "fuse.sshfs", "glusterfs", "lustre", "ncpfs", "nfs",
@@ -130,7 +130,7 @@ def look_at_mesh(setup: SetUp) -> Seen:
             yield "ok", "none runs here"
         else:
             text = (
-                f"pid {pid} runs on {setup.data}, and its record there ({announcement.FILE}) is "
+                f"pid {pid} runs on {setup.data}, and its record there ({run_file.FILE}) is "
                 "gone, so commands do not find it: give them --url, or stop it and start it again"
             )
             yield "fail", text, Code.MESH_UNREACHABLE
@@ -168,8 +168,8 @@ def look_at_leftovers(setup: SetUp) -> Seen:
         yield "ok", "none"
 
 
-def _mesh(setup: SetUp) -> Announcement | None:
-    return announcement.read(setup.data / announcement.FILE)
+def _mesh(setup: SetUp) -> RunFile | None:
+    return run_file.read(setup.data / run_file.FILE)
 
 
 def _nearest_that_exists(path: Path) -> Path:

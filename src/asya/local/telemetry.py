@@ -1,6 +1,6 @@
-"""Metrics, spans and the log of events of one mesh, put together.
+"""Metrics, spans and the event log of one mesh.
 
-Here, and nowhere else, is the list of who listens to the sidecars. Called by `mesh`.
+The list of who listens to the sidecars is here and nowhere else. Made by `composition`.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from asya.events import Ledger, Listener, Listeners
 from asya.gateway.server import HttpServer, bind
-from asya.local.autoscaler import ScaledActor
+from asya.local.actor import ScaledActor
 from asya.local.event_log import EventLog
 from asya.local.gauges import Gauges
 from asya.local.logs import RotatingLog
 from asya.local.notices import MetricsServed, Tell
-from asya.sidecar import Sidecar
 from asya.telemetry.metrics import Metrics
 from asya.telemetry.spans import Spans
 from asya.transports.base import Transport
@@ -29,20 +28,8 @@ if TYPE_CHECKING:
     from asya.settings import Settings
 
 
-class Tasks(Listener, Ledger, Protocol):
-    """The task service, as it is told of hops and ends."""
-
-    late_ends: Ledger
-    """Who is told of the ends that the service makes at deadlines; the service itself at first."""
-
-    @property
-    def events_dropped(self) -> int:
-        """Events that it did not store."""
-        ...
-
-
-class Observation:
-    """All that watches one mesh.
+class MeshTelemetry:
+    """Everything that counts, traces or writes down what one mesh does.
 
     Attributes:
         metrics: The numbers.
@@ -86,35 +73,29 @@ class Observation:
             stack.push_async_callback(recorder.close)
             self.spans = Spans(recorder.record, sample=recorder.sample)
 
-    def watch(
+    def add_gauges(
         self,
         transport: Transport,
         actors: Mapping[str, ScaledActor],
-        tasks: Tasks,
+        *,
         problem: Callable[[], str | None],
+        dropped: Callable[[], int],
     ) -> None:
-        """What is asked for at a scrape."""
-        gauges = Gauges(
-            self._settings.namespace,
-            transport,
-            actors,
-            problem=problem,
-            dropped=lambda: tasks.events_dropped,
+        """What is asked for at a scrape; `dropped` counts events that were not stored."""
+        namespace = self._settings.namespace
+        self.metrics.add_source(
+            Gauges(namespace, transport, actors, problem=problem, dropped=dropped)
         )
-        self.metrics.add_source(gauges)
 
-    def listener(self, tasks: Tasks) -> Listener:
-        """Who is told of every hop, in this order."""
+    def listener(self, tasks: Listener) -> Listener:
+        """Who is told of every hop, in this order: the task service first."""
         spans = (self.spans,) if self.spans.on else ()
         return Listeners(tasks, self.metrics, self._events, *spans)
 
-    def ledger(self, tasks: Tasks) -> Ledger:
-        """The task service; ends and dead letters are counted and written down."""
-        ledger = self.metrics.ledger(self._events.ledger(tasks))
-        tasks.late_ends = ledger
-        return ledger
+    def ledger(self, inner: Ledger) -> Ledger:
+        """A ledger that counts and writes down the ends and dead letters that it passes on."""
+        return self.metrics.ledger(self._events.ledger(inner))
 
-    def add_actor(self, name: str, sidecar: Sidecar, log: RotatingLog) -> None:
-        """Watch an actor, too; its log asks the sidecar whose a line is."""
-        sidecar.on_cold_start = lambda took_s: self.metrics.cold_start(name, took_s)
-        log.whose = sidecar.working_on
+    def cold_start(self, actor: str) -> Callable[[float], None]:
+        """Takes the seconds of each cold start of an actor."""
+        return lambda took_s: self.metrics.cold_start(actor, took_s)
