@@ -36,7 +36,7 @@ def look(server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     async def found() -> list[Finding]:
         setup = SetUp.read(["handlers.py:double"], tmp_path, {}, {"transport_url": server.url})
-        checks = [Check("broker", brokers.look_at_broker)]
+        checks = [Check("broker", brokers.check_broker)]
         return await asyncio.to_thread(lambda: list(run(checks, setup)))
 
     return found

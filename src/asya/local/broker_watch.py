@@ -1,8 +1,8 @@
 """Keeps the embedded broker running, and says why it cannot take messages when it cannot.
 
-A broker that ends by itself is started again at once; when it ends again, after a back-off that
-grows. After a full disk the server stores nothing until it is restarted: that is done when there
-is room again. The user hears one line when it is gone and one when it is back.
+A broker that ends by itself is restarted at once. If it keeps ending, restarts are further and
+further apart. After a full disk the server stores nothing until it is restarted, so it is restarted
+as soon as there is room again. The user gets one line when it is gone and one when it is back.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ RESTART_MOST_S: Final = 5.0
 """Back-off between starts of a broker that does not stay up."""
 
 STEADY_S: Final = 10.0
-"""A broker that lived this long starts without a back-off the next time."""
+"""A broker that ran this long is restarted without a back-off the next time."""
 
 DISK_EVERY_S: Final = 1.0
 DISK_PROBLEM_EVERY_S: Final = 0.5
-"""How often the disk is looked at, and how often while something is wrong with it."""
+"""Time between two checks of the disk, and while something is wrong with it."""
 
 
 class BrokerWatch:
@@ -58,7 +58,7 @@ class BrokerWatch:
         self._disk_task = self._loop.create_task(self._watch_disk())
 
     async def stop(self) -> None:
-        """Watch no more; the server is left as it is."""
+        """Stop watching; the server is left as it is."""
         self._server.on_exit = None
         for task in (self._disk_task, self._restart_task):
             if task is not None:

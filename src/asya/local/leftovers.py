@@ -1,9 +1,9 @@
 """The processes that a killed supervisor left behind, and how the next one ends them.
 
-Every child that is started is written down as one JSON line {pid, create_time, name}; a clean
-stop removes the file. At the next start those of the list that still live are ended: a pid counts
-only with the create time it was noted with, because numbers are used again. Children lead a
-session of their own, so what they forked is found by its session, also when the leader is gone.
+Every child that is started is recorded as one JSON line {pid, create_time, name}. A clean stop
+removes the file. The next start ends those of the list that still live. A pid counts only together
+with its create time, because the system reuses pids. Every child leads a session of its own, so the
+processes that it forked are found by their session, even when the leader is gone.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ GONE_WAIT_S: Final = 5.0
 """How long the kernel may take to end a process that was killed."""
 
 COMPACT_AT: Final = 512
-"""Lines after which the file is written anew with the living only."""
+"""Lines after which the file is rewritten without the children that have ended."""
 
 
 @dataclass(frozen=True)
 class Child:
-    """A process that was started, as it is told from a later one with the same number."""
+    """A process that was started. Its create time tells it from a later one with the same pid."""
 
     pid: int
     create_time: float
@@ -43,7 +43,7 @@ class ChildRecord:
         self._lines = 0
 
     def add(self, pid: int, name: str) -> None:
-        """Write down a child. A child that is gone already, or a full disk, is no error."""
+        """Record a child. One that has ended already, or a full disk, is not an error."""
         created = create_time(pid)
         if created is None:
             return
@@ -57,7 +57,7 @@ class ChildRecord:
                 self._lines += 1
 
     def remove(self, pid: int) -> None:
-        """Forget a child that has ended. The file may name it still; that does no harm."""
+        """Forget a child that has ended. The file may still name it; its create time makes that harmless."""
         self._children.pop(pid, None)
 
     def clear(self) -> None:
@@ -67,7 +67,7 @@ class ChildRecord:
         self.path.unlink(missing_ok=True)
 
     def read(self) -> list[Child]:
-        """What the last run wrote; lines that were cut off by its death are skipped."""
+        """What the last run recorded; a line that a kill cut off is skipped."""
         children = []
         with contextlib.suppress(FileNotFoundError):
             for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -93,9 +93,9 @@ def still_alive(children: Iterable[Child]) -> list[Child]:
 
 
 def end_leftovers(children: Iterable[Child]) -> list[Child]:
-    """Kill those that still live, with all they forked; gives those that did.
+    """Kill those that still live, with all that they forked; returns those.
 
-    There is nobody to whom they could still say anything, so they are not asked to end.
+    They get no SIGTERM: their sidecar is gone, so they have no way to finish anything.
     """
     sessions = _sessions()
     left = {each: pids for each in set(children) if (pids := _session(each, sessions))}
@@ -142,7 +142,7 @@ def _sessions() -> dict[int, list[int]]:
 def _session(child: Child, sessions: Mapping[int, list[int]]) -> list[int]:
     """The living processes of a child's session: itself and what it forked."""
     created = create_time(child.pid)
-    # Another process has the number now; while a session lives its number is not given away.
+    # Another process has the pid now. While a session lives, the kernel does not reuse its number.
     if created is not None and abs(created - child.create_time) > 0.05:
         return []
     members = {*sessions.get(child.pid, ()), child.pid}

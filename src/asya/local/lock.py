@@ -1,8 +1,8 @@
-"""One mesh per data folder: an exclusive lock that the kernel drops with the process.
+"""One mesh per data folder: an exclusive lock that the kernel drops when the process ends.
 
-The lock is `flock` on `<data>/lock`; the file's text is the holder's pid, for the message only.
-Children do not inherit the descriptor (Python's default), so a broker that outlived its
-supervisor holds no lock. Taken first and given back last, by the mesh; `asya doctor` asks who holds.
+The lock is `flock` on `<data>/lock`. The file contains the holder's pid, which only the error
+message uses. Children do not inherit the descriptor (Python's default), so a broker that outlived its
+supervisor holds no lock. The mesh acquires it first and releases it last.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Make the folder where it is missing, and hold it until `release` or our death.
+        """Make the folder if it is missing, and hold it until `release` or the end of this process.
 
         Raises:
             MeshRunning: Another process holds it.
@@ -56,7 +56,7 @@ class FolderLock:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Give the folder back. The file stays: removing it would race with the next holder."""
+        """Let the next mesh have the folder. The file stays: removing it would race with the next holder."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -65,7 +65,7 @@ class FolderLock:
 def holder(folder: Path) -> int | None:
     """The pid of the process that holds a folder, or None. Takes no lock, not even for a moment.
 
-    The file's text alone would not do: it stays, and pids are given out again.
+    The pid in the file proves nothing: the file stays, and the system reuses pids.
     """
     import psutil
 

@@ -1,10 +1,10 @@
 """One child process: a runtime that serves an actor, in a session of its own.
 
-What it prints goes to the actor's log. It is ended as a group, with everything it forked; a
-handler that makes a session of its own (a daemon) gets away. On Linux the kernel is told to
-choose replicas first when memory runs out, so that it does not choose the broker, and the
-manifest's memory limit holds (`RLIMIT_DATA`: what a process writes to, not what it maps); a
-handler over it gets a `MemoryError`. Elsewhere both are left out.
+What it prints goes to the actor's log. Signals go to its process group, so everything that it forked
+ends with it. A daemon that a handler puts into a session of its own escapes this. On Linux the kernel
+kills replicas before the broker when memory runs out, and the manifest's memory limit holds
+(`RLIMIT_DATA`: memory that a process writes to, not files that it maps). A handler above it gets a
+`MemoryError`. Other systems have neither.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from asya.clock import Clock
 from asya.local.logs import LineWriter, RotatingLog
 
 OOM_SCORE: Final = 500
-"""Of 1000: how much rather a replica is killed than another process of its size."""
+"""Added to a replica's score, of 1000 at most, when the kernel chooses what to kill."""
 
 READ_ON_S: Final = 1.0
-"""How long the output of a replica that has ended is read, if its pipe stays open."""
+"""How long the output of a replica that has ended is read if a process keeps its pipe open."""
 
 CATCH_UP_S: Final = 1.0
-"""When the end of a flood of output is written, if nothing more comes."""
+"""How long after a flood of output its last part is written, if nothing more comes."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,12 @@ class Child(ABC):
             self._writer.catch_up()
 
     def prints_as(self, pid: int) -> None:
-        """Its number is known; what it prints can be written down."""
+        """Its pid is known, so that its output can be logged."""
         self.pid = pid
         self._writer = LineWriter(self._log, pid, self._clock)
 
     def printed_all(self) -> None:
-        """Nothing more will come of what it prints."""
+        """The pipe is closed: all output has been read."""
         if self._catching_up is not None:
             self._catching_up.cancel()
         if self._writer is not None:
@@ -170,15 +170,15 @@ class ReplicaProcess(Child, asyncio.SubprocessProtocol):
         self.printed(cast("bytes", data))
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        """Nobody of the group can print any more."""
+        """The last process of the group has closed the pipe."""
         if self._writer is not None:
             self._writer.flush()
 
     def process_exited(self) -> None:
-        """The process was reaped: end what it forked, which would hold its pipe for ever."""
+        """The process was reaped. End what it forked, which would keep the pipe open for ever."""
         self.signal(signal.SIGKILL)
         self.ended.set()
-        # A daemon of its own session would hold the pipe open for ever.
+        # A daemon in a session of its own got no signal, and may keep the pipe open for ever.
         asyncio.get_running_loop().call_later(READ_ON_S, self.close)
         self._on_end(self)
 
@@ -197,7 +197,7 @@ class ReplicaProcess(Child, asyncio.SubprocessProtocol):
 def _limit(pid: int, memory_max: int | None) -> None:
     if not sys.platform.startswith("linux"):
         return
-    # Both may fail when the process is gone already, or in a sandbox: then there is no limit.
+    # Both fail when the process has ended already, or in a sandbox. Then there is no limit.
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
     if memory_max is not None:

@@ -1,9 +1,8 @@
-"""`asya up --reload`: code that changes on the disk replaces the replicas that run the old.
+"""`asya up --reload`: replaces replicas when their code or their manifest changes on the disk.
 
-An actor is touched when a file changes that its replicas have imported from the manifest's folder,
-or its manifest. A file that no replica has told of touches nobody, except actors that have not told
-yet, and those whose last change could not be loaded: for them any Python file may be the remedy.
-Made by the mesh, while it runs.
+A change concerns an actor if its replicas have imported the file from the manifest's folder, or if it
+is the manifest. Replicas tell which files they have imported. As long as an actor has not told, or if
+its last change could not be loaded, every Python file of its folder concerns it.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Reloading:
     """How a mesh reloads.
 
     Attributes:
-        read: Reads the manifests anew.
+        read: Reads the manifests again.
         replay: Run the actor's last envelope again.
     """
 
@@ -56,7 +55,7 @@ class Reloader:
     Args:
         actors: What runs, by name.
         manifests: By which it runs.
-        read: Reads the manifests anew.
+        read: Reads the manifests again.
         refit: Lets the replicas that start from now on be as a changed manifest has it; raises
             UsageError where that cannot be.
         replay: Replays envelopes, or None.
@@ -99,7 +98,7 @@ class Reloader:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -145,7 +144,7 @@ class Reloader:
         ready = replicas.plan.pids("ready")
         replicas.renew()
         if not ready and self._replay is not None and name in self._imported:
-            # Nobody to take over from: the replay itself brings up a replica.
+            # No replica runs that could be replaced. The replay starts one, with the new code.
             self._replay.run(name)
 
     async def _read_manifests(self) -> set[str]:

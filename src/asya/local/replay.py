@@ -1,8 +1,8 @@
 """Runs an actor's last envelope again, through code that has just been loaded.
 
-It is a new envelope: an id of its own, the old one as `parent_id`, the header `x-asya-replay`, the
-payload and the rest of the route as the actor got them. Its end is told in one line. Only the last
-message of each actor is kept, in memory. Called by `reload`.
+It is a new envelope with an id of its own, the old id as `parent_id`, the header `x-asya-replay`, and
+the payload and the rest of the route as the actor got them. The user gets one line about its end. Only
+the last message of each actor is kept, in memory.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ log = logging.getLogger(__name__)
 REPLAY_HEADER: Final = "x-asya-replay"
 
 LAST_MAX: Final = 1024 * 1024
-"""Bytes of a message that is kept; payloads over `blobThreshold` are not part of it."""
+"""Bytes of a message that is kept. Payloads above `blobThreshold` are blobs and do not count."""
 
 SHOWN_MAX: Final = 120
-"""Characters of a result that are told."""
+"""Characters of a result that are shown."""
 
 WAIT_S: Final = 60.0
 PAUSE_S: Final = 1.0
-"""The end of a replay is waited for so long at a time, with a pause in between."""
+"""The end of a replay is awaited for this long at a time, with a pause in between."""
 
 _KEPT_HEADERS: Final = frozenset({FLOW_HEADER, BLOB_HEADER})
 _decode_failure: Final = msgspec.json.Decoder(Failure).decode
 
 
 def again(last: Envelope, *, id: str, now: datetime) -> Envelope:
-    """The envelope that stands for `last`, at the actor that got it."""
+    """The envelope that repeats `last` at the actor that got it."""
     at = to_rfc3339(now)
     actor = last.route.curr
     headers = {
@@ -87,7 +87,7 @@ class Replay:
         self._again: set[str] = set()
 
     def keeper(self, actor: str) -> Callable[[bytes], None]:
-        """Takes every message of an actor; the last one stays."""
+        """Takes every message of an actor, and keeps the last one."""
 
         def keep(body: bytes) -> None:
             if len(body) <= LAST_MAX:
@@ -115,7 +115,7 @@ class Replay:
             self.run(actor)
 
     async def stop(self) -> None:
-        """Wait for no end any more."""
+        """Give up waiting for the ends of replays."""
         self._again.clear()
         running = list(self._running.values())
         for task in running:

@@ -1,8 +1,8 @@
-"""The brokers of a local mesh: which are used, started or connected, and what is wrong with them.
+"""The brokers of a local mesh: which are used, how they are started, what is wrong with them.
 
-A NATS server is started only where an actor or the default is on NATS and no address says where
-one runs; every other broker is used by its address. The parts of the mesh see one transport: that
-of the only broker, or `MixedTransport`, with the store of delayed messages around it.
+A NATS server is started if an actor or the default is on NATS and no address says where one runs.
+Every other broker is used by its address. The parts of the mesh see one transport: that of the only
+broker, or a `MixedTransport`, wrapped by the store of delayed messages.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from asya.settings import Settings
 
 EMBEDDED: Final = "nats"
-"""The broker that is started where it has no address."""
+"""The broker that is started if it has no address."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def brokers_in_use(actors: Iterable[AsyncActor], settings: Settings) -> list[Use
 
 
 def without_address(actors: Iterable[AsyncActor], settings: Settings) -> Iterator[Complaint]:
-    """What is wrong with actors whose broker nobody knows the place of, a line each."""
+    """One error for each actor whose broker has no address."""
     for actor in actors:
         transport = transport_of(actor, settings)
         if transport != EMBEDDED and settings.address_of(transport) is None:
@@ -150,7 +150,7 @@ class LocalTransports:
 
     @property
     def message_max_bytes(self) -> int:
-        """What every broker in use takes: an envelope may be handed over to any of them."""
+        """What every broker in use takes, since an envelope may go on to any of them."""
         every = (self._default, *self.others.values())
         return min(transport.capabilities.message_max_bytes for transport in every)
 
@@ -160,19 +160,19 @@ class LocalTransports:
         return self.inner.capabilities_of(queue).tells_load
 
     async def ensure_queues(self) -> None:
-        """Make all queues; what a killed mesh held at the server that is ours goes on at once."""
+        """Make all queues. Messages that a killed mesh held at our own server are redelivered at once."""
         queues = [queue for use in self._uses for queue in use.queues]
         await asyncio.gather(*(self.inner.ensure(queue) for queue in queues))
         if self._embedded is None:
             return
-        # Nobody else uses this broker: what is held was held by a supervisor that was killed.
+        # Only this mesh uses this broker, so what is held was held by a supervisor that was killed.
         mine = [queue for use in self._uses if use.address is None for queue in use.queues]
         held = await asyncio.gather(*(self._embedded.recover_orphans(queue) for queue in mine))
         if sum(held):
             self._tell(WorkResumed(sum(held)))
 
     def shown(self) -> list[str]:
-        """A few words for each broker; none where there is only the one that is started here."""
+        """A few words for each broker; none if there is only the one that is started here."""
         if all(use.address is None for use in self._uses):
             return []
         return [
@@ -185,7 +185,7 @@ class LocalTransports:
         """Why a broker takes no messages now, or None."""
         if self._watch is not None and (problem := self._watch.problem()):
             return problem
-        # what befalls the server that is ours is its watch's to tell
+        # `BrokerWatch` speaks for our own server.
         away = [
             each.trouble
             for each in (self._default, *self.others.values())

@@ -1,8 +1,8 @@
-"""What is wrong with a set-up, and the remedy: the checks behind `asya doctor`.
+"""The checks behind `asya doctor`: what is wrong with a set-up, and the remedy.
 
-A check is a small function that looks and changes nothing. It is a row in the table of `examine`,
-gets a `SetUp`, and gives findings; libraries that may be missing are imported inside of it. Every
-check is bounded in time, and one that fails or hangs is a finding like any other.
+A check is a small function that reads and changes nothing. It is a row in the table of `examine`,
+takes a `SetUp` and yields findings. It imports libraries that may be missing inside of the function.
+Every check has a time limit, and one that fails or hangs becomes a finding, too.
 """
 
 from asya.local.doctor.checks import Check, Finding, run

@@ -30,7 +30,7 @@ SKEW_MAX_S: Final = 2.0
 """Further apart, clocks make delays and deadlines visibly wrong."""
 
 
-def look_at_program(setup: SetUp) -> Seen:
+def check_program(setup: SetUp) -> Seen:
     """The nats-server program and its version."""
     from asya.local.broker import find_binary
     from asya.local.transports import EMBEDDED
@@ -57,7 +57,7 @@ def look_at_program(setup: SetUp) -> Seen:
         yield "ok", f"nats-server {version[0].removeprefix('v')} ({program})"
 
 
-def look_at_broker(setup: SetUp) -> Seen:
+def check_broker(setup: SetUp) -> Seen:
     """Every broker that an address names: reachable, and with the queues it should have."""
     uses = _uses(setup)
     for found in asyncio.run(_look_at_all(uses, setup)):

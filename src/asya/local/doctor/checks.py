@@ -1,4 +1,4 @@
-"""Runs checks beside one another, each within its time, and gives what they found in their order."""
+"""Runs checks in parallel, each within its time limit, and yields findings in the order of the checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT_S: Final = 2.0
 """How long a check may take, unless its row says otherwise."""
 
 AT_A_TIME: Final = 4
-"""Checks that run beside one another; most of them wait."""
+"""Checks that run at a time; most of them wait."""
 
 State = Literal["ok", "warn", "fail", "skip"]
 
@@ -26,9 +26,9 @@ class Finding:
 
     Attributes:
         check: The check's name.
-        state: `ok`, `warn` (allowed, and may surprise), `fail`, or `skip` (nothing to look at).
-        text: What was seen; where it is not well, with the remedy.
-        code: The code whose page tells more, where something is not well.
+        state: `ok`, `warn` (allowed, but may surprise), `fail`, or `skip` (nothing to check).
+        text: What was seen; for `warn` and `fail` also the remedy.
+        code: The error code whose page says more, for `warn` and `fail`.
     """
 
     check: str
@@ -38,21 +38,21 @@ class Finding:
 
 
 Seen = Iterator[tuple[State, str] | tuple[State, str, Code]]
-"""What a check gives: state and text, and the code of what is not well."""
+"""What a check yields: a state, a text, and a code for what is wrong."""
 
-Look = Callable[[SetUp], Seen]
+Probe = Callable[[SetUp], Seen]
 
 
 class Check(NamedTuple):
     """A row of the table: the name, the function, and its time."""
 
     name: str
-    look: Look
+    probe: Probe
     limit_s: float = LIMIT_S
 
 
 def run(checks: Sequence[Check], setup: SetUp) -> Iterator[Finding]:
-    """What the checks found, in their order, as soon as it is known."""
+    """Findings in the order of the checks, each as soon as it is known."""
     found: list[list[Finding]] = [[] for _ in checks]
     done = [threading.Event() for _ in checks]
     rows = iter(range(len(checks)))
@@ -77,7 +77,7 @@ def run(checks: Sequence[Check], setup: SetUp) -> Iterator[Finding]:
 
 def _within_its_time(check: Check, setup: SetUp) -> list[Finding]:
     found: list[Finding] = []
-    thread = threading.Thread(target=lambda: found.extend(_look(check, setup)), daemon=True)
+    thread = threading.Thread(target=lambda: found.extend(_probe(check, setup)), daemon=True)
     thread.start()
     thread.join(check.limit_s)
     if thread.is_alive():
@@ -85,13 +85,13 @@ def _within_its_time(check: Check, setup: SetUp) -> list[Finding]:
     return found
 
 
-def _look(check: Check, setup: SetUp) -> list[Finding]:
+def _probe(check: Check, setup: SetUp) -> list[Finding]:
     try:
-        return [Finding(check.name, *found) for found in check.look(setup)]
+        return [Finding(check.name, *found) for found in check.probe(setup)]
     except ImportError as error:
         return [Finding(check.name, "skip", f"needs {error.name}, which is not installed")]
     except AsyaError as error:
         return [Finding(check.name, "fail", str(one), one.code) for one in error.complaints()]
     except Exception as error:
-        text = f"cannot be looked at: {type(error).__name__}: {error}"
+        text = f"the check itself failed: {type(error).__name__}: {error}"
         return [Finding(check.name, "fail", text, Code.INTERNAL)]

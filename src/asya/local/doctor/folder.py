@@ -1,4 +1,4 @@
-"""The data folder and the port, and the mesh that may run there already or was killed."""
+"""Checks of the data folder, the ports, and a mesh that runs there or was killed there."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ REMOTE: Final = frozenset({
     "9p", "afs", "ceph", "cifs", "fuse.s3fs", "fuse.sshfs", "glusterfs", "lustre", "ncpfs", "nfs",
     "nfs4", "smb3", "smbfs", "webdav",
 })  # fmt: skip
-"""File systems on which locks and syncs of a database are not to be trusted."""
+"""File systems whose locks and syncs a database cannot trust."""
 
 FREE_MIN_BYTES: Final = 64 * 2**20
 FREE_LOW_BYTES: Final = 2**30
-"""With less than the first the broker stores nothing; less than the second is gone in an hour."""
+"""Below the first the broker stores nothing. Below the second a busy mesh fills the disk in an hour."""
 
 READY_TIMEOUT_S: Final = 1.5
 
 
-def look_at_data(setup: SetUp) -> Seen:
+def check_data(setup: SetUp) -> Seen:
     """Whether the data folder can be written to, or made."""
     place = _nearest_that_exists(setup.data)
     if not place.is_dir():
-        yield "fail", f"{place} is no folder; give another with --data", Code.DATA_UNUSABLE
+        yield "fail", f"{place} is not a folder; give another with --data", Code.DATA_UNUSABLE
     elif not os.access(place, os.W_OK | os.X_OK):
-        text = f"no permission to write into {place}; make it writable, or take another (--data)"
+        text = f"no permission to write into {place}; make it writable, or give another folder with --data"
         yield "fail", text, Code.DATA_UNUSABLE
     else:
         new = "" if place == setup.data else ", which `asya up` will make"
         yield "ok", f"{setup.data}{new}"
 
 
-def look_at_file_system(setup: SetUp) -> Seen:
-    """Whether the data folder lies on a disk of this machine."""
+def check_file_system(setup: SetUp) -> Seen:
+    """Whether the data folder is on a disk of this machine."""
     import psutil
 
     place = _nearest_that_exists(setup.data).resolve()
@@ -56,17 +56,17 @@ def look_at_file_system(setup: SetUp) -> Seen:
         if place.is_relative_to(part.mountpoint) and part.fstype
     ]
     if not mounts:
-        yield "skip", "the system does not say which file system it is"
+        yield "skip", "the system does not say which file system this is"
         return
     kind = max(mounts, key=lambda part: len(part.mountpoint)).fstype
     if kind.lower() in REMOTE:
-        text = f"{setup.data} lies on {kind}; take a folder on a local disk (--data)"
+        text = f"{setup.data} is on {kind}; give a folder on a local disk with --data"
         yield "fail", text, Code.DATA_UNUSABLE
     else:
         yield "ok", f"{kind}, on this machine"
 
 
-def look_at_space(setup: SetUp) -> Seen:
+def check_space(setup: SetUp) -> Seen:
     """Room on the disk of the data folder."""
     free = shutil.disk_usage(_nearest_that_exists(setup.data)).free
     text = f"{free / 2**30:.1f} GiB are free"
@@ -78,8 +78,8 @@ def look_at_space(setup: SetUp) -> Seen:
         yield "ok", text
 
 
-def look_at_blobs(setup: SetUp) -> Seen:
-    """Whether the store of big payloads can be used, as far as looking tells."""
+def check_blobs(setup: SetUp) -> Seen:
+    """Whether the store of big payloads can be used, as far as can be told without writing."""
     from asya.local.blobs import check_retention
 
     check_retention(setup.actors, setup.settings.blobs_kept_s)
@@ -91,7 +91,9 @@ def look_at_blobs(setup: SetUp) -> Seen:
         if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
             yield "ok", f"{where}"
         else:
-            text = f"{where} cannot be written to; make it writable, or take another (--blob-store)"
+            text = (
+                f"{where} cannot be written to; make it writable, or give another with --blob-store"
+            )
             yield "fail", text, Code.BLOB
     elif importlib.util.find_spec("obstore") is None:
         text = f"obstore missing, which {where} needs; {how_to_install('blobs')}"
@@ -100,7 +102,7 @@ def look_at_blobs(setup: SetUp) -> Seen:
         yield "skip", f"{where} is asked when the mesh starts"
 
 
-def look_at_ports(setup: SetUp) -> Seen:
+def check_ports(setup: SetUp) -> Seen:
     """Whether the ports of the gateway and of the metrics can be taken."""
     from asya.gateway.server import bind
 
@@ -121,7 +123,7 @@ def look_at_ports(setup: SetUp) -> Seen:
                 yield "ok", f"{port} on {setup.settings.host} is free"
 
 
-def look_at_mesh(setup: SetUp) -> Seen:
+def check_mesh(setup: SetUp) -> Seen:
     """Whether a mesh runs here, and answers."""
     mesh = _mesh(setup)
     if mesh is None:
@@ -130,8 +132,8 @@ def look_at_mesh(setup: SetUp) -> Seen:
             yield "ok", "none runs here"
         else:
             text = (
-                f"pid {pid} runs on {setup.data}, and its record there ({run_file.FILE}) is "
-                "gone, so commands do not find it: give them --url, or stop it and start it again"
+                f"pid {pid} runs on {setup.data}, but its run file {run_file.FILE} is gone, so commands "
+                "do not find it; pass --url to them, or restart the mesh"
             )
             yield "fail", text, Code.MESH_UNREACHABLE
         return
@@ -148,7 +150,7 @@ def look_at_mesh(setup: SetUp) -> Seen:
         yield "fail", text, Code.UNAVAILABLE
 
 
-def look_at_leftovers(setup: SetUp) -> Seen:
+def check_leftovers(setup: SetUp) -> Seen:
     """What a mesh that was killed has left running."""
     from asya.local.broker import left_running
     from asya.local.leftovers import ChildRecord, still_alive
@@ -162,7 +164,7 @@ def look_at_leftovers(setup: SetUp) -> Seen:
     ]
     left += [f"nats-server (pid {pid})" for pid in left_running(setup.data / "nats")]
     if left:
-        text = f"{', '.join(left)} left behind by a killed mesh; `asya up` ends them, goes on"
+        text = f"{', '.join(left)} left behind by a killed mesh; `asya up` ends them and goes on"
         yield "warn", text, Code.MESH_LEFTOVERS
     else:
         yield "ok", "none"

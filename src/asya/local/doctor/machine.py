@@ -36,7 +36,7 @@ CLOCK_OFF_MAX_S: Final = 0.05
 """How long wall time and monotonic time are compared, and how far they may run apart in it."""
 
 
-def look_at_python(setup: SetUp) -> Seen:
+def check_python(setup: SetUp) -> Seen:
     """The interpreter of the mesh."""
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < PYTHON_MIN:
@@ -46,7 +46,7 @@ def look_at_python(setup: SetUp) -> Seen:
         yield "ok", f"{version} ({sys.executable})"
 
 
-def look_at_extras(setup: SetUp) -> Seen:
+def check_extras(setup: SetUp) -> Seen:
     """Packages that `pip install asya` alone does not bring."""
     missing = {
         extra: [name for name in names if importlib.util.find_spec(name) is None]
@@ -63,7 +63,7 @@ def look_at_extras(setup: SetUp) -> Seen:
         yield "ok", f"{', '.join(EXTRAS)} are installed"
 
 
-def look_at_files(setup: SetUp) -> Seen:
+def check_files(setup: SetUp) -> Seen:
     """The limit on open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     replicas = sum(
@@ -80,7 +80,7 @@ def look_at_files(setup: SetUp) -> Seen:
         yield "ok", f"{allowed} open files are allowed, {needed} may be needed"
 
 
-def look_at_clock(setup: SetUp) -> Seen:
+def check_clock(setup: SetUp) -> Seen:
     """Wall time: a year that can be, and running as monotonic time does."""
     wall, steady = time.time(), time.monotonic()
     time.sleep(CLOCK_WATCHED_S)

@@ -29,7 +29,7 @@ OUTPUT_MAX: Final = 300
 """Characters of what a probe printed that are shown when it says nothing else."""
 
 
-def look_at_settings(setup: SetUp) -> Seen:
+def check_settings(setup: SetUp) -> Seen:
     """`asya.yaml`, variables and flags."""
     for problem in setup.settings_problems:
         yield "fail", problem, problem.code
@@ -38,7 +38,7 @@ def look_at_settings(setup: SetUp) -> Seen:
         yield "ok", f"namespace {at.namespace}, data in {at.data}"
 
 
-def look_at_manifests(setup: SetUp) -> Seen:
+def check_manifests(setup: SetUp) -> Seen:
     """Manifests, with what is allowed there and may surprise."""
     problems = setup.manifest_problems
     if problems and not setup.named and all(p.code is Code.MANIFEST_MISSING for p in problems):
@@ -55,7 +55,7 @@ def look_at_manifests(setup: SetUp) -> Seen:
     yield "ok", f"{actors} actor{plural.get(actors, 's')}, {flows} flow{plural.get(flows, 's')}"
 
 
-def look_at_secrets(setup: SetUp) -> Seen:
+def check_secrets(setup: SetUp) -> Seen:
     """Secrets and `.env` files."""
     if not setup.actors:
         yield "skip", "there are no actors"
@@ -74,7 +74,7 @@ def look_at_secrets(setup: SetUp) -> Seen:
         yield "ok", f"all {asked} are there" if asked else "none is asked for"
 
 
-def look_at_runtime(setup: SetUp) -> Seen:
+def check_runtime(setup: SetUp) -> Seen:
     """Whether the interpreter of the replicas can import the runtime."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", "import asya.runtime.serve"],
@@ -92,11 +92,11 @@ def look_at_runtime(setup: SetUp) -> Seen:
 def handler_checks(setup: SetUp) -> list[Check]:
     """One check per actor: its handler is loaded in a process of its own."""
     return [
-        Check("handler", partial(look_at_handler, actor), HANDLER_S + 1) for actor in setup.actors
+        Check("handler", partial(check_handler, actor), HANDLER_S + 1) for actor in setup.actors
     ]
 
 
-def look_at_handler(actor: AsyncActor, setup: SetUp) -> Seen:
+def check_handler(actor: AsyncActor, setup: SetUp) -> Seen:
     """Whether a handler's module can be imported, and has the handler."""
     try:
         environment = _environment(actor, setup)

@@ -1,4 +1,4 @@
-"""What is examined: settings and manifests as `asya up` would read them, with what is wrong there."""
+"""What `asya doctor` examines: settings and manifests as `asya up` would read them, and their errors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class SetUp:
     Attributes:
         folder: The project's folder.
         environ: The environment that replicas would inherit.
-        settings: As they would hold; the defaults where they cannot be read.
+        settings: As `asya up` would use them; the defaults if they cannot be read.
         settings_problems: What is wrong with them.
         manifests: As they were loaded, or None.
         manifest_problems: What is wrong with them.
-        named: Whether somebody named what shall run; else nothing may be there.
+        named: Whether the user named what to run. If not, a folder without manifests is fine.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ class SetUp:
 
     @property
     def actors(self) -> Sequence[AsyncActor]:
-        """The actors that would run; none where manifests cannot be used."""
+        """The actors that would run; none if the manifests cannot be used."""
         return self.manifests.actors if self.manifests is not None else ()
 
     @property

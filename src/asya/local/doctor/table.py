@@ -10,28 +10,28 @@ from asya.local.doctor.checks import Check, Finding, run
 from asya.local.doctor.set_up import SetUp
 
 CHECKS: Final = (
-    Check("python", machine.look_at_python),
-    Check("runtime", project.look_at_runtime, project.RUNTIME_S + 1),
-    Check("extras", machine.look_at_extras),
-    Check("clock", machine.look_at_clock),
-    Check("files", machine.look_at_files),
-    Check("settings", project.look_at_settings),
-    Check("data", folder.look_at_data),
-    Check("file system", folder.look_at_file_system),
-    Check("space", folder.look_at_space),
-    Check("blobs", folder.look_at_blobs),
-    Check("mesh", folder.look_at_mesh),
-    Check("leftovers", folder.look_at_leftovers),
-    Check("ports", folder.look_at_ports),
-    Check("nats-server", brokers.look_at_program),
-    Check("broker", brokers.look_at_broker, brokers.BROKERS_S),
-    Check("manifests", project.look_at_manifests),
-    Check("secrets", project.look_at_secrets),
+    Check("python", machine.check_python),
+    Check("runtime", project.check_runtime, project.RUNTIME_S + 1),
+    Check("extras", machine.check_extras),
+    Check("clock", machine.check_clock),
+    Check("files", machine.check_files),
+    Check("settings", project.check_settings),
+    Check("data", folder.check_data),
+    Check("file system", folder.check_file_system),
+    Check("space", folder.check_space),
+    Check("blobs", folder.check_blobs),
+    Check("mesh", folder.check_mesh),
+    Check("leftovers", folder.check_leftovers),
+    Check("ports", folder.check_ports),
+    Check("nats-server", brokers.check_program),
+    Check("broker", brokers.check_broker, brokers.BROKERS_S),
+    Check("manifests", project.check_manifests),
+    Check("secrets", project.check_secrets),
 )
-"""All but those of the handlers, of which there is one per actor."""
+"""All checks except those of the handlers, which are one per actor."""
 
 
 def examine(setup: SetUp, *, handlers: bool = True) -> Iterator[Finding]:
-    """Run all checks; `handlers` says whether the user's modules are imported, too."""
+    """Run all checks; with `handlers` also those that import the user's modules."""
     rows = [*CHECKS, *(project.handler_checks(setup) if handlers else ())]
     return run(rows, setup)

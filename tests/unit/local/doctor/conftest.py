@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from asya.local.doctor import SetUp
-from asya.local.doctor.checks import Check, Finding, Look, run
+from asya.local.doctor.checks import Check, Finding, Probe, run
 
 Make = Callable[..., SetUp]
 
@@ -27,6 +27,6 @@ def make(project: Path) -> Make:
 
 
 @pytest.fixture
-def seen() -> Callable[[Look, SetUp], list[Finding]]:
+def seen() -> Callable[[Probe, SetUp], list[Finding]]:
     """What one check finds, as it is run."""
     return lambda look, setup: list(run([Check("it", look, 25)], setup))

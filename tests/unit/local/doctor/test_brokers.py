@@ -27,7 +27,7 @@ def program(project):
 
 def test_the_program_says_its_version(make, seen, program):
     path = program("nats-server: v2.12.3")
-    (found,) = seen(brokers.look_at_program, make(nats_server=path))
+    (found,) = seen(brokers.check_program, make(nats_server=path))
     assert (found.state, found.text) == ("ok", f"nats-server 2.12.3 ({path})")
 
 
@@ -36,26 +36,26 @@ def test_the_program_says_its_version(make, seen, program):
     [("nats-server: v2.10.29", Code.BROKER_OUTDATED), ("hello", Code.BROKER_MISSING)],
 )
 def test_a_program_that_will_not_do(make, seen, program, says, code):
-    (found,) = seen(brokers.look_at_program, make(nats_server=program(says)))
+    (found,) = seen(brokers.check_program, make(nats_server=program(says)))
     assert (found.state, found.code) == ("fail", code)
 
 
 def test_no_program(make, seen):
-    (found,) = seen(brokers.look_at_program, make(nats_server="no-such-server"))
+    (found,) = seen(brokers.check_program, make(nats_server="no-such-server"))
     assert (found.state, found.code) == ("fail", Code.BROKER_MISSING)
 
 
 def test_with_a_broker_of_ones_own_no_program_is_needed(make, seen):
     setup = make(transport_url="nats://127.0.0.1:1")
-    assert seen(brokers.look_at_program, setup)[0].state == "skip"
+    assert seen(brokers.check_program, setup)[0].state == "skip"
 
 
 def test_without_one_there_is_no_broker_to_look_at(make, seen):
-    assert seen(brokers.look_at_broker, make())[0].state == "skip"
+    assert seen(brokers.check_broker, make())[0].state == "skip"
 
 
 def test_a_broker_that_is_not_there(make, seen):
-    (found,) = seen(brokers.look_at_broker, make(transport_url="nats://127.0.0.1:1"))
+    (found,) = seen(brokers.check_broker, make(transport_url="nats://127.0.0.1:1"))
     assert (found.state, found.code) == ("fail", Code.TRANSPORT_UNAVAILABLE)
     assert "no NATS server answers at 127.0.0.1:1" in found.text
 
@@ -100,7 +100,7 @@ def test_every_broker_in_use_is_looked_at(make, seen, project, brokers_are):
     brokers_are(nats=nats, rabbitmq=rabbit)
     setup = make(transport_url="nats://n:1", rabbitmq_url="amqp://u:p@r")
 
-    moved, well, away = seen(brokers.look_at_broker, setup)
+    moved, well, away = seen(brokers.check_broker, setup)
 
     assert nats.asked == ["asya-default-x-sink", "asya-default-x-sump"]
     assert rabbit.asked == ["asya-default-double"]
@@ -125,7 +125,7 @@ def test_what_a_broker_finds_is_a_line_each(make, seen, project, brokers_are):
             )
         )
     )
-    found = seen(brokers.look_at_broker, make(transport_url="amqp://r:1"))
+    found = seen(brokers.check_broker, make(transport_url="amqp://r:1"))
     assert [(each.state, each.code) for each in found] == [
         ("fail", Code.CLOCK_WRONG),
         ("warn", Code.TRANSPORT),
@@ -139,7 +139,7 @@ def test_an_actor_whose_broker_has_no_address(make, seen, project):
         "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: double}\n"
         "spec: {handler: handlers.double, transport: sqs}\n"
     )
-    own, missing = seen(brokers.look_at_broker, make())
+    own, missing = seen(brokers.check_broker, make())
     assert own.text == "`asya up` starts one of its own"
     assert (missing.state, missing.code) == ("fail", Code.ADDRESS_MISSING)
     assert "sqs has no address; set sqsUrl" in missing.text
@@ -153,6 +153,6 @@ def test_a_broker_that_does_not_come_to_an_end(make, seen, brokers_are, monkeypa
 
     monkeypatch.setattr(brokers, "BROKERS_S", 1.05)
     brokers_are(sqs=Silent(Inspection("")))
-    (found,) = seen(brokers.look_at_broker, make(transport_url="sqs://eu-west-1"))
+    (found,) = seen(brokers.check_broker, make(transport_url="sqs://eu-west-1"))
     assert (found.state, found.code) == ("fail", Code.TRANSPORT_UNAVAILABLE)
     assert found.text.startswith("Amazon SQS at eu-west-1 gave no answer within")

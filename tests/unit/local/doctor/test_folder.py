@@ -61,26 +61,26 @@ def answering() -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
 
 
 def test_a_data_folder_that_will_be_made(project, make, seen):
-    (found,) = seen(folder.look_at_data, make())
+    (found,) = seen(folder.check_data, make())
     assert (found.state, found.text) == ("ok", f"{project}/.asya, which `asya up` will make")
     assert not (project / ".asya").exists()
 
 
 def test_a_data_folder_that_is_there(project, make, seen):
     (project / ".asya").mkdir()
-    assert seen(folder.look_at_data, make())[0].text == f"{project}/.asya"
+    assert seen(folder.check_data, make())[0].text == f"{project}/.asya"
     assert list((project / ".asya").iterdir()) == []
 
 
 def test_a_file_in_the_way(project, make, seen):
     (project / "here").write_text("")
-    (found,) = seen(folder.look_at_data, make(data=str(project / "here" / "data")))
+    (found,) = seen(folder.check_data, make(data=str(project / "here" / "data")))
     assert (found.state, found.code) == ("fail", Code.DATA_UNUSABLE)
 
 
 def test_no_permission(project, make, seen, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    (found,) = seen(folder.look_at_data, make())
+    (found,) = seen(folder.check_data, make())
     assert (found.state, found.code) == ("fail", Code.DATA_UNUSABLE)
     assert "no permission" in found.text
 
@@ -89,39 +89,39 @@ def test_no_permission(project, make, seen, monkeypatch):
 def test_the_file_system_of_the_nearest_mount_counts(project, make, seen, monkeypatch, kind, state):
     parts = [Part("/", "nfs" if state == "ok" else "ext4"), Part(str(project.resolve()), kind)]
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: parts)  # noqa: A006  psutil's name
-    assert seen(folder.look_at_file_system, make())[0].state == state
+    assert seen(folder.check_file_system, make())[0].state == state
 
 
 def test_a_system_that_tells_no_file_system(make, seen, monkeypatch):
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: [])  # noqa: A006  psutil's name
-    assert seen(folder.look_at_file_system, make())[0].state == "skip"
+    assert seen(folder.check_file_system, make())[0].state == "skip"
 
 
 @pytest.mark.parametrize(("free", "state"), [(0, "fail"), (500 * 2**20, "warn"), (2**34, "ok")])
 def test_room_on_the_disk(make, seen, monkeypatch, free, state):
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(free))
-    assert seen(folder.look_at_space, make())[0].state == state
+    assert seen(folder.check_space, make())[0].state == state
 
 
 def test_blobs_lie_in_the_data_folder_or_where_the_settings_say(project, make, seen):
-    assert seen(folder.look_at_blobs, make())[0].text == "in the data folder"
-    (found,) = seen(folder.look_at_blobs, make(blob_store=str(project / "big")))
+    assert seen(folder.check_blobs, make())[0].text == "in the data folder"
+    (found,) = seen(folder.check_blobs, make(blob_store=str(project / "big")))
     assert (found.state, found.text) == ("ok", f"{project}/big")
     assert list(project.iterdir()) == []
 
 
 def test_a_blob_store_that_cannot_be_written_to(project, make, seen):
     (project / "big").write_text("")
-    (found,) = seen(folder.look_at_blobs, make(blob_store=str(project / "big")))
+    (found,) = seen(folder.check_blobs, make(blob_store=str(project / "big")))
     assert (found.state, found.code) == ("fail", Code.BLOB)
 
 
 def test_an_object_store_needs_its_library(make, seen, monkeypatch):
     setup = make(blob_store="s3://bucket/prefix")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    assert seen(folder.look_at_blobs, setup)[0].state == "skip"
+    assert seen(folder.check_blobs, setup)[0].state == "skip"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (found,) = seen(folder.look_at_blobs, setup)
+    (found,) = seen(folder.check_blobs, setup)
     assert (found.state, found.code) == ("fail", Code.EXTRA_MISSING)
 
 
@@ -131,24 +131,24 @@ def test_blobs_that_would_not_live_long_enough(project, make, seen):
         "  handler: a.b\n  resiliency: {policies: {default: {maxAttempts: 3, "
         "initialDelay: 900h, maxInterval: 900h}}}\n"
     )
-    (found,) = seen(folder.look_at_blobs, make())
+    (found,) = seen(folder.check_blobs, make())
     assert (found.state, found.code) == ("fail", Code.SETTINGS_CONTRADICT)
     assert "raise blobRetention above it" in found.text
 
 
 def test_a_free_port(make, seen, free_port):
-    (found,) = seen(folder.look_at_ports, make(port=free_port))
+    (found,) = seen(folder.check_ports, make(port=free_port))
     assert (found.state, found.text) == ("ok", f"{free_port} on 127.0.0.1 is free")
 
 
 def test_any_port(make, seen):
-    assert seen(folder.look_at_ports, make(port=0))[0].state == "ok"
+    assert seen(folder.check_ports, make(port=0))[0].state == "ok"
 
 
 def test_a_port_in_use_names_who_has_it(make, seen):
     with socket.create_server(("127.0.0.1", 0)) as held:
         setup = make(port=0, metrics_port=held.getsockname()[1])
-        free, taken = seen(folder.look_at_ports, setup)
+        free, taken = seen(folder.check_ports, setup)
     assert free.state == "ok"
     assert (taken.state, taken.code) == ("fail", Code.PORT_UNUSABLE)
     assert f"in use by process {os.getpid()}" in taken.text
@@ -158,31 +158,31 @@ def test_a_port_that_our_mesh_holds_is_well(project, make, seen):
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
         announce(project, f"http://127.0.0.1:{port}", os.getpid())
-        (found,) = seen(folder.look_at_ports, make(port=port))
+        (found,) = seen(folder.check_ports, make(port=port))
     assert (found.state, f"(pid {os.getpid()})" in found.text) == ("ok", True)
 
 
 def test_no_mesh(make, seen):
-    assert seen(folder.look_at_mesh, make())[0].text == "none runs here"
+    assert seen(folder.check_mesh, make())[0].text == "none runs here"
 
 
 def test_a_mesh_that_is_ready(project, make, seen, answering):
     announce(project, answering[0], os.getpid())
-    (found,) = seen(folder.look_at_mesh, make())
+    (found,) = seen(folder.check_mesh, make())
     assert (found.state, found.text) == ("ok", f"pid {os.getpid()} at {answering[0]} is ready")
 
 
 def test_a_mesh_that_is_not_ready_says_why(project, make, seen, answering):
     announce(project, answering[0], os.getpid())
     answering[1].append((503, b'{"detail": "the broker is gone"}'))
-    (found,) = seen(folder.look_at_mesh, make())
+    (found,) = seen(folder.check_mesh, make())
     assert (found.state, found.code) == ("fail", Code.UNAVAILABLE)
     assert found.text.endswith("is not ready: the broker is gone")
 
 
 def test_a_mesh_that_does_not_answer(project, make, seen, free_port):
     announce(project, f"http://127.0.0.1:{free_port}", os.getpid())
-    (found,) = seen(folder.look_at_mesh, make())
+    (found,) = seen(folder.check_mesh, make())
     assert (found.state, found.code) == ("fail", Code.MESH_UNREACHABLE)
 
 
@@ -192,15 +192,15 @@ def test_a_mesh_whose_record_is_gone_is_no_killed_one(project, make, seen):
     lock.acquire()
     ChildRecord(project / ".asya" / "children.jsonl").add(os.getpid(), "embedder")
     try:
-        (mesh,) = seen(folder.look_at_mesh, make())
-        (left,) = seen(folder.look_at_leftovers, make())
+        (mesh,) = seen(folder.check_mesh, make())
+        (left,) = seen(folder.check_leftovers, make())
     finally:
         lock.release()
     assert (mesh.state, mesh.code) == ("fail", Code.MESH_UNREACHABLE)
     assert mesh.text.startswith(f"pid {os.getpid()} runs on {project / '.asya'}")
     assert "--url" in mesh.text
     assert left.state == "ok"
-    assert seen(folder.look_at_mesh, make())[0].text == "none runs here"
+    assert seen(folder.check_mesh, make())[0].text == "none runs here"
 
 
 def test_what_a_killed_mesh_left_is_named_and_left_alone(project, make, seen):
@@ -208,9 +208,9 @@ def test_what_a_killed_mesh_left_is_named_and_left_alone(project, make, seen):
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     with subprocess.Popen(sleep, start_new_session=True) as child:
         ChildRecord(project / ".asya" / "children.jsonl").add(child.pid, "embedder")
-        (found,) = seen(folder.look_at_leftovers, make())
+        (found,) = seen(folder.check_leftovers, make())
         assert child.poll() is None
         child.kill()
     assert (found.state, found.code) == ("warn", Code.MESH_LEFTOVERS)
     assert f"embedder (pid {child.pid}) left behind" in found.text
-    assert seen(folder.look_at_leftovers, make())[0].text == "none"
+    assert seen(folder.check_leftovers, make())[0].text == "none"

@@ -23,10 +23,10 @@ def line(found: Finding, check: str) -> str:
 @pytest.mark.parametrize(
     "look",
     [
-        machine.look_at_python,
-        machine.look_at_extras,
-        machine.look_at_files,
-        machine.look_at_clock,
+        machine.check_python,
+        machine.check_extras,
+        machine.check_files,
+        machine.check_clock,
     ],
 )
 def test_where_the_tests_run_all_is_well(look, make, seen):
@@ -35,14 +35,14 @@ def test_where_the_tests_run_all_is_well(look, make, seen):
 
 def test_an_old_python_is_refused(make, seen, monkeypatch):
     monkeypatch.setattr(machine, "PYTHON_MIN", (9, 0))
-    (found,) = seen(machine.look_at_python, make())
+    (found,) = seen(machine.check_python, make())
     assert (found.state, found.code) == ("fail", Code.PYTHON_UNUSABLE)
     assert found.text.endswith("is too old; the mesh needs 9.0")
 
 
 def test_a_missing_extra_says_how_to_get_it(make, seen, monkeypatch):
     monkeypatch.setattr(machine, "EXTRAS", {"local": ("psutil", "no_such_library")})
-    (found,) = seen(machine.look_at_extras, make())
+    (found,) = seen(machine.check_extras, make())
     assert (found.state, found.code) == ("fail", Code.EXTRA_MISSING)
     assert found.text == f"no_such_library missing; {how_to_install('local')}"
 
@@ -51,14 +51,14 @@ def test_the_page_shows_what_is_said_of_a_missing_extra(make, seen, monkeypatch)
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == "nats" else object()
     )
-    (found,) = seen(machine.look_at_extras, make())
+    (found,) = seen(machine.check_extras, make())
     shown = line(found, "extras").replace(str(ROOT), "/opt/asya")
     assert shown == pages()[Code.EXTRA_MISSING].example
 
 
 def test_what_only_makes_it_quicker_is_a_warning(make, seen, monkeypatch):
     monkeypatch.setattr(machine, "QUICKER", ("no_such_library",))
-    assert [each.state for each in seen(machine.look_at_extras, make())] == ["warn"]
+    assert [each.state for each in seen(machine.check_extras, make())] == ["warn"]
 
 
 def test_the_extras_are_those_of_the_project():
@@ -74,22 +74,22 @@ def test_the_extras_are_those_of_the_project():
 def test_the_limit_on_open_files_counts_replicas(project, make, seen, monkeypatch):
     (project / "handlers.py").write_text("def f(payload): return payload\n")
     monkeypatch.setattr("resource.getrlimit", lambda what: (256, 280))
-    assert seen(machine.look_at_files, make())[0].state == "ok"
-    (found,) = seen(machine.look_at_files, make("handlers.py:f"))
+    assert seen(machine.check_files, make())[0].state == "ok"
+    (found,) = seen(machine.check_files, make("handlers.py:f"))
     assert (found.state, found.code) == ("fail", Code.FILES_LIMIT)
     assert line(found, "files") == pages()[Code.FILES_LIMIT].example
 
 
 def test_a_year_that_cannot_be(make, seen, monkeypatch):
     monkeypatch.setattr(machine, "YEARS", range(2100, 2200))
-    (found,) = seen(machine.look_at_clock, make())
+    (found,) = seen(machine.check_clock, make())
     assert (found.state, found.code) == ("fail", Code.CLOCK_WRONG)
 
 
 def test_wall_time_that_jumps(make, seen, monkeypatch):
     first = iter([1000.0])
     monkeypatch.setattr("time.time", lambda: next(first, 1003.0))
-    (found,) = seen(machine.look_at_clock, make())
+    (found,) = seen(machine.check_clock, make())
     assert (found.state, found.code) == ("fail", Code.CLOCK_WRONG)
     jumped = re.search(r"jumped by \+([0-9.]+) s", found.text)
     assert jumped is not None

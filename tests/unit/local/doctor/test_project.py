@@ -21,7 +21,7 @@ SECRET = "  secretRefs: [{secretName: openai, keys: [{key: key, envVar: OPENAI_K
 def test_settings_that_cannot_be_read_leave_the_defaults(project, make, seen):
     (project / "asya.yaml").write_text("prot: 1\nhost: 5\n")
     setup = make()
-    found = seen(checks.look_at_settings, setup)
+    found = seen(checks.check_settings, setup)
     assert [(each.state, each.code) for each in found] == [
         ("fail", Code.SETTING_UNKNOWN),
         ("fail", Code.SETTINGS),
@@ -30,43 +30,43 @@ def test_settings_that_cannot_be_read_leave_the_defaults(project, make, seen):
 
 
 def test_good_settings_say_where_data_lies(project, make, seen):
-    (found,) = seen(checks.look_at_settings, make(namespace="lab"))
+    (found,) = seen(checks.check_settings, make(namespace="lab"))
     assert (found.state, found.text) == ("ok", f"namespace lab, data in {project}/.asya")
 
 
 def test_no_manifests_are_no_failure_unless_they_were_named(project, make, seen):
-    assert seen(checks.look_at_manifests, make())[0].state == "skip"
-    (found,) = seen(checks.look_at_manifests, make(str(project)))
+    assert seen(checks.check_manifests, make())[0].state == "skip"
+    (found,) = seen(checks.check_manifests, make(str(project)))
     assert (found.state, found.code) == ("fail", Code.MANIFEST_MISSING)
 
 
 def test_every_problem_of_the_manifests_is_a_line(project, make, seen):
     (project / "a.yaml").write_text(ACTOR + "  concurrency: no\n  scalling: {}\n")
-    found = seen(checks.look_at_manifests, make())
+    found = seen(checks.check_manifests, make())
     assert [each.code for each in found] == [Code.FIELD_INVALID, Code.FIELD_UNKNOWN]
 
 
 def test_warnings_of_the_manifests_are_warnings(project, make, seen):
     (project / "a.yaml").write_text(ACTOR + "  group: g\n")
-    found = seen(checks.look_at_manifests, make())
+    found = seen(checks.check_manifests, make())
     assert [each.state for each in found] == ["warn", "ok"]
     assert found[1].text == "1 actor, 0 flows"
 
 
 def test_a_missing_secret_says_what_to_set(project, make, seen):
     (project / "a.yaml").write_text(ACTOR + SECRET)
-    (found,) = seen(checks.look_at_secrets, make())
+    (found,) = seen(checks.check_secrets, make())
     assert (found.state, found.code) == ("fail", Code.VALUE_MISSING)
     assert "set OPENAI_KEY" in found.text
-    assert seen(checks.look_at_secrets, make(environ={"OPENAI_KEY": "x"}))[0].text == (
+    assert seen(checks.check_secrets, make(environ={"OPENAI_KEY": "x"}))[0].text == (
         "all 1 are there"
     )
 
 
 def test_the_interpreter_has_the_runtime(make, seen, monkeypatch):
-    assert seen(checks.look_at_runtime, make(environ=dict(os.environ)))[0].state == "ok"
+    assert seen(checks.check_runtime, make(environ=dict(os.environ)))[0].state == "ok"
     monkeypatch.setattr("sys.executable", "/bin/false")
-    (found,) = seen(checks.look_at_runtime, make())
+    (found,) = seen(checks.check_runtime, make())
     assert (found.state, found.code) == ("fail", Code.PYTHON_UNUSABLE)
 
 
