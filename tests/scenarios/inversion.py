@@ -43,9 +43,13 @@ class Inversion:
 
     def _function(self) -> FunctionType:
         module, _, name = self.function.partition(":")
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = inspect.getattr_static(found, part)
+        try:
+            found: Any = importlib.import_module(module)
+            for part in name.split("."):
+                found = inspect.getattr_static(found, part)
+        except (ImportError, AttributeError) as error:
+            text = f"{self.function} is gone; name the expression that holds the rule now"
+            raise AssertionError(text) from error
         found = getattr(found, "fget", found)
         assert isinstance(found, FunctionType), f"{self.function} is no function"
         return found
@@ -59,7 +63,10 @@ class Inversion:
         end = node.end_lineno or node.lineno
         source = "".join(lines[node.lineno - 1 : end])
         count = source.count(self.find)
-        assert count == 1, f"{self.find!r} stands {count} times in {self.function}, expected 1"
+        assert count == 1, (
+            f"{self.find!r} stands {count} times in {self.function}, expected 1; "
+            "name the expression that holds the rule now"
+        )
         edited = source.replace(self.find, self.put)
         whole = "".join(lines[: node.lineno - 1]) + edited + "".join(lines[end:])
         return _code(compile(whole, path, "exec"), name)

@@ -110,7 +110,22 @@ def test_ids_of_children_are_named_by_parent_hop_and_index(tmp_path: Path) -> No
     assert message.id == child_id(child_id("e-1", 0, 1), 2, 3)
 
 
-def test_an_inversion_that_finds_nothing_is_an_error() -> None:
-    nothing = Inversion("asya.sidecar.decide:forward", "not in there", "")
-    with pytest.raises(AssertionError, match="0 times"), nothing.applied():
+@pytest.mark.parametrize(
+    ("function", "find", "said"),
+    [
+        ("asya.sidecar.decide:decide", "not in there", "0 times"),
+        ("asya.sidecar.decide:not_there", "", "not_there is gone"),
+        ("asya.sidecar.not_there:decide", "", "decide is gone"),
+    ],
+)
+def test_an_inversion_of_what_is_not_there_is_an_error(function: str, find: str, said: str) -> None:
+    nothing = Inversion(function, find, "")
+    with pytest.raises(AssertionError, match=said), nothing.applied():
         pass
+
+
+def test_an_inversion_is_undone_at_its_end() -> None:
+    first, second = child_id("e-1", 0, 1), child_id("e-1", 0, 2)
+    with Inversion("asya.envelope:child_id", ":{index}", ":{index + 1}").applied():
+        assert child_id("e-1", 0, 1) == second
+    assert child_id("e-1", 0, 1) == first
