@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from asya.chores import FixedLeader
 from asya.tasks.store.sqlite.store import SqliteStore
 from asya.testing.delayed_contract import NOW, DelayedMessageStoreContract
 from asya.testing.transport_contract import Harness, TransportContract
@@ -29,7 +30,9 @@ class LaterHarness(Harness):
         inner = MemoryTransport(
             "kit", lease_s=lease_s or self.lease_s, broker=self.broker, delay_max_s=0
         )
-        transport = DelayingTransport(inner, self._messages, sends=not self.transports)
+        transport = DelayingTransport(
+            inner, self._messages, leader=FixedLeader(None if self.transports else 1)
+        )
         self.transports.append(transport)
         await transport.connect()
         await transport.start()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.support.pubsub import PubSubEmulator, PubSubFake
 
+from asya.chores import FixedLeader
 from asya.tasks.store.sqlite.store import SqliteStore
 from asya.testing.transport_contract import Harness, TransportContract
 from asya.transports.base import Transport
@@ -72,7 +73,9 @@ class PubSubHarness(Harness):
             publish_timeout_s=2.0,
             pull_s=0.25,
         )
-        transport = DelayingTransport(inner, self._messages, sends=not self.transports)
+        transport = DelayingTransport(
+            inner, self._messages, leader=FixedLeader(None if self.transports else 1)
+        )
         self.transports.append(transport)
         await transport.connect()
         await transport.start()

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from asya.local.reload import Reloader, Reloading
     from asya.manifest import AsyncActor, Manifests
     from asya.settings import Settings
-    from asya.tasks.blob_retention import BlobCare
     from asya.tasks.mesh import MeshClient
     from asya.tasks.service import TaskService
     from asya.tasks.store.sqlite.store import SqliteStore
@@ -130,6 +129,7 @@ class Composition:
 
     def make_service(self, store: SqliteStore, mesh: MeshClient, claims: Claims) -> TaskService:
         """The task service; not started."""
+        from asya.tasks.blob_retention import BlobRetention, DeadLetterBlobs
         from asya.tasks.service import ServiceLimits, TaskService
 
         settings = self._site.settings
@@ -148,14 +148,12 @@ class Composition:
             ledger=self.telemetry.ledger,
         )
         service.schedules.trace_headers = self.telemetry.spans.schedule
+        kept_s = settings.blobs_kept_s
+        service.chores.add(BlobRetention(claims.store, self._site.clock, kept_s), "blob-retention")
+        service.chores.add(
+            DeadLetterBlobs(claims.store, store.dead_letters, kept_s), "dead-letter-blobs"
+        )
         return service
-
-    def make_blob_care(self, store: SqliteStore, claims: Claims) -> BlobCare:
-        """Removes blobs that nobody needs any more."""
-        from asya.tasks.blob_retention import BlobCare
-
-        kept_s = self._site.settings.blobs_kept_s
-        return BlobCare(claims.store, store, self._site.clock, kept_s)
 
     async def recall_cancels(self, service: TaskService) -> None:
         """Let sidecars know what was canceled before this mesh started."""

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from asya.blobs.base import BlobStore
 from asya.blobs.claims import reference
 from asya.clock import Clock
 from asya.envelope import BLOB_HEADER, decode
-from asya.errors import BlobError, BlobMissing, EnvelopeError, StoreError
-from asya.tasks.store.base import DeadLetterQuery, Store
+from asya.errors import BlobMissing, EnvelopeError
+from asya.tasks.store.base import DeadLetterQuery, DeadLetterStore
 
 SWEEP_EVERY_S: Final = 3600.0
 STEP: Final = 500
@@ -32,38 +30,27 @@ PAGE: Final = 100
 """Dead letters read at a time."""
 
 _NAME: Final = BLOB_HEADER.encode()
-_log = logging.getLogger(__name__)
 
 
-class BlobCare:
-    """The chore. `start`, then `stop`.
+class BlobRetention:
+    """The chore that removes old blobs (see `asya.chores`).
 
     Args:
         blobs: The store.
-        tasks: For the dead letters.
         clock: The time of day.
         kept_s: How long a blob is kept that nobody stores or reads, in seconds.
     """
 
-    def __init__(self, blobs: BlobStore, tasks: Store, clock: Clock, kept_s: float) -> None:
+    def __init__(self, blobs: BlobStore, clock: Clock, kept_s: float) -> None:
+        self.woken = asyncio.Event()
         self._blobs = blobs
-        self._tasks = tasks
         self._clock = clock
         self._kept_s = kept_s
-        self._chores: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Begin."""
-        self._chores = [
-            asyncio.create_task(self._often(self.sweep, SWEEP_EVERY_S), name="asya-blobs"),
-            asyncio.create_task(self._often(self.keep, self._kept_s / 4), name="asya-letters"),
-        ]
-
-    async def stop(self) -> None:
-        """End. Idempotent."""
-        for chore in self._chores:
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+    async def run_once(self, now: datetime) -> float:
+        """Remove what is old; see `asya.chores.Chore`."""
+        await self.sweep()
+        return SWEEP_EVERY_S
 
     async def sweep(self) -> int:
         """One round: remove what is old. How many were removed."""
@@ -76,14 +63,35 @@ class BlobCare:
                 return removed
             await asyncio.sleep(PAUSE_S)
 
+
+class DeadLetterBlobs:
+    """The chore that keeps the blobs of dead letters (see `asya.chores`).
+
+    Args:
+        blobs: The store.
+        letters: The dead letters.
+        kept_s: How long a blob is kept that nobody stores or reads, in seconds.
+    """
+
+    def __init__(self, blobs: BlobStore, letters: DeadLetterStore, kept_s: float) -> None:
+        self.woken = asyncio.Event()
+        self._blobs = blobs
+        self._letters = letters
+        self._kept_s = kept_s
+
+    async def run_once(self, now: datetime) -> float:
+        """Touch the blobs well before their time is over; see `asya.chores.Chore`."""
+        await self.keep()
+        return self._kept_s / 4
+
     async def keep(self) -> int:
         """Begin the age of all dead letters' payloads anew. How many there are."""
         after, kept = 0, 0
         while True:
             query = DeadLetterQuery(after=after, newest_first=False, limit=PAGE)
-            page = await self._tasks.dead_letters.page(query)
+            page = await self._letters.page(query)
             for row in page:
-                letter = await self._tasks.dead_letters.get(row.id)
+                letter = await self._letters.get(row.id)
                 kept += letter is not None and await self._keep_one(letter.body)
             if len(page) < PAGE:
                 return kept
@@ -99,11 +107,3 @@ class BlobCare:
                 await self._blobs.touch(ref)
                 return True
         return False
-
-    async def _often(self, chore: Callable[[], Awaitable[int]], every_s: float) -> None:
-        while True:
-            try:
-                await chore()
-            except (BlobError, StoreError) as error:
-                _log.warning("old blobs are looked after later: %s", error)
-            await asyncio.sleep(every_s)

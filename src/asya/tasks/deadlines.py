@@ -57,7 +57,7 @@ class Deadlines:
         self._finish = finish
         self._nearest: list[tuple[datetime, str]] = []  # sorted
         self._by_id: dict[str, datetime] = {}
-        self._changed = asyncio.Event()
+        self.woken = asyncio.Event()
 
     @property
     def kept(self) -> int:
@@ -76,7 +76,7 @@ class Deadlines:
         insort(self._nearest, (deadline, id))
         self._by_id[id] = deadline
         if self._nearest[0][1] == id:
-            self._changed.set()
+            self.woken.set()
 
     def drop(self, id: str) -> None:
         """Forget a task that has ended."""
@@ -84,16 +84,10 @@ class Deadlines:
         if deadline is not None:
             del self._nearest[bisect_left(self._nearest, (deadline, id))]
 
-    async def run(self) -> None:
-        """End what is late, for ever."""
-        while True:
-            self._changed.clear()
-            await self.end_late()
-            try:
-                async with asyncio.timeout(self._left_s()):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+    async def run_once(self, now: datetime) -> float | None:
+        """End what is late; see `asya.chores.Chore`."""
+        await self.end_late()
+        return self._left_s()
 
     def _left_s(self) -> float | None:
         """Seconds to the next deadline that is to be looked at; None where there is none."""

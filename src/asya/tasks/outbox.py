@@ -16,7 +16,6 @@ from typing import Final
 from asya.clock import Clock, from_rfc3339, to_rfc3339
 from asya.envelope import Envelope, decode
 from asya.errors import (
-    AsyaError,
     MessageTooLarge,
     QueueMissing,
     StoreError,
@@ -57,6 +56,8 @@ class Outbox:
         self._clock = clock
         self._recorder = recorder
         self._gate = gate
+        self._took_over = False
+        self.woken = asyncio.Event()
         self._admitting: dict[str, asyncio.Future[None]] = {}
 
     @contextlib.asynccontextmanager
@@ -102,24 +103,24 @@ class Outbox:
         if not waits:
             self._gate.admitted(envelope.route.curr)
 
-    async def run_once(self, now: datetime) -> None:
-        """Publish what has been stored for longer than `AGE_S` and is not marked."""
-        await self._publish_leftovers(to_rfc3339(now - timedelta(seconds=AGE_S)))
+    async def run_once(self, now: datetime) -> float:
+        """Publish what has been stored for longer than `AGE_S` and is not marked.
 
-    async def run(self) -> None:
-        """Publish what a process that died has left behind, then go round after round."""
-        await self._publish_leftovers(None)
-        while True:
-            await asyncio.sleep(EVERY_S)
-            await self.run_once(self._clock.now())
+        The first run takes all that is not marked, however young: it was left behind by a process
+        that died. See `asya.chores.Chore`.
+        """
+        await self._publish_leftovers(
+            to_rfc3339(now - timedelta(seconds=AGE_S)) if self._took_over else None
+        )
+        self._took_over = True
+        return EVERY_S
 
     async def _publish_leftovers(self, created_before: str | None) -> None:
         after = 0
-        with contextlib.suppress(AsyaError):  # the next round tries again
-            while page := await self._store.tasks.outbox(after=after):
-                after = page[-1].key
-                for outgoing in page:
-                    await self._publish_leftover(outgoing, created_before)
+        while page := await self._store.tasks.outbox(after=after):
+            after = page[-1].key
+            for outgoing in page:
+                await self._publish_leftover(outgoing, created_before)
 
     async def _publish_leftover(self, outgoing: Outgoing, created_before: str | None) -> None:
         if outgoing.id in self._admitting:

@@ -1,4 +1,4 @@
-"""Fires schedules: one task that sleeps until something is due, and admits it.
+"""Fires schedules: a chore that runs when something is due, and admits it.
 
 What was done last is in the task store. A due time is noted as dealt with after its run was
 admitted; a death in between admits the same id again, which is the same task. Owned by the task
@@ -8,7 +8,6 @@ service, which it admits through.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -99,23 +98,10 @@ class Scheduler:
         self._specs = {spec.name: spec for spec in specs}
         self._namespace = namespace
         self._clock = clock
-        self._changed = asyncio.Event()
+        self.woken = asyncio.Event()
         self._alone = asyncio.Lock()
         self._known: dict[str, ScheduleRow] = {}
         self._looks: dict[str, float] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to fire; without schedules there is nothing to run."""
-        if self._specs:
-            self._task = asyncio.create_task(self._run(), name="asya-scheduler")
-
-    async def close(self) -> None:
-        """Fire nothing any more; a run that is being admitted is finished or given up."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
 
     @refuses_store_errors
     async def states(self) -> list[ScheduleState]:
@@ -172,28 +158,24 @@ class Scheduler:
             row.suspended = suspended
             await self._store.save(row)
         self._looks.pop(name, None)
-        self._changed.set()
+        self.woken.set()
         return self._state(spec, row)
 
-    async def _run(self) -> None:
+    async def run_once(self, now: datetime) -> float:
+        """Fire what is due; see `asya.chores.Chore`.
+
+        Raises:
+            StoreError: What was done before cannot be read, so nothing was done.
+        """
         time = asyncio.get_running_loop().time
-        while True:
-            self._changed.clear()
-            try:
-                async with self._alone:
-                    await self._refresh()
-            except StoreError as error:  # nothing is done without knowing what was done
-                _log.warning("schedules: %s", error)
-                await asyncio.sleep(RETRY_S)
-                continue
-            began = time()
-            for spec in self._specs.values():
-                if self._looks.get(spec.name, began) <= began:
-                    wait_s = await self._try(spec)
-                    self._looks[spec.name] = time() + min(wait_s, SLEEP_MAX_S)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, min(self._looks.values()) - time())):
-                    await self._changed.wait()
+        async with self._alone:
+            await self._refresh()
+        began = time()
+        for spec in self._specs.values():
+            if self._looks.get(spec.name, began) <= began:
+                wait_s = await self._try(spec)
+                self._looks[spec.name] = time() + min(wait_s, SLEEP_MAX_S)
+        return max(0.0, min(self._looks.values(), default=began + SLEEP_MAX_S) - time())
 
     async def _try(self, spec: ScheduleSpec) -> float:
         try:

@@ -22,6 +22,7 @@ from msgspec import Raw
 
 from asya.blobs.base import BlobStore
 from asya.blobs.claims import CHECKED_IN, Claims, no_claims
+from asya.chores import ChoreRunner, Leader
 from asya.clock import Clock, to_rfc3339
 from asya.envelope import BLOB_HEADER, FLOW_HEADER, Envelope, decode, encode, new_envelope
 from asya.errors import (
@@ -42,7 +43,7 @@ from asya.tasks.admission import (
 )
 from asya.tasks.dead_letters import DeadLetters
 from asya.tasks.deadlines import Deadlines
-from asya.tasks.diagnosis.facts import Capturing, Insight
+from asya.tasks.diagnosis.facts import LOOK_EVERY_S, Capturing, Insight
 from asya.tasks.diagnosis.why import Facts
 from asya.tasks.idempotency import IdempotencyKey, refused_key
 from asya.tasks.key_reservation import KeyReservation
@@ -50,6 +51,8 @@ from asya.tasks.mesh import ActorStatus, MeshClient
 from asya.tasks.outbox import Outbox
 from asya.tasks.recorder import Recorder
 from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors
+from asya.tasks.retention import EVERY_S as RETENTION_FIRST_S
+from asya.tasks.retention import Retention
 from asya.tasks.rules import TaskRow, note_of
 from asya.tasks.schedule import ScheduleSpec
 from asya.tasks.scheduler import Scheduler
@@ -68,11 +71,6 @@ CANCEL_STEP: Final = 1_000
 
 CANCELED_RECENTLY_MAX: Final = 10_000
 """Ids that `canceled_recently` gives a supervisor that starts again."""
-
-SWEEP_STEP: Final = 200
-"""Tasks that one transaction forgets; between two of them others can write."""
-
-SWEEP_EVERY_S: Final = 60.0
 
 EVENT_MAX: Final = 2**62
 """No task has an event of this number."""
@@ -136,8 +134,10 @@ class TaskService:
         capturing: What is kept of the payloads of hops.
         claims: Where big payloads go; without them every payload travels in its message.
         ledger: Makes the ledger that counts ends, and then asks the service's own to store them.
+        leader: Whether this process runs the chores; without one it does.
 
     Attributes:
+        chores: Runs what the service does by itself, from `start` to `close`. Others may be added.
         schedules: Fires them.
         insight: Why envelopes are where they are, and how long actors take.
         dead_letters: Envelopes that nobody could handle.
@@ -155,6 +155,7 @@ class TaskService:
         capturing: Capturing | None = None,
         claims: Claims | None = None,
         ledger: Callable[[Ledger], Ledger] | None = None,
+        leader: Leader | None = None,
     ) -> None:
         self._claims = no_claims() if claims is None else claims
         self.limits = limits or ServiceLimits()
@@ -168,7 +169,6 @@ class TaskService:
         self._deadlines = Deadlines(clock, self._up_to_date, self._end_late)
         self.insight = Insight(store, mesh, clock, capturing, self._recorded, self._deadlines.add)
         self._outbox = Outbox(store, mesh, clock, self._recorder, self._gate)
-        self._chores: list[asyncio.Task[None]] = []
         self.dead_letters = DeadLetters(
             store,
             mesh,
@@ -182,6 +182,8 @@ class TaskService:
         self.schedules = Scheduler(
             self, store.schedules, schedules, namespace=mesh.namespace, clock=clock
         )
+        self.chores = ChoreRunner(clock, leader)
+        self._add_chores(capturing, schedules=bool(schedules))
 
     @property
     def blobs(self) -> BlobStore:
@@ -198,13 +200,7 @@ class TaskService:
         """
         await self._store.open()
         self._recorder.start()
-        self.schedules.start()
-        self._chores = [
-            asyncio.create_task(self._outbox.run(), name="asya-outbox"),
-            asyncio.create_task(self._sweep(), name="asya-sweep"),
-            asyncio.create_task(self.insight.watch(), name="asya-watcher"),
-            asyncio.create_task(self._deadlines.run(), name="asya-deadlines"),
-        ]
+        self.chores.start()
 
     def release(self) -> None:
         """End all event streams and answer all waiting requests; called before the server stops."""
@@ -213,13 +209,9 @@ class TaskService:
     async def close(self) -> None:
         """Release everybody, store what is pending, close the store. Idempotent."""
         self.release()
-        chores, self._chores = self._chores, []
-        if not chores:
+        if not self.chores.running:
             return
-        await self.schedules.close()
-        for chore in chores:
-            chore.cancel()
-        await asyncio.gather(*chores, return_exceptions=True)
+        await self.chores.close()
         await self._gate.close()
         await self._recorder.flush()
         await self._store.close()
@@ -235,7 +227,7 @@ class TaskService:
 
     def problem(self) -> str | None:
         """Why no envelope can be taken now, or None."""
-        if not self._chores:
+        if not self.chores.running:
             return "the gateway does not run"
         if self._watches.released:
             return "the gateway shuts down"
@@ -568,16 +560,15 @@ class TaskService:
 
     # Chores
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
-            before = self._clock.now() - timedelta(seconds=self.limits.retention_s)
-            try:
-                while await self._store.tasks.sweep(to_rfc3339(before), SWEEP_STEP) == SWEEP_STEP:
-                    await asyncio.sleep(0.01)
-                await self.insight.forget()
-            except StoreError as error:
-                log.warning("old tasks were not swept: %s", error)
+    def _add_chores(self, capturing: Capturing | None, *, schedules: bool) -> None:
+        keep_s = (capturing or Capturing()).keep_s
+        retention = Retention(self._store, self.limits.retention_s, keep_s)
+        self.chores.add(self._outbox, "outbox")
+        self.chores.add(retention, "retention", first_s=RETENTION_FIRST_S)
+        self.chores.add(self.insight, "watcher", first_s=LOOK_EVERY_S, pause_s=LOOK_EVERY_S)
+        self.chores.add(self._deadlines, "deadlines")
+        if schedules:
+            self.chores.add(self.schedules, "schedules")
 
 
 def _check_found(row: TaskRow, insertion: Insertion, reservation: KeyReservation | None) -> None:

@@ -1,12 +1,13 @@
-"""Messages that wait longer than their broker can keep them: the one scheduler of ours.
+"""Stores messages whose delay exceeds the broker's limit and publishes them when due.
 
-A delay within `Capabilities.delay_max_s` is the broker's. A longer one goes to a shelf, which is
-durable: the publish is confirmed once it is stored there. At its time the message is published,
-and taken off the shelf after the broker's confirm; a death in between publishes it once more, with
-the same `dedup_id`, and never loses it. While a broker is away its messages stay on the shelf.
+A delay within `Capabilities.delay_max_s` is the broker's. A longer one goes to a
+`DelayedMessageStore`, which is durable: the publish is confirmed once the message is stored. When
+it is due, the message is published, and removed from the store after the broker's confirm. A crash
+between the two publishes it once more with the same `dedup_id`, and never loses it. While a broker
+is away its messages stay in the store.
 
-Wraps the transport of a whole mesh, so that there is one scheduler however many brokers there are.
-The shelf is the task store's; whatever keeps the promises of `DelayedMessageStore` will do.
+`DelayingTransport` wraps the transport of a whole mesh, so there is one such store, however many
+brokers there are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from asya.chores import ChoreRunner, Leader
 from asya.clock import Clock, SystemClock, seconds_until
 from asya.crashpoints import crash
 from asya.errors import (
@@ -124,7 +126,8 @@ class DelayingTransport(Transport):
         inner: Connected and closed with this one.
         shelf: Where messages wait.
         clock: Wall time.
-        sends: Whether this one sends what is due: exactly one of those that share a shelf does.
+        leader: Whether this one sends what is due: of those that share a store exactly one does.
+            Without one it sends.
     """
 
     def __init__(
@@ -133,12 +136,11 @@ class DelayingTransport(Transport):
         shelf: DelayedMessageStore,
         *,
         clock: Clock | None = None,
-        sends: bool = True,
+        leader: Leader | None = None,
     ) -> None:
         self.inner = inner
         self._shelf = shelf
         self._clock = clock or SystemClock()
-        self._sends = sends
         self._able: dict[Capabilities, Capabilities] = {}
         self.capabilities = self._without_limit(inner.capabilities)
         self._known: dict[str, float] = {}
@@ -146,9 +148,9 @@ class DelayingTransport(Transport):
         self._held: dict[str, _Held] = {}
         self._sent: set[int] = set()
         self._turn = asyncio.Lock()
-        self._woken = asyncio.Event()
-        self._stopping = False
-        self._task: asyncio.Task[None] | None = None
+        self.woken = asyncio.Event()
+        self._chores = ChoreRunner(self._clock, leader)
+        self._chores.add(self, "delayed-messages")
         self._wake_at: datetime | None = None
 
     # -- what it adds -----------------------------------------------------------------------------
@@ -160,19 +162,11 @@ class DelayingTransport(Transport):
             StoreError: The shelf cannot be read.
         """
         self._used.update(await self._shelf.counts())
-        if self._sends:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="asya-later")
+        self._chores.start()
 
     async def stop(self) -> None:
         """Send no more; what is under way is finished. Idempotent."""
-        self._stopping = True
-        self._woken.set()
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=CLOSE_S)
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._chores.close(CLOSE_S)
 
     def capabilities_of(self, queue: str) -> Capabilities:
         """Those of the queue's broker, with any delay."""
@@ -205,7 +199,7 @@ class DelayingTransport(Transport):
             raise TransportUnavailable(f"a delayed message cannot be stored: {error}") from error
         self._used.add(queue)
         if self._wake_at is None or not_before < self._wake_at:
-            self._woken.set()
+            self.woken.set()
         return Receipt(duplicate=not kept)
 
     async def delete(self, queue: str) -> None:
@@ -258,25 +252,13 @@ class DelayingTransport(Transport):
 
     # -- sending what is due ----------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        while not self._stopping:
-            try:
-                async with self._turn:
-                    sleep_s = await self._send_due()
-            except StoreError as error:
-                log.warning("delayed messages cannot be looked at yet: %s", error)
-                sleep_s = RETRY_MOST_S
-            except Exception:
-                log.exception("the sending of delayed messages failed, and goes on")
-                sleep_s = RETRY_MOST_S
-            if sleep_s > 0 and not self._stopping:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(sleep_s):
-                        await self._woken.wait()
+    async def run_once(self, now: datetime) -> float:
+        """Send one batch of what is due; see `asya.chores.Chore`."""
+        async with self._turn:
+            return await self._send_due()
 
     async def _send_due(self) -> float:
         """Send one batch; gives how long nothing is to be done, in seconds."""
-        self._woken.clear()
         now_s = asyncio.get_running_loop().time()
         waits = {queue: held.until_s for queue, held in self._held.items() if held.until_s > now_s}
         # Set before the shelf is asked: what is put meanwhile wakes us.
@@ -296,7 +278,7 @@ class DelayingTransport(Transport):
         until_s = min(waits.values(), default=float("inf")) - now_s
         if next_at is not None:
             until_s = min(until_s, seconds_until(next_at, self._clock.now()))
-        if not self._woken.is_set():
+        if not self.woken.is_set():
             self._wake_at = next_at
         return min(SLEEP_MAX_S, max(0.001, until_s))
 

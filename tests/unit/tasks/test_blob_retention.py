@@ -9,12 +9,13 @@ import pytest
 
 from asya.blobs.claims import Claims
 from asya.blobs.memory import MemoryBlobs
+from asya.chores import ChoreRunner
 from asya.clock import to_rfc3339
 from asya.envelope import Envelope, encode, new_envelope, raw_json
 from asya.errors import BlobMissing
 from asya.events import DeadLetter
 from asya.tasks import blob_retention as blob_care
-from asya.tasks.blob_retention import BlobCare
+from asya.tasks.blob_retention import BlobRetention, DeadLetterBlobs
 from asya.tasks.store.base import Store
 from asya.tasks.store.sqlite.store import SqliteStore
 
@@ -29,7 +30,8 @@ class Place:
         self.blobs = MemoryBlobs(self.clock)
         self.tasks = tasks
         self.claims = Claims(self.blobs, 5000)
-        self.care = BlobCare(self.blobs, tasks, self.clock, KEPT_S)
+        self.retention = BlobRetention(self.blobs, self.clock, KEPT_S)
+        self.letters = DeadLetterBlobs(self.blobs, tasks.dead_letters, KEPT_S)
 
     async def dead(self, name: str, text: str) -> Envelope:
         envelope = new_envelope(["a"], raw_json(text), now=self.clock.now(), id=name)
@@ -63,9 +65,9 @@ async def place(tmp_path):
 async def test_what_nobody_used_for_its_time_goes(place):
     ref = await place.blobs.put(b"x" * 10_000)
     place.clock.move(KEPT_S - 1)
-    assert await place.care.sweep() == 0
+    assert await place.retention.sweep() == 0
     place.clock.move(2)
-    assert await place.care.sweep() == 1
+    assert await place.retention.sweep() == 1
     with pytest.raises(BlobMissing):
         await place.blobs.get(ref)
 
@@ -76,7 +78,7 @@ async def test_many_blobs_are_swept_in_steps(place, monkeypatch):
     for number in range(10):
         await place.blobs.put(b"%d" % number)
     place.clock.move(KEPT_S + 1)
-    assert await place.care.sweep() == 10
+    assert await place.retention.sweep() == 10
 
 
 async def test_a_dead_letter_keeps_its_payload_for_as_long_as_it_is_there(place, monkeypatch):
@@ -86,8 +88,8 @@ async def test_a_dead_letter_keeps_its_payload_for_as_long_as_it_is_there(place,
     await place.dead("small", "here")
     for _ in range(6):
         place.clock.move(KEPT_S / 2)
-        assert await place.care.keep() == 5
-        assert await place.care.sweep() == 0
+        assert await place.letters.keep() == 5
+        assert await place.retention.sweep() == 0
     assert bytes((await place.claims.restore(dead[0])).payload) == b'"0' + b"x" * 10_000 + b'"'
 
 
@@ -95,18 +97,20 @@ async def test_a_letter_whose_payload_is_gone_stops_nothing(place):
     await place.dead("lost", "x" * 10_000)
     place.blobs.blobs.clear()
     await place.dead("there", "y" * 10_000)
-    assert await place.care.keep() == 1
+    assert await place.letters.keep() == 1
 
 
 async def test_the_chore_goes_on_after_an_outage(place, monkeypatch, caplog):
     monkeypatch.setattr(blob_care, "SWEEP_EVERY_S", 0.001)
     place.blobs.outage = "away"
-    place.care.start()
-    while "looked after later: away" not in caplog.text:
+    runner = ChoreRunner(place.clock)
+    runner.add(place.retention, "blob-retention")
+    runner.start()
+    while "the chore blob-retention failed" not in caplog.text:
         await asyncio.sleep(0.001)
     place.blobs.outage = None
     await place.blobs.put(b"old")
     place.clock.move(KEPT_S + 1)
     while place.blobs.blobs:
         await asyncio.sleep(0.001)
-    await place.care.stop()
+    await runner.close()

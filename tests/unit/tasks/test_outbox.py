@@ -48,6 +48,7 @@ async def stored(store: SqliteStore, clock: StandingClock, id: str) -> None:
 async def test_an_old_leftover_is_published_and_a_young_one_is_not(
     outbox: Outbox, store: SqliteStore, mesh: ListMesh, clock: StandingClock
 ) -> None:
+    await outbox.run_once(clock.now())  # only the first run takes young ones too
     await stored(store, clock, "old")
     clock.move(AGE_S + 1)
     await stored(store, clock, "young")

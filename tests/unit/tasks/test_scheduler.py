@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from asya.chores import ChoreRunner
 from asya.clock import to_rfc3339
 from asya.envelope import Route
 from asya.errors import StoreError
@@ -85,6 +86,19 @@ class Admissions:
         return [each[0] for each in self.taken.values()]
 
 
+class Running:
+    """A scheduler with the runner that calls it."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self._runner = ChoreRunner(VirtualClock(START))
+        self._runner.add(scheduler, "schedules")
+        self._runner.start()
+
+    async def close(self) -> None:
+        await self._runner.close()
+
+
 class World:
     """A store, admissions, and schedulers that come and go."""
 
@@ -97,11 +111,13 @@ class World:
             self.admissions, self.rows, specs, namespace="default", clock=VirtualClock(START)
         )
 
+    def running(self, *specs: ScheduleSpec) -> Running:
+        """A scheduler that is run, as the task service does it."""
+        return Running(self.scheduler(*specs))
+
     async def during(self, seconds, *specs, count=1) -> None:
         """Run schedulers side by side for a time."""
-        running = [self.scheduler(*specs) for _ in range(count)]
-        for each in running:
-            each.start()
+        running = [self.running(*specs) for _ in range(count)]
         await asyncio.sleep(seconds)
         for each in running:
             await each.close()
@@ -118,9 +134,9 @@ def test_a_run_goes_into_the_trace_that_somebody_records():
     async def story(world):
         scheduler = world.scheduler(hourly())
         scheduler.trace_headers = lambda name: {"traceparent": f"trace of {name}"}
-        scheduler.start()
+        running = Running(scheduler)
         await asyncio.sleep(HOUR + 60)
-        await scheduler.close()
+        await running.close()
 
     assert play(story).admissions.traces == ["trace of report"]
 
@@ -252,14 +268,13 @@ def test_a_mesh_in_trouble_gets_the_run_when_it_is_back():
 def test_a_run_that_can_never_be_admitted_is_left_out_and_told_of():
     async def story(world):
         world.admissions.refusals = [Refusal(Kind.UNKNOWN_ACTOR, "there is no actor 'a'")]
-        running = world.scheduler(hourly())
-        running.start()
+        running = world.running(hourly())
         await asyncio.sleep(HOUR + 60)
-        (state,) = await running.states()
+        (state,) = await running.scheduler.states()
         assert state.last_error == f"no run at {hour(1)}: there is no actor 'a'"
         assert (state.last_at, state.next_at) == (None, hour(2))
         await asyncio.sleep(HOUR)
-        (state,) = await running.states()
+        (state,) = await running.scheduler.states()
         assert (state.last_at, state.last_error) == (hour(2), None)
         await running.close()
 
@@ -287,19 +302,17 @@ def test_runs_that_may_not_overlap_hold_a_key_until_they_end(policy, asked):
 
 def test_a_suspended_schedule_makes_no_runs_and_makes_none_up():
     async def story(world):
-        running = world.scheduler(hourly(missed_runs="all"))
-        running.start()
+        running = world.running(hourly(missed_runs="all"))
         await asyncio.sleep(HOUR / 2)
-        state = await running.suspend("report", suspended=True)
+        state = await running.scheduler.suspend("report", suspended=True)
         assert (state.suspended, state.next_at) == (True, None)
         await asyncio.sleep(3 * HOUR)
         # over a restart too, with hours of downtime
         await running.close()
         await asyncio.sleep(2 * HOUR)
-        running = world.scheduler(hourly(missed_runs="all"))
-        running.start()
+        running = world.running(hourly(missed_runs="all"))
         await asyncio.sleep(60)
-        state = await running.suspend("report", suspended=False)
+        state = await running.scheduler.suspend("report", suspended=False)
         assert (state.suspended, state.next_at) == (False, hour(6))
         await asyncio.sleep(HOUR)
         await running.close()
@@ -309,10 +322,9 @@ def test_a_suspended_schedule_makes_no_runs_and_makes_none_up():
 
 def test_a_schedule_that_its_manifest_suspends_can_be_resumed():
     async def story(world):
-        running = world.scheduler(hourly(suspended=True))
-        running.start()
+        running = world.running(hourly(suspended=True))
         await asyncio.sleep(2 * HOUR)
-        await running.suspend("report", suspended=False)
+        await running.scheduler.suspend("report", suspended=False)
         await asyncio.sleep(HOUR + 60)
         await running.close()
         # given the manifest alone, what was due while it was suspended is not missed

@@ -301,7 +301,7 @@ def test_a_store_that_cannot_be_read_for_a_while_is_read_again(
         await world.box.wait_for(1, timeout_s=15)
 
     run(scenario)
-    assert "delayed messages cannot be looked at yet: no disk" in caplog.text
+    assert "the chore delayed-messages failed" in caplog.text
 
 
 def test_a_repeated_id_is_shelved_once() -> None:

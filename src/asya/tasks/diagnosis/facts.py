@@ -13,13 +13,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from asya.clock import Clock, from_rfc3339, to_rfc3339
-from asya.errors import AsyaError, TransportError, nearest
+from asya.errors import TransportError, nearest
 from asya.events import Event, HopEnded, HopStarted
 from asya.tasks.diagnosis.latency import ActorPace, Paces
 from asya.tasks.diagnosis.why import DeadLetterFact, Facts, Spot, stuck_after_s
@@ -42,9 +42,6 @@ CHILDREN_MAX: Final = 500
 
 LINES_MAX: Final = 10
 """Lines of the log that one look may write."""
-
-FORGET_STEP: Final = 1_000
-"""Payloads that one transaction forgets."""
 
 _decode_hop = msgspec.json.Decoder(HopData).decode
 _decode_failure = msgspec.json.Decoder(Failure).decode
@@ -92,14 +89,14 @@ class Insight:
         self._clock = clock
         self._capturing = capturing or Capturing()
         self._paces = Paces()
-        self._busy = asyncio.Event()
+        self.woken = asyncio.Event()
         self._after = 0
 
     # -- what the sidecars tell -------------------------------------------------------------------
 
     def take(self, event: Event) -> tuple[Seen, ...]:
         """Learn from an event; gives the payloads that came along and are to be kept."""
-        self._busy.set()
+        self.woken.set()
         if isinstance(event, HopStarted):
             self._paces.started(event)
             if event.payload is not None:
@@ -117,7 +114,7 @@ class Insight:
 
     def admitted(self) -> None:
         """There is a new task: the watcher has something to look at."""
-        self._busy.set()
+        self.woken.set()
 
     # -- what is asked ----------------------------------------------------------------------------
 
@@ -208,22 +205,19 @@ class Insight:
 
     # -- the watcher ------------------------------------------------------------------------------
 
-    async def watch(self) -> None:
-        """Mark what stands still, for ever."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            await self._busy.wait()
-            try:
-                await self.look()
-            except AsyaError as error:  # the store's own trouble is told elsewhere
-                _log.debug("the watcher could not look: %s", error)
+    async def run_once(self, now: datetime) -> float | None:
+        """Mark what stands still, a page of open tasks at a time; see `asya.chores.Chore`.
+
+        Whatever is emitted or admitted wakes it, so an idle mesh does not pay for it.
+        """
+        await self.look()
+        return None
 
     async def look(self) -> list[str]:
         """Read one page of open tasks; gives the ids that are now marked as stuck."""
-        self._busy.clear()
         page = await self._store.events.open_tasks(after=self._after, limit=PAGE)
         if page or self._after:
-            self._busy.set()  # there is more, or there may be something by the next look
+            self.woken.set()  # there is more, or there may be something by the next look
         self._after = page[-1].row.key if len(page) == PAGE else 0
         for each in page:
             self._on_open(each.row.id, each.row.deadline_at)
@@ -264,14 +258,6 @@ class Insight:
         state = "running" if spot.state == "running" else "queued"
         at = to_rfc3339(now)
         return standing, StuckData(at, spot.actor, state, to_rfc3339(since), usual.p99_s)
-
-    async def forget(self) -> None:
-        """Forget payloads that were kept for long enough."""
-        before = self._clock.now() - timedelta(seconds=self._capturing.keep_s)
-        while (
-            await self._store.events.forget_payloads(to_rfc3339(before), FORGET_STEP) == FORGET_STEP
-        ):
-            await asyncio.sleep(0.01)
 
 
 def spot_of(row: TaskRow, event: EventRow | None) -> Spot | None:

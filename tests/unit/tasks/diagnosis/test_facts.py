@@ -237,16 +237,6 @@ async def test_payloads_per_second_are_bounded(service, tell, monkeypatch):
         await service.payload(row.id, 1, "in", None)
 
 
-async def test_old_payloads_are_forgotten(service, clock, tell):
-    row = (await service.admit(["a", "b"], PAYLOAD)).row
-    tell.started(row.id, payload=Raw(b"1"))
-    await flushed(service, row.id)
-    clock.move(24 * 3600 + 1)
-    await service.insight.forget()
-    with pytest.raises(Refusal):
-        await service.payload(row.id, 0, "in", None)
-
-
 async def test_actors_are_shown_with_their_pace(service, tell):
     tell.usual(2)
     shown = service.insight.with_pace(ActorStatus("a", "nats", Depth(0, 0, 0)))
