@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,13 @@ from asya.settings import Settings
 DAY_S = 86_400.0
 
 
-def test_without_a_setting_it_is_a_folder_in_the_data_folder(tmp_path):
+def test_without_a_setting_it_is_a_folder_in_the_data_folder(tmp_path: Path) -> None:
     store = blob_store(Settings(), tmp_path)
     assert isinstance(store, FolderBlobs)
     assert store.folder == tmp_path / "blobs"
 
 
-def test_a_path_and_a_bucket(tmp_path):
+def test_a_path_and_a_bucket(tmp_path: Path) -> None:
     pytest.importorskip("obstore")
     folder = blob_store(Settings(blob_store=Path("/elsewhere")), tmp_path)
     assert isinstance(folder, FolderBlobs)
@@ -30,7 +31,7 @@ def test_a_path_and_a_bucket(tmp_path):
     assert blob_store(Settings(blob_store="s3://b/p"), tmp_path).name == "s3://b/p"
 
 
-async def test_the_threshold_stays_under_what_the_broker_takes(tmp_path):
+async def test_the_threshold_stays_under_what_the_broker_takes(tmp_path: Path) -> None:
     small = await open_claims(Settings(), tmp_path, [], 128 * 1024)
     assert small.threshold_bytes == 64 * 1024
     large = await open_claims(Settings(), tmp_path, [], 8 * 1024 * 1024)
@@ -47,12 +48,12 @@ async def test_the_threshold_stays_under_what_the_broker_takes(tmp_path):
         (Policy(max_attempts=3, initial_delay_s=5.0, jitter=True), 10.0),
     ],
 )
-def test_the_longest_wait_is_the_last_delay_and_the_time_to_run(policy, wait_s):
+def test_the_longest_wait_is_the_last_delay_and_the_time_to_run(policy: Any, wait_s: Any) -> None:
     resiliency = Resiliency(actor_timeout_s=100.0, policies={"default": policy})
     assert longest_wait_s(resiliency) == 100.0 + wait_s
 
 
-def test_a_retention_that_is_too_short_is_refused_with_the_actor(tmp_path):
+def test_a_retention_that_is_too_short_is_refused_with_the_actor(tmp_path: Path) -> None:
     (tmp_path / "handlers.py").write_text("def echo(payload):\n    return payload\n")
     actor = actor_from_function(f"{tmp_path}/handlers.py:echo")
     check_retention([actor], DAY_S)

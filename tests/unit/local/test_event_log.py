@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,19 +33,19 @@ class Books:
 
 
 @pytest.fixture
-def log(tmp_path):
+def log(tmp_path: Path) -> Any:
     made = RotatingLog(tmp_path / "x-mesh.log", 100_000)
     yield made
     made.close()
 
 
 @pytest.fixture
-def clock():
+def clock() -> Any:
     return Clock()
 
 
 @pytest.fixture
-def events(log, clock):
+def events(log: Any, clock: Any) -> Any:
     return EventLog(log, clock)
 
 
@@ -56,7 +58,7 @@ def ended(state: str, error: ErrorInfo | None = None, retry_at: str | None = Non
     return HopEnded("e", 0, "a", 1, AT, state, ROUTE, error, retry_at)
 
 
-async def test_what_is_worth_a_line_has_one(log: RotatingLog, events: EventLog):
+async def test_what_is_worth_a_line_has_one(log: RotatingLog, events: EventLog) -> None:
     ledger = events.ledger(Books())
     events.emit(ended("succeeded"))
     events.emit(ended("retrying", ERROR, AT))
@@ -74,7 +76,7 @@ async def test_what_is_worth_a_line_has_one(log: RotatingLog, events: EventLog):
     ]
 
 
-def test_a_flood_of_failures_is_counted(log: RotatingLog, events: EventLog, clock: Clock):
+def test_a_flood_of_failures_is_counted(log: RotatingLog, events: EventLog, clock: Clock) -> None:
     for _ in range(LINES_MAX + 900):
         events.emit(ended("failed", ERROR))
     assert len(lines(log)) == LINES_MAX

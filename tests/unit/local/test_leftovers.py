@@ -37,7 +37,7 @@ def record(tmp_path: Path) -> ChildRecord:
     return ChildRecord(tmp_path / "children.jsonl")
 
 
-def test_what_lives_is_ended_with_what_it_forked(record: ChildRecord):
+def test_what_lives_is_ended_with_what_it_forked(record: ChildRecord) -> None:
     with start(FORK_AND_GO) as child:
         assert child.stdout is not None
         forked = int(child.stdout.readline())
@@ -50,7 +50,7 @@ def test_what_lives_is_ended_with_what_it_forked(record: ChildRecord):
         assert create_time(forked) is None
 
 
-def test_what_a_dead_child_forked_is_ended_too(record: ChildRecord):
+def test_what_a_dead_child_forked_is_ended_too(record: ChildRecord) -> None:
     with start(FORK_AND_GO) as child:
         assert child.stdout is not None
         forked = int(child.stdout.readline())
@@ -65,7 +65,7 @@ def test_what_a_dead_child_forked_is_ended_too(record: ChildRecord):
         assert create_time(forked) is None
 
 
-def test_one_that_does_not_run_is_ended(record: ChildRecord):
+def test_one_that_does_not_run_is_ended(record: ChildRecord) -> None:
     with start("print(1, flush=True); input()") as child:
         assert child.stdout is not None
         child.stdout.readline()
@@ -75,7 +75,7 @@ def test_one_that_does_not_run_is_ended(record: ChildRecord):
         assert child.wait(30) == -signal.SIGKILL
 
 
-def test_another_process_with_the_same_number_is_left_alone():
+def test_another_process_with_the_same_number_is_left_alone() -> None:
     with start("input()") as child:
         created = create_time(child.pid)
         assert created is not None
@@ -84,19 +84,19 @@ def test_another_process_with_the_same_number_is_left_alone():
         child.communicate("\n")
 
 
-def test_lines_that_were_cut_off_are_skipped(record: ChildRecord):
+def test_lines_that_were_cut_off_are_skipped(record: ChildRecord) -> None:
     record.path.write_text(
         '{"pid": 1}\nnot json\n{"pid": 7, "create_time": 1.5, "name": "a"}\n{"pi'
     )
     assert record.read() == [Child(7, 1.5, "a")]
 
 
-def test_no_file_is_no_children(record: ChildRecord):
+def test_no_file_is_no_children(record: ChildRecord) -> None:
     assert record.read() == []
     record.clear()
 
 
-def test_the_file_is_bounded(record: ChildRecord, monkeypatch: pytest.MonkeyPatch):
+def test_the_file_is_bounded(record: ChildRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers, "COMPACT_AT", 10)
     with start("input()") as child:
         for _ in range(100):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def holder(tmp_path: Path):
+def holder(tmp_path: Path) -> Any:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -36,20 +37,20 @@ def holder(tmp_path: Path):
 
 def test_the_second_one_is_refused_with_the_pid_of_the_first(
     holder: subprocess.Popen[str], tmp_path: Path
-):
+) -> None:
     with pytest.raises(MeshRunning) as caught:
         FolderLock(tmp_path).acquire()
     assert caught.value.pid == holder.pid
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_killed_holder_holds_nothing(holder: subprocess.Popen[str], tmp_path: Path):
+def test_a_killed_holder_holds_nothing(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     holder.kill()
     holder.wait()
     FolderLock(tmp_path).acquire()
 
 
-def test_given_back_it_can_be_taken_again(tmp_path: Path):
+def test_given_back_it_can_be_taken_again(tmp_path: Path) -> None:
     first, second = FolderLock(tmp_path / "new" / "data"), FolderLock(tmp_path / "new" / "data")
     first.acquire()
     with pytest.raises(MeshRunning) as caught:
@@ -61,7 +62,7 @@ def test_given_back_it_can_be_taken_again(tmp_path: Path):
     second.release()
 
 
-def test_a_child_does_not_inherit_it(tmp_path: Path):
+def test_a_child_does_not_inherit_it(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path)
     lock.acquire()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
@@ -72,7 +73,7 @@ def test_a_child_does_not_inherit_it(tmp_path: Path):
         child.communicate(b"\n")
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="--data") as caught:
         FolderLock(tmp_path / "file" / "data").acquire()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ print(rss() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_what_was_freed_is_returned():
+def test_what_was_freed_is_returned() -> Any:
     def grown(wanted: str) -> int:
         run = [sys.executable, "-c", PROGRAM, wanted]
         return int(subprocess.run(run, capture_output=True, check=True).stdout)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from asya.errors import UsageError
@@ -32,17 +35,17 @@ spec: {route: [c], every: 90s, timeout: 10s, missedRuns: all, suspended: true}
 
 
 @pytest.fixture
-def manifests(tmp_path):
+def manifests(tmp_path: Path) -> Any:
     """The manifests of a text."""
 
-    def make(text):
+    def make(text: Any) -> Any:
         (tmp_path / "a.yaml").write_text(text)
         return load([tmp_path])
 
     return make
 
 
-def test_flows_are_looked_up_and_payloads_are_json(manifests):
+def test_flows_are_looked_up_and_payloads_are_json(manifests: Any) -> None:
     nightly, tick = schedule_specs(manifests(TEXT), "default")
     # a flow that HTTP does not show can be scheduled all the same
     assert (nightly.name, nightly.flow, nightly.route) == ("nightly", "daily", ("a", "b"))
@@ -54,7 +57,7 @@ def test_flows_are_looked_up_and_payloads_are_json(manifests):
     assert tick.key is None
 
 
-def test_all_that_cannot_be_scheduled_is_told_at_once(manifests):
+def test_all_that_cannot_be_scheduled_is_told_at_once(manifests: Any) -> None:
     text = TEXT.replace("flow: daily", "flow: dialy").replace(
         "{name: tick}", "{name: tick, namespace: x}"
     )

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from asya.transports.base import Finding, Inspection
 
 
 @pytest.fixture
-def program(project):
+def program(project: Path) -> Any:
     """A program that says this of its version."""
 
     def made(says: str) -> str:
@@ -25,7 +26,7 @@ def program(project):
     return made
 
 
-def test_the_program_says_its_version(make, seen, program):
+def test_the_program_says_its_version(make: Any, seen: Any, program: Any) -> None:
     path = program("nats-server: v2.12.3")
     (found,) = seen(brokers.check_program, make(nats_server=path))
     assert (found.state, found.text) == ("ok", f"nats-server 2.12.3 ({path})")
@@ -35,26 +36,28 @@ def test_the_program_says_its_version(make, seen, program):
     ("says", "code"),
     [("nats-server: v2.10.29", Code.BROKER_OUTDATED), ("hello", Code.BROKER_MISSING)],
 )
-def test_a_program_that_will_not_do(make, seen, program, says, code):
+def test_a_program_that_will_not_do(
+    make: Any, seen: Any, program: Any, says: Any, code: Any
+) -> None:
     (found,) = seen(brokers.check_program, make(nats_server=program(says)))
     assert (found.state, found.code) == ("fail", code)
 
 
-def test_no_program(make, seen):
+def test_no_program(make: Any, seen: Any) -> None:
     (found,) = seen(brokers.check_program, make(nats_server="no-such-server"))
     assert (found.state, found.code) == ("fail", Code.BROKER_MISSING)
 
 
-def test_with_a_broker_of_ones_own_no_program_is_needed(make, seen):
+def test_with_a_broker_of_ones_own_no_program_is_needed(make: Any, seen: Any) -> None:
     setup = make(transport_url="nats://127.0.0.1:1")
     assert seen(brokers.check_program, setup)[0].state == "skip"
 
 
-def test_without_one_there_is_no_broker_to_look_at(make, seen):
+def test_without_one_there_is_no_broker_to_look_at(make: Any, seen: Any) -> None:
     assert seen(brokers.check_broker, make())[0].state == "skip"
 
 
-def test_a_broker_that_is_not_there(make, seen):
+def test_a_broker_that_is_not_there(make: Any, seen: Any) -> None:
     (found,) = seen(brokers.check_broker, make(transport_url="nats://127.0.0.1:1"))
     assert (found.state, found.code) == ("fail", Code.TRANSPORT_UNAVAILABLE)
     assert "no NATS server answers at 127.0.0.1:1" in found.text
@@ -75,7 +78,7 @@ class Told:
 
 
 @pytest.fixture
-def brokers_are(monkeypatch):
+def brokers_are(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts transports in the place of those of the addresses."""
 
     def put(**told: Told) -> None:
@@ -90,7 +93,9 @@ def brokers_are(monkeypatch):
 QUEUES = frozenset({"asya-default-x-sink", "asya-default-x-sump", "asya-default-double"})
 
 
-def test_every_broker_in_use_is_looked_at(make, seen, project, brokers_are):
+def test_every_broker_in_use_is_looked_at(
+    make: Any, seen: Any, project: Path, brokers_are: Any
+) -> None:
     (project / "a.yaml").write_text(
         "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: double}\n"
         "spec: {handler: handlers.double, transport: rabbitmq}\n"
@@ -111,7 +116,9 @@ def test_every_broker_in_use_is_looked_at(make, seen, project, brokers_are):
     assert away.text == "nobody answers at r:5672"
 
 
-def test_what_a_broker_finds_is_a_line_each(make, seen, project, brokers_are):
+def test_what_a_broker_finds_is_a_line_each(
+    make: Any, seen: Any, project: Path, brokers_are: Any
+) -> None:
     brokers_are(
         rabbitmq=Told(
             Inspection(
@@ -134,7 +141,7 @@ def test_what_a_broker_finds_is_a_line_each(make, seen, project, brokers_are):
     assert found[2].text == "RabbitMQ 3 at r:1: disk alarm; make room"
 
 
-def test_an_actor_whose_broker_has_no_address(make, seen, project):
+def test_an_actor_whose_broker_has_no_address(make: Any, seen: Any, project: Path) -> None:
     (project / "a.yaml").write_text(
         "apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {name: double}\n"
         "spec: {handler: handlers.double, transport: sqs}\n"
@@ -145,7 +152,9 @@ def test_an_actor_whose_broker_has_no_address(make, seen, project):
     assert "sqs has no address; set sqsUrl" in missing.text
 
 
-def test_a_broker_that_does_not_come_to_an_end(make, seen, brokers_are, monkeypatch):
+def test_a_broker_that_does_not_come_to_an_end(
+    make: Any, seen: Any, brokers_are: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Silent(Told):
         async def inspect(self, queues: Sequence[str]) -> Inspection:
             await asyncio.Event().wait()

@@ -6,21 +6,21 @@ from typing import Any
 
 from asya.codes import Code
 from asya.errors import UsageError
-from asya.local.doctor.checks import Check, Finding, run
+from asya.local.doctor.checks import Check, Finding, Seen, run
 
 
 def fine(setup: Any) -> Iterator[tuple[Any, str]]:
     yield "ok", "fine"
 
 
-def test_findings_come_in_the_order_of_the_table(make):
+def test_findings_come_in_the_order_of_the_table(make: Any) -> Any:
     later = threading.Event()
 
-    def slow(setup):
+    def slow(setup: Any) -> Any:
         later.wait(30)
         yield "ok", "slow"
 
-    def quick(setup):
+    def quick(setup: Any) -> Any:
         later.set()
         yield "ok", "quick"
 
@@ -28,19 +28,19 @@ def test_findings_come_in_the_order_of_the_table(make):
     assert [(each.check, each.text) for each in found] == [("a", "slow"), ("b", "quick")]
 
 
-def test_more_checks_than_run_at_a_time(make):
+def test_more_checks_than_run_at_a_time(make: Any) -> None:
     found = run([Check(str(number), fine) for number in range(20)], make())
     assert [each.check for each in found] == [str(number) for number in range(20)]
 
 
-def test_no_check_at_all(make):
+def test_no_check_at_all(make: Any) -> None:
     assert list(run([], make())) == []
 
 
-def test_one_that_hangs_is_a_finding_and_holds_up_no_other(make):
+def test_one_that_hangs_is_a_finding_and_holds_up_no_other(make: Any) -> Any:
     for_ever = threading.Event()
 
-    def hang(setup):
+    def hang(setup: Any) -> Any:
         for_ever.wait()
         yield "ok", "never"
 
@@ -52,8 +52,8 @@ def test_one_that_hangs_is_a_finding_and_holds_up_no_other(make):
     ]
 
 
-def test_one_that_fails_is_a_finding(make):
-    def broken(setup):
+def test_one_that_fails_is_a_finding(make: Any) -> None:
+    def broken(setup: Any) -> Seen:
         yield from ()
         raise KeyError("x")
 
@@ -62,8 +62,8 @@ def test_one_that_fails_is_a_finding(make):
     assert "KeyError: 'x'" in found.text
 
 
-def test_an_error_of_ours_is_its_text_and_code(make):
-    def refuse(setup):
+def test_an_error_of_ours_is_its_text_and_code(make: Any) -> None:
+    def refuse(setup: Any) -> Seen:
         yield from ()
         raise UsageError("no", code=Code.BROKER_MISSING)
 
@@ -72,8 +72,8 @@ def test_an_error_of_ours_is_its_text_and_code(make):
     ]
 
 
-def test_a_library_that_is_missing_skips_the_check(make):
-    def need(setup):
+def test_a_library_that_is_missing_skips_the_check(make: Any) -> Any:
+    def need(setup: Any) -> Any:
         import no_such_library  # type: ignore[import-not-found]
 
         yield "ok", str(no_such_library)
