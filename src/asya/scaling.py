@@ -1,10 +1,10 @@
 """How many replicas an actor should have: pure functions of what waits and what runs.
 
 The rule is KEDA's and the Kubernetes autoscaler's (HPA, a metric of type AverageValue), so that a
-manifest means the same on a laptop and in a cluster: `ceil((ready + in flight) / queueLength)`
-between the bounds, up at once, down to the highest need of the last cooldown. Times are passed
-in, in seconds of any one clock. Called by the laptop's autoscaler; the formula it is compared
-with stands in its test and in `docs/reference/scaling.md`.
+manifest means the same on a laptop and in a cluster. An actor needs
+`ceil((ready + in flight) / queueLength)` replicas, within its bounds. It grows at once, and shrinks
+to the highest need of the last cooldown. Times are passed in, in seconds of any one clock. The
+laptop's autoscaler calls this; `docs/reference/scaling.md` and the tests have the formula.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Bounds:
 
 
 def needed(bounds: Bounds, *, ready: int, in_flight: int) -> int:
-    """The replicas that this load asks for, whatever runs now.
+    """The replicas that this load needs, whatever runs now.
 
-    One message, waiting or being worked on, needs one replica; none at all need the minimum.
-    Messages that wait for a later time (retries) need nobody until they are due.
+    One message, waiting or in flight, needs one replica. No message needs the minimum. Messages
+    that wait for a later time (retries) need no replica until they are due.
     """
     if bounds.minimum == bounds.maximum:
         return bounds.minimum
@@ -56,10 +56,10 @@ def needed(bounds: Bounds, *, ready: int, in_flight: int) -> int:
 
 
 def needed_unseen(bounds: Bounds, *, busy: int, current: int, full: bool) -> int:
-    """The replicas that are asked for where nobody tells what waits.
+    """The replicas that are needed if the broker does not tell what waits.
 
-    One more than run, as long as all that run work and another message is held that none of them
-    has a place for. Otherwise those that work. Growth waits for the last one to have started.
+    One more than run, if all of them are busy and a message is held for which none of them has
+    room. Otherwise as many as are busy. It grows only after the last replica has started.
 
     Args:
         bounds: What the manifest asks for.
@@ -77,8 +77,8 @@ def desired(need: int, *, peak: int, current: int) -> int:
     """The replicas that should run, of `current` that do.
 
     More as soon as more are needed. Fewer only down to `peak`, the highest need of the last
-    cooldown: so a short pause ends no replica, and the last one goes when nothing has waited and
-    nothing was in flight for the whole of it.
+    cooldown. So a short pause ends no replica. The last one goes when nothing has waited or was in
+    flight for a whole cooldown.
     """
     return max(need, min(current, peak))
 
@@ -94,7 +94,7 @@ class Peak:
         self._former: deque[tuple[float, int]] = deque()
 
     def note(self, now_s: float, value: int) -> int:
-        """Take note of the value that holds from now on; gives the highest of the window."""
+        """Record the value that holds from now on; returns the highest of the window."""
         if value < self._value:
             self._former.append((now_s, self._value))
         self._value = value
@@ -122,8 +122,8 @@ class Candidate:
 def expendable(replicas: Iterable[Candidate], surplus: int) -> list[int]:
     """The replicas to end when `surplus` are too many, by pid; never a busy one.
 
-    First those that are still starting, the newest first; then idle ones, the longest idle
-    first. Fewer than `surplus` when the others are busy: they are asked about again later.
+    First those that are still starting, the newest first. Then idle ones, the longest idle first.
+    Fewer than `surplus` if the others are busy; the autoscaler asks again later.
     """
     starting = [each for each in replicas if each.state == "starting"]
     idle = [each for each in replicas if each.state == "idle"]

@@ -37,8 +37,8 @@ BROKER_GONE_S: Final = 1.0
 """Time to the next inspection when the broker did not answer."""
 
 STARTING_MAX: Final = max(2, os.cpu_count() or 1)
-"""Replicas of the whole mesh that start at a time, each actor's first one not counted: more of
-them would only share the processors, and the first would be ready later."""
+"""Replicas of the whole mesh that start at a time, not counting each actor's first one. More of them
+would only share the processors, and all would be ready later."""
 
 
 class Autoscaler:
@@ -60,7 +60,7 @@ class Autoscaler:
         self._task = self._loop.create_task(self._run())
 
     async def stop(self) -> None:
-        """Start and end no more replicas."""
+        """Stop starting and ending replicas."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -117,7 +117,7 @@ class Autoscaler:
         seen = actor.sidecar.snapshot()
         load = seen.waiting + seen.in_flight
         if load and not replicas.plan.current and bounds.maximum:
-            # The first message: nothing to ask the broker before the first replica.
+            # The first message needs a replica whatever the broker says, so do not wait for it.
             replicas.start(1)
         if load:
             need = await self._needed(actor, seen, load)
@@ -139,7 +139,7 @@ class Autoscaler:
         return min(now_s + (POLL_S if busy else IDLE_S), max(now_s, fall_s))
 
     async def _needed(self, actor: ScaledActor, seen: SidecarSnapshot, load: int) -> int:
-        """What an actor with work needs, as far as its broker tells what waits."""
+        """The replicas that an actor with work needs, as far as its broker tells what waits."""
         queue = actor.plan.queue
         told = self._transport.capabilities_of(queue)
         now_s = self._loop.time()
@@ -147,7 +147,7 @@ class Autoscaler:
         if depth is None or now_s - actor.asked_s >= min(told.depth_age_s, DEPTH_EVERY_MOST_S):
             depth = actor.depth = await self._transport.depth(queue)
             actor.asked_s = now_s
-        # The broker may not have told its own count of what has just been handed out.
+        # The broker's count may be older than what it has just handed out to us.
         in_flight = max(depth.in_flight, load)
         need = needed(actor.plan.bounds, ready=depth.ready, in_flight=in_flight)
         if told.tells_load:

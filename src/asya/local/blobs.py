@@ -1,4 +1,4 @@
-"""The blob store of a local mesh: which one, opened or refused before anything runs."""
+"""The blob store of a local mesh, opened or refused before anything runs."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ async def open_claims(
 
 
 def check_retention(actors: Iterable[AsyncActor], kept_s: float) -> None:
-    """Refuse a retention that a blob might not survive between two attempts.
+    """Refuse a retention so short that a blob may be gone before the next attempt.
 
-    Each attempt reads the payload and so begins its age anew.
+    Each attempt reads the payload, and so resets its age.
 
     Raises:
         UsageError: With every actor that it is too short for.

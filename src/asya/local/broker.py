@@ -1,9 +1,9 @@
-"""The NATS server that a mesh on one machine brings along: one process on a data folder.
+"""The NATS server that a mesh on one machine starts: one process on a data folder.
 
-Rules of this file: the server belongs to the folder. Its configuration, log, port and process id
-are in there, so that the next supervisor finds the port again and ends a server that a killed one
-left behind, and never a process that only has the same number. Nothing here speaks NATS but the
-wait for its greeting. Called by the supervisor; restarting after `on_exit` is the caller's choice.
+The server belongs to the folder, which has its configuration, log, port and process id. So the next
+supervisor uses the same port, and ends a server that a killed supervisor left behind. It never ends
+a process that merely has the same pid. Nothing here speaks NATS except the wait for its greeting.
+Restarting after `on_exit` is the caller's choice.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ MAX_PAYLOAD = 8 * 1024 * 1024
 LOG_MAX_BYTES = 4 * 1024 * 1024
 LOG_FILES_MAX = 3
 RESERVE_BYTES = 64 * 1024 * 1024
-"""With less room than this on its disk the broker is in danger: it does not recover by itself."""
+"""Free bytes below which the broker counts as full. It does not recover from a full disk by itself."""
 READY_S = 60.0
-"""A server reads its whole store before it answers; a million messages take seconds."""
+"""A server reads its whole store before it answers. A million messages take seconds."""
 STOP_S = 5.0
-"""The server takes 10 ms for each queue to stop; then it is killed, which loses nothing."""
+"""How long a stop may take, before SIGKILL, which loses nothing. Each queue takes 10 ms."""
 POLL_S = 0.005
 STARTS_MAX = 5
 DISK_FULL = b"no space left on device"
@@ -260,7 +260,7 @@ class NatsServer:
             size = log.seek(0, os.SEEK_END)
             if size < self._log_seen:
                 self._log_seen = 0
-            # An overlap, for a line of which only a part was there last time.
+            # Overlap, since the last read may have ended in the middle of the text we look for.
             begin = max(self._log_seen - len(DISK_FULL) + 1, 0, size - 2**16)
             log.seek(begin if self._log_seen else max(0, size - 2**16))
             self._wedged = self._wedged or DISK_FULL in log.read(2**17)
@@ -280,8 +280,8 @@ class NatsServer:
             )
 
     def _write_config(self, port: int, token: str) -> None:
-        # JSON strings are strings of the server's format too. The store's own limit is put out of
-        # reach: the disk is the limit, and `disk_problem` watches it.
+        # A JSON string is a string of the server's format, too. The store's own limit is out of
+        # reach on purpose: the disk is the limit, and `disk_problem` watches it.
         text = f"""# Written at every start.
 server_name: asya
 listen: "{HOST}:{port}"
@@ -316,7 +316,7 @@ def find_binary(given: str | Path | None = None) -> str:
         found = shutil.which(str(given))
         if found is None:
             raise UsageError(
-                f"{given} is no program that can be run; it should be a nats-server",
+                f"{given} cannot be run; give the path of a nats-server program",
                 code=Code.BROKER_MISSING,
             )
         return found
@@ -324,7 +324,7 @@ def find_binary(given: str | Path | None = None) -> str:
     found = shutil.which("nats-server") or shutil.which(str(beside))
     if found is None:
         raise UsageError(
-            "there is no nats-server: neither on the PATH nor beside the Python interpreter "
+            "nats-server was not found on the PATH, nor beside the Python interpreter "
             f"({beside.parent}); install it with: {how_to_install('local')}",
             code=Code.BROKER_MISSING,
         )
@@ -356,7 +356,7 @@ def _created(pid: int) -> float:
 
 
 async def _end_leftover(config: Path, record: _Record | None) -> None:
-    """End the server of an earlier supervisor on this folder: two on one store would ruin it."""
+    """End the server of an earlier supervisor on this folder: two servers would ruin the store."""
     if not config.exists():
         return
     for process in _leftovers(str(config), record):
@@ -370,7 +370,7 @@ async def _end_leftover(config: Path, record: _Record | None) -> None:
 async def _gone(process: psutil.Process, within_s: float) -> bool:
     """Wait for the end of a process that is not our child.
 
-    A zombie has ended: who must reap it may take seconds, and it holds neither port nor files.
+    A zombie counts as ended. Its parent may take seconds to reap it, but it holds no port and no file.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
@@ -388,7 +388,7 @@ def _leftovers(config: str, record: _Record | None) -> list[psutil.Process]:
             same = abs(process.create_time() - record.created) < _CREATED_TOLERANCE_S
             if same and config in process.cmdline():
                 return [process]
-    # The record may be older than the process: a supervisor can die between start and note.
+    # A supervisor that was killed right after it started a server has not recorded it.
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -426,7 +426,7 @@ def _free_port() -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As the server does: a port whose last connections still fade out is free.
+        # The server does the same: a port with connections in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

@@ -1,8 +1,8 @@
-"""Lines of the mesh's own log for what happens to envelopes and is worth one.
+"""Lines of the mesh's own log about envelopes: failed and lost hops, cancels, dead letters.
 
-A hop that goes well is not. Told by sidecars (`events.Listener`) and by the crew (`ledger`). At
-most `LINES_MAX` lines per second: a handler that fails for every message must not keep the loop
-busy with lines; what is over it is counted.
+Sidecars tell it of hops (`events.Listener`), and the crew of ends (`ledger`). It writes at most
+`LINES_MAX` lines per second and counts the rest, so that a handler that fails for every message does
+not keep the loop busy with lines.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class EventLog:
             text = f"attempt {event.attempt} failed, tried again at {event.retry_at}: {error}"
             self.write("WARNING", event.actor, event.id, text)
         elif event.state == "lost":
-            self.write("WARNING", event.actor, event.id, "its replica died; given to another")
+            self.write("WARNING", event.actor, event.id, "its replica crashed; given to another")
         elif event.state == "failed":
             self.write("ERROR", event.actor, event.id, f"attempt {event.attempt} failed: {error}")
 

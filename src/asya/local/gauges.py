@@ -1,7 +1,7 @@
-"""What is asked for at a scrape: sidecars' totals, replicas, and the depth of every queue.
+"""Numbers that are gathered at a scrape: sidecars' totals, replicas, and the depth of every queue.
 
-A `telemetry.metrics.Source`. The broker is asked for all queues at once, for `DEPTH_S` at most; a
-depth that did not come in time is left out rather than shown as 0.
+This is a `telemetry.metrics.Source`. It asks the broker for all queues at once, and waits `DEPTH_S`
+at most. A depth that did not come in time is left out, because 0 would be wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from asya.telemetry.metrics import Sample
 from asya.transports.base import Depth, Transport
 
 DEPTH_S: Final = 0.8
-"""How long the broker may take to tell all depths, in seconds: below any scraper's patience."""
+"""How long the broker may take to tell all depths. Scrapers give up after several seconds."""
 
 REPLICA_STATES: Final = ("starting", "idle", "busy", "terminating")
 

@@ -4,9 +4,9 @@
     2026-11-23T18:25:00.123Z 4711 3f0c9d… | text                    a replica at work on an envelope
     2026-11-23T18:25:00.123Z 4702 3f0c9d… | WARNING echo: text      the mesh's own log
 
-or, with `logFormat: json`, one object per line with the same parts. An id with characters that
-could be taken for something else is percent-encoded in the text form. `parse` reads both forms,
-since a log may hold lines of an earlier run; `logs` writes, `asya logs` reads.
+With `logFormat: json` each line is an object with the same parts. The text form percent-encodes an id
+with characters that could be mistaken for something else. `parse` reads both forms, since a log may
+hold lines of an earlier run. `logs` writes them, and `asya logs` reads them.
 """
 
 from __future__ import annotations

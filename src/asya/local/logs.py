@@ -1,17 +1,18 @@
 """What replicas print: one bounded log per actor.
 
-Every line gets the time, the replica's pid and, where it is known, the envelope; `log_lines` has
-the forms. In the text form bytes are kept as they are, whatever their encoding. A log is two files, `<actor>.log` and `<actor>.log.1`,
-each at most `bytes_max`; when the first is full it becomes the second. A line over `LINE_MAX` is
-cut into several. Written from the event loop, by one `LineWriter` per replica: a write into the
-page cache costs microseconds, and what is read per turn of the loop is bounded by the pipe.
+Every line begins with the time, the replica's pid and, if it is known, the envelope. `log_lines` has
+the forms. The text form keeps bytes as they are, whatever their encoding. A log is two files,
+`<actor>.log` and `<actor>.log.1`, each at most `bytes_max` long. When the first is full it becomes
+the second. A line longer than `LINE_MAX` is cut. Each replica has a `LineWriter`, which writes from
+the event loop: a write into the page cache costs microseconds, and the pipe bounds what is read per
+turn of the loop.
 
-A replica that prints more than `RATE_MAX` bytes in a second would keep the loop busy with lines
-that the next ones push out of the log anyway: of what is over it only the newest part is kept, and
-the log says how much was skipped.
+A replica that prints more than `RATE_MAX` bytes in a second would keep the loop busy with lines that
+the next ones push out of the log anyway. Only the newest part of the excess is kept, and the log
+says how much was skipped.
 
-A disk that refuses costs log lines, never a message: what could not be written is counted and
-told in the log when the disk takes bytes again.
+A full disk costs log lines, never a message. The log counts the bytes that could not be written, and
+says so when the disk takes bytes again.
 """
 
 from __future__ import annotations
@@ -27,11 +28,10 @@ from asya.clock import Clock, SystemClock, to_rfc3339
 from asya.local.log_lines import About, Form, written
 
 LINE_MAX: Final = 64 * 1024
-"""Bytes of one line; a replica that prints no line ends costs this much memory."""
-
+"""Bytes of one line. A replica that prints no line ends costs this much memory."""
 
 RATE_MAX: Final = 8 * 1024 * 1024
-"""Bytes per second and replica that are written down in full."""
+"""Bytes per second and replica that are logged in full."""
 
 
 class RotatingLog:

@@ -1,8 +1,9 @@
-"""Memory that big payloads took goes back to the system when they are done with.
+"""Returns the memory of big payloads to the system when they are done with.
 
-glibc raises the size from which it maps buffers apart to that of the largest one freed so far; later
-ones then come from the heap, where whatever stands behind them keeps them from being returned: a
-mesh through which payloads of 20 MB went stayed at 160 MB, and stays at 80 MB with this.
+glibc gives each buffer above a threshold a mapping of its own, which it unmaps when the buffer is
+freed. But it raises the threshold to the largest buffer freed so far. Later buffers then come from
+the heap, where whatever is behind them keeps them from being returned. After payloads of 20 MB a mesh
+stayed at 160 MB; with a fixed threshold it stays at 80 MB.
 """
 
 from __future__ import annotations

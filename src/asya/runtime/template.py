@@ -8,10 +8,10 @@ JSON objects:
                          {"k": "ended", "pid", "code"}
     from the supervisor  {"k": "fork", "n"} with the descriptor that the replica prints to
 
-It makes no class, enters nothing and starts no thread. Where the imported module has made something
-that must not be shared with children, it says `off` and ends. So it does when a file has changed:
-code that is not on the disk any more is never forked. When the socket is closed it ends at once,
-without what Python does at exit: that is for the replicas.
+It makes no instance of the handler's class, enters no context and starts no thread. If the imported
+module has made something that processes must not share, it says `off` and ends. It says `stale` and
+ends if a source file has changed, so that code that is no longer on the disk is never forked. When
+the socket is closed it ends at once, without Python's exit handlers, which are for the replicas.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class Template:
             return True
         its.close()
         os.close(out)
-        ours.recv(1)  # it leads its session, so that it can be ended as a group
+        # Wait until it leads a session of its own: before that, a signal to its group would hit us.
+        ours.recv(1)
         pidfd = os.pidfd_open(pid)
         self._say({"k": "forked", "n": number, "pid": pid}, [pidfd])
         _release(ours)
@@ -143,7 +144,7 @@ class Template:
             os.close(pidfd)
         parent.send(b"s")
         if not parent.recv(1):
-            os._exit(1)  # nobody knows of us
+            os._exit(1)  # the template ended first, so no supervisor knows this process
         parent.close()
         _reseed()
 
@@ -164,7 +165,7 @@ class Template:
 
 
 def leave() -> None:
-    """End the template: what Python does at exit is the replicas' to do."""
+    """End the template without Python's exit handlers, which are for the replicas."""
     _flush()
     os._exit(0)
 
@@ -182,7 +183,7 @@ def _flush() -> None:
 
 
 def _reseed() -> None:
-    """Python's own generator reseeds itself in a child; numpy's global one does not."""
+    """Seed numpy's global generator. Python's own is seeded anew in a child; numpy's is not."""
     random: Any = sys.modules.get("numpy.random")
     if random is not None:
         random.seed()

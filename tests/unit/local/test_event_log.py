@@ -69,7 +69,7 @@ async def test_what_is_worth_a_line_has_one(log: RotatingLog, events: EventLog) 
     await ledger.finish(Finished("f", "canceled", AT, 1, "f", ROUTE, AT))
     assert lines(log) == [
         ("WARNING", "a", "e", f"attempt 1 failed, tried again at {AT}: ValueError: no words"),
-        ("WARNING", "a", "e", "its replica died; given to another"),
+        ("WARNING", "a", "e", "its replica crashed; given to another"),
         ("ERROR", "a", "e", "attempt 1 failed: ValueError: no words"),
         ("ERROR", "a", "e", "to the dead letters: PolicyExhausted"),
         ("INFO", "", "f", "canceled"),
@@ -84,5 +84,5 @@ def test_a_flood_of_failures_is_counted(log: RotatingLog, events: EventLog, cloc
     events.emit(ended("lost"))
     assert [text for *_, text in lines(log)[LINES_MAX:]] == [
         "(900 lines were left out)",
-        "its replica died; given to another",
+        "its replica crashed; given to another",
     ]
