@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from asya.errors import StoreError
-from asya.tasks.rules import Note
+from asya.tasks.rules import Recorded
 from asya.tasks.store.base import Store
 
 DELAY_S: Final = 0.05
@@ -53,7 +53,7 @@ class Recorder:
     def __init__(self, store: Store, on_recorded: Callable[[Iterable[str]], None]) -> None:
         self._store = store
         self._on_recorded = on_recorded
-        self._notes: dict[str, list[Note]] = {}
+        self._notes: dict[str, list[Recorded]] = {}
         self._count = 0
         self._published: list[str] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,28 +70,28 @@ class Recorder:
         self._loop = asyncio.get_running_loop()
         self._arm()
 
-    def add(self, note: Note) -> None:
-        """Take one note."""
+    def add(self, event: Recorded) -> None:
+        """Keep one event for the next batch."""
         if self._count >= PENDING_MAX:
             self.dropped += 1
             return
-        if note.seen:
-            self._admit_payloads(note)
-        self._notes.setdefault(note.id, []).append(note)
+        if event.seen:
+            self._admit_payloads(event)
+        self._notes.setdefault(event.event.id, []).append(event)
         self._count += 1
         self._arm()
 
-    def _admit_payloads(self, note: Note) -> None:
+    def _admit_payloads(self, event: Recorded) -> None:
         """Let the payloads of a note go where they are too many; the note itself stays."""
         now_s = time.monotonic()
         room = self._payload_room + (now_s - self._payload_room_s) * PAYLOADS_PER_S
         self._payload_room = min(room, PAYLOADS_BURST)
         self._payload_room_s = now_s
-        held = _payload_bytes(note)
-        stored = sum(min(len(seen.payload), seen.keeping.max_bytes) for seen in note.seen)
+        held = _payload_bytes(event)
+        stored = sum(min(len(seen.payload), seen.keeping.max_bytes) for seen in event.seen)
         if self._payload_bytes + held > PAYLOADS_MAX_BYTES or stored > self._payload_room:
-            self.payloads_dropped += len(note.seen)
-            note.seen = ()
+            self.payloads_dropped += len(event.seen)
+            event.seen = ()
         else:
             self._payload_bytes += held
             self._payload_room -= stored
@@ -101,7 +101,7 @@ class Recorder:
         self._published.append(id)
         self._arm()
 
-    def take(self, id: str) -> list[Note]:
+    def pop(self, id: str) -> list[Recorded]:
         """Hand the notes of one envelope over to somebody who stores them."""
         notes = self._notes.pop(id, [])
         self._count -= len(notes)
@@ -139,7 +139,7 @@ class Recorder:
             # The notes go first, with no await before them: an end that comes now, with later
             # notes of the same envelope, then stands behind them in the store's queue.
             if groups:
-                await self._record([note for group in groups.values() for note in group])
+                await self._record([event for group in groups.values() for event in group])
             if published:
                 await self._mark(published)
         finally:
@@ -152,7 +152,7 @@ class Recorder:
         except StoreError as error:  # they are published once more after a restart: harmless
             _log.warning("the task store does not take marks of publication: %s", error)
 
-    async def _record(self, notes: list[Note]) -> None:
+    async def _record(self, notes: list[Recorded]) -> None:
         try:
             changed = await self._store.events.record(notes)
         except StoreError as error:
@@ -164,5 +164,5 @@ class Recorder:
             self._payload_bytes -= sum(map(_payload_bytes, notes))
 
 
-def _payload_bytes(note: Note) -> int:
-    return sum(len(seen.payload) for seen in note.seen)
+def _payload_bytes(event: Recorded) -> int:
+    return sum(len(seen.payload) for seen in event.seen)

@@ -9,13 +9,14 @@ gaps, in the order in which they were stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final
 
 import msgspec
 
 from asya.envelope import END_ACTORS, TERMINAL_PHASES, ErrorInfo, Route
-from asya.events import Content, Finished, Forked, HopEnded, HopSent, HopStarted
+from asya.events import Finished, Forked, HopEnded, HopSent, HopStarted
 from asya.tasks.store.payloads import Seen
+from asya.tasks.stored_events import EventRow, HopEvent, TaskEvent, hop_row
 
 PROGRESS_OPEN_MAX = 99
 """Percent that an envelope shows at most while it has not succeeded."""
@@ -50,14 +51,6 @@ class TaskRow(msgspec.Struct, kw_only=True):
         return self.status in TERMINAL_PHASES
 
 
-class EventRow(msgspec.Struct, frozen=True):
-    """One event of a task: `kind` is `status`, `started`, `ended`, `sent` or `stuck`."""
-
-    seq: int
-    kind: str
-    data: bytes
-
-
 class Failure(msgspec.Struct, omit_defaults=True):
     """Why a task, or one attempt, failed."""
 
@@ -89,107 +82,14 @@ class StuckData(msgspec.Struct, omit_defaults=True):
     usual_s: float
 
 
-class HopData(msgspec.Struct, omit_defaults=True):
-    """Data of a `started`, `ended` or `sent` event."""
+class Recorded(msgspec.Struct):
+    """An event on its way to the store, with the payloads that came along and are to be kept."""
 
-    n: int
-    actor: str
-    attempt: int
-    at: str
-    state: str
-    progress: int = 0
-    enqueued_at: str | None = None
-    retry_at: str | None = None
-    replica: int | None = None
-    error: Failure | None = None
-    body: Content | None = None
-    attempts_max: int | None = None
-
-
-class Note(msgspec.Struct, kw_only=True):
-    """An event, brought into the form in which it is recorded. `hop` is None for a fork.
-
-    `seen` are payloads that came along and are to be kept.
-    """
-
-    id: str
-    at: str
-    route: Route
-    root: str | None = None
-    created_at: str | None = None
-    parent_id: str | None = None
-    flow: str | None = None
-    deadline_at: str | None = None
-    hop: HopData | None = None
+    event: TaskEvent
     seen: Sequence[Seen] = ()
-    kind: Literal["forked", "started", "ended", "sent"]
 
 
-_encode = msgspec.json.Encoder().encode
-
-
-def note_of(event: HopStarted | HopEnded | HopSent | Forked) -> Note:
-    """The note that an event makes."""
-    if isinstance(event, HopStarted):
-        return Note(
-            id=event.id,
-            at=event.at,
-            route=event.route,
-            root=event.root,
-            created_at=event.enqueued_at or event.at,
-            parent_id=event.parent_id,
-            flow=event.flow,
-            kind="started",
-            hop=HopData(
-                event.n,
-                event.actor,
-                event.attempt,
-                event.at,
-                "running",
-                progress=percent(event.n, 1 + len(event.route.next)),
-                enqueued_at=event.enqueued_at,
-                replica=event.replica,
-                body=event.body,
-            ),
-        )
-    if isinstance(event, HopSent):
-        return Note(
-            id=event.id,
-            at=event.at,
-            route=event.route,
-            kind="sent",
-            hop=HopData(event.n, event.actor, event.attempt, event.at, "sent"),
-        )
-    if isinstance(event, Forked):
-        return Note(
-            id=event.id,
-            at=event.at,
-            route=event.route,
-            root=event.root,
-            created_at=event.at,
-            parent_id=event.parent_id,
-            flow=event.flow,
-            deadline_at=event.deadline_at,
-            kind="forked",
-        )
-    return Note(
-        id=event.id,
-        at=event.at,
-        route=event.route,
-        kind="ended",
-        hop=HopData(
-            event.n,
-            event.actor,
-            event.attempt,
-            event.at,
-            event.state,
-            progress=_progress_after(event),
-            retry_at=event.retry_at,
-            error=failure_of(event.error, None),
-            body=event.body,
-            attempts_max=event.attempts_max,
-        ),
-    )
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def percent(done: int, to_go: int) -> int:
@@ -197,8 +97,11 @@ def percent(done: int, to_go: int) -> int:
     return min(PROGRESS_OPEN_MAX, 100 * done // max(1, done + to_go))
 
 
-def _progress_after(event: HopEnded) -> int:
-    if event.state != "succeeded":
+def progress_after(event: HopEvent) -> int:
+    """Percent that a task has at least after an event of a hop."""
+    if isinstance(event, HopStarted):
+        return percent(event.n, 1 + len(event.route.next))
+    if isinstance(event, HopSent) or event.state != "succeeded":
         return 0
     moved = event.route.curr != event.actor
     to_go = len(event.route.next) + (1 if moved and not event.route.curr.startswith("x-") else 0)
@@ -212,30 +115,29 @@ def failure_of(error: ErrorInfo | None, reason: str | None) -> Failure | None:
     return Failure(reason, reason=reason) if reason else None
 
 
-def advance(row: TaskRow | None, notes: Sequence[Note], *, canceled: bool) -> Advance | None:
+def advance(row: TaskRow | None, told: Sequence[TaskEvent], *, canceled: bool) -> Advance | None:
     """A task after events, or None when nothing is to be stored.
 
     Args:
         row: The task as stored, or None for an id that is not known.
-        notes: Events of this id, oldest first.
+        told: Events of this id, oldest first.
         canceled: Whether the root of a task that is not known was canceled.
     """
     events: list[EventRow] = []
     if row is None:
-        row = _first_row(notes)
+        row = _first_row(told)
         if row is None:
             return None
         _set_status(row, "pending", row.created_at, events)
         if canceled:
             _set_status(row, "canceled", row.updated_at, events)
-    for note in notes:
-        if note.hop is None:
+    for event in told:
+        if isinstance(event, Forked):
             continue
-        if note.kind == "sent":
-            row.seq += 1
-            events.append(EventRow(row.seq, note.kind, _encode(note.hop)))
-        else:
-            _take_hop(row, note, note.hop, events)
+        if not isinstance(event, HopSent):
+            _advance_hop(row, event, events)
+        row.seq += 1
+        events.append(hop_row(row.seq, event, row.progress))
     return Advance(row, events) if events else None
 
 
@@ -246,43 +148,44 @@ class Advance(msgspec.Struct):
     events: list[EventRow]
 
 
-def _first_row(notes: Sequence[Note]) -> TaskRow | None:
-    for note in notes:
-        if note.kind in {
-            "forked",
-            "started",
-        }:  # an `ended` does not tell the root: the end itself will
-            return TaskRow(
-                id=note.id,
-                root=note.root or note.id,
-                route=note.route,
-                created_at=note.created_at or note.at,
-                updated_at=note.at,
-                parent_id=note.parent_id,
-                flow=note.flow,
-                deadline_at=note.deadline_at,
+def _first_row(told: Sequence[TaskEvent]) -> TaskRow | None:
+    for event in told:
+        # The end of a hop does not tell the root: the end of the envelope will.
+        if isinstance(event, Forked | HopStarted):
+            row = TaskRow(
+                id=event.id,
+                root=event.root or event.id,
+                route=event.route,
+                created_at=event.at,
+                updated_at=event.at,
+                parent_id=event.parent_id,
+                flow=event.flow,
             )
+            if isinstance(event, Forked):
+                row.deadline_at = event.deadline_at
+            elif event.enqueued_at:
+                row.created_at = event.enqueued_at
+            return row
     return None
 
 
-def _take_hop(row: TaskRow, note: Note, hop: HopData, events: list[EventRow]) -> None:
-    if not row.ended:
-        row.stuck_at = None
-        if row.status == "pending":
-            _set_status(row, "running", note.at, events)
-        if (hop.n, hop.attempt) >= (row.n, row.attempt):
-            row.n, row.attempt, row.route = hop.n, hop.attempt, _shown(note.route, hop)
-        row.progress = max(row.progress, hop.progress)
-        row.updated_at = max(row.updated_at, note.at)
-    row.seq += 1
-    data = msgspec.structs.replace(hop, progress=row.progress)
-    events.append(EventRow(row.seq, note.kind, _encode(data)))
+def _advance_hop(row: TaskRow, event: HopStarted | HopEnded, events: list[EventRow]) -> None:
+    if row.ended:
+        return
+    row.stuck_at = None
+    if row.status == "pending":
+        _set_status(row, "running", event.at, events)
+    if (event.n, event.attempt) >= (row.n, row.attempt):
+        row.n, row.attempt, row.route = event.n, event.attempt, _shown(event)
+    row.progress = max(row.progress, progress_after(event))
+    row.updated_at = max(row.updated_at, event.at)
 
 
-def _shown(route: Route, hop: HopData) -> Route:
+def _shown(event: HopStarted | HopEnded) -> Route:
     """The route after a hop. One that failed stays where it failed: its way went no further."""
-    if hop.state == "failed" and route.curr in END_ACTORS:
-        return Route(route.prev, hop.actor, route.next)
+    route = event.route
+    if isinstance(event, HopEnded) and event.state == "failed" and route.curr in END_ACTORS:
+        return Route(route.prev, event.actor, route.next)
     return route
 
 
@@ -295,7 +198,11 @@ def _set_status(row: TaskRow, status: str, at: str, events: list[EventRow]) -> N
     if row.error is not None:
         error = msgspec.json.decode(row.error, type=Failure)
         error.traceback = None
-    events.append(EventRow(row.seq, "status", _encode(StatusData(status, at, row.progress, error))))
+    events.append(
+        EventRow(
+            row.seq, "status", _encode(StatusData(status, at, row.progress, error)), row.progress
+        )
+    )
 
 
 def admitted(row: TaskRow) -> list[EventRow]:
@@ -351,4 +258,4 @@ def stuck(row: TaskRow, seq: int, data: StuckData) -> Advance | None:
         return None
     row.stuck_at = data.at
     row.seq += 1
-    return Advance(row, [EventRow(row.seq, "stuck", _encode(data))])
+    return Advance(row, [EventRow(row.seq, "stuck", _encode(data), row.progress)])

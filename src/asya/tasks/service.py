@@ -53,7 +53,7 @@ from asya.tasks.recorder import Recorder
 from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors
 from asya.tasks.retention import EVERY_S as RETENTION_FIRST_S
 from asya.tasks.retention import Retention
-from asya.tasks.rules import TaskRow, note_of
+from asya.tasks.rules import Recorded, TaskRow
 from asya.tasks.schedule import ScheduleSpec
 from asya.tasks.scheduler import Scheduler
 from asya.tasks.store.base import (
@@ -525,18 +525,16 @@ class TaskService:
         else:
             if isinstance(event, Forked):
                 self._deadlines.add(event.id, event.deadline_at)
-            note = note_of(event)
-            note.seen = self.insight.take(event)
-            self._recorder.add(note)
+            self._recorder.add(Recorded(event, self.insight.take(event)))
 
     async def finish(self, end: Finished) -> bool:
         """See `events.Ledger`."""
-        notes = self._recorder.take(end.id)
+        recorded = self._recorder.pop(end.id)
         try:
-            first = await self._store.events.complete(end, notes)
+            first = await self._store.events.complete(end, recorded)
         except StoreError:
-            for note in notes:
-                self._recorder.add(note)
+            for each in recorded:
+                self._recorder.add(each)
             raise
         self._deadlines.drop(end.id)
         self._watches.ended(end.id)

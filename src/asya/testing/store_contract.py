@@ -25,7 +25,7 @@ from asya.clock import to_rfc3339
 from asya.envelope import ErrorInfo, Route
 from asya.events import DeadLetter, Finished, Forked, HopEnded, HopSent, HopStarted
 from asya.tasks.key_reservation import KeyPolicy, KeyReservation
-from asya.tasks.rules import Note, StuckData, TaskRow, note_of
+from asya.tasks.rules import Recorded, StuckData, TaskRow
 from asya.tasks.store.base import (
     DeadLetterQuery,
     DeadLetterRow,
@@ -71,26 +71,26 @@ def reservation(
     return KeyReservation(scope, key, policy, digest, now, expires_at)
 
 
-def started(id: str, n: int = 0, *, attempt: int = 1, root: str | None = None) -> Note:
+def started(id: str, n: int = 0, *, attempt: int = 1, root: str | None = None) -> Recorded:
     """A replica took the envelope: hop 0 is at `a`, hop 1 at `b`."""
     prev, curr, after = _place(n)
     event = HopStarted(
         id, n, curr, attempt, at(n + 1), root or id, Route(prev, curr, after), at(n), 4711
     )
-    return note_of(event)
+    return Recorded(event)
 
 
-def ended(id: str, n: int = 0, *, attempt: int = 1, state: str = "succeeded") -> Note:
+def ended(id: str, n: int = 0, *, attempt: int = 1, state: str = "succeeded") -> Recorded:
     """The handler of a hop is done."""
     _, actor, _ = _place(n)
     prev, curr, after = _place(n + 1) if state == "succeeded" else _place(n)
-    return note_of(HopEnded(id, n, actor, attempt, at(n + 1.5), state, Route(prev, curr, after)))
+    return Recorded(HopEnded(id, n, actor, attempt, at(n + 1.5), state, Route(prev, curr, after)))
 
 
-def sent(id: str, n: int = 0) -> Note:
+def sent(id: str, n: int = 0) -> Recorded:
     """What follows from a hop is in the next queue."""
     prev, curr, after = _place(n + 1)
-    return note_of(HopSent(id, n, _place(n)[1], 1, at(n + 1.6), Route(prev, curr, after)))
+    return Recorded(HopSent(id, n, _place(n)[1], 1, at(n + 1.6), Route(prev, curr, after)))
 
 
 def seen(attempt: int, side: str, payload: bytes) -> Seen:
@@ -98,9 +98,9 @@ def seen(attempt: int, side: str, payload: bytes) -> Seen:
     return Seen(0, attempt, side, at(1), Raw(payload), Keeping(max_bytes=5))
 
 
-def forked(id: str, root: str) -> Note:
+def forked(id: str, root: str) -> Recorded:
     """A fan-out made a child."""
-    return note_of(Forked(id, root, root, Route(["a"], "b", []), at(1)))
+    return Recorded(Forked(id, root, root, Route(["a"], "b", []), at(1)))
 
 
 def finished(id: str, phase: str = "succeeded", **fields: object) -> Finished:

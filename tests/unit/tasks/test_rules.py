@@ -38,9 +38,7 @@ def test_progress_counts_the_hops_that_are_known(done, to_go, percent):
     ],
 )
 def test_progress_after_a_hop_looks_at_the_route_that_is_left(state, route, progress):
-    note = rules.note_of(HopEnded("t", 0, "a", 1, "2026", state, route))
-    assert note.hop is not None
-    assert note.hop.progress == progress
+    assert rules.progress_after(HopEnded("t", 0, "a", 1, "2026", state, route)) == progress
 
 
 def test_a_failure_without_an_error_has_its_reason_for_a_name():
@@ -94,7 +92,7 @@ def test_no_order_of_events_leads_backward(steps, known, root_canceled):
         elif isinstance(step, Finished):
             made = rules.finished(row, step)
         else:
-            made = rules.advance(row, [step], canceled=root_canceled)
+            made = rules.advance(row, [step.event], canceled=root_canceled)
         if made is not None:
             row = made.row
             numbers += [event.seq for event in made.events]
@@ -115,7 +113,7 @@ def test_a_task_that_failed_stays_where_it_failed():
         id="e", root="e", route=Route(["a"], "b", ["c"]), created_at="", updated_at=""
     )
     hop = HopEnded("e", 1, "b", 1, "2", "failed", Route(["a"], "x-sink", ["c"]))
-    rules.advance(row, [rules.note_of(hop)], canceled=False)
+    rules.advance(row, [hop], canceled=False)
     at_end = Finished("e", "failed", "3", 1, "e", Route(["a"], "x-sump", ["c"]), "1")
     done = rules.finished(row, at_end)
     assert done is not None

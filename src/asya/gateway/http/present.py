@@ -14,8 +14,16 @@ from msgspec import UNSET, Raw
 
 from asya.clock import to_rfc3339
 from asya.codes import failure_code
-from asya.envelope import BLOB_HEADER, TERMINAL_PHASES, Envelope, decode, encode, raw_json
-from asya.events import Flown
+from asya.envelope import (
+    BLOB_HEADER,
+    TERMINAL_PHASES,
+    Envelope,
+    ErrorInfo,
+    decode,
+    encode,
+    raw_json,
+)
+from asya.events import Flown, HopEnded, HopSent, HopStarted
 from asya.gateway.http import views
 from asya.gateway.http.views import (
     ContentView,
@@ -32,14 +40,14 @@ from asya.gateway.http.views import (
 from asya.tasks.dead_letters import Redriven
 from asya.tasks.diagnosis.why import Facts, why
 from asya.tasks.mesh import FlowSpec
-from asya.tasks.rules import EventRow, Failure, HopData, StatusData, StuckData, TaskRow
+from asya.tasks.rules import Failure, StatusData, StuckData, TaskRow
 from asya.tasks.scheduler import ScheduleState
 from asya.tasks.store.base import DeadLetterGroup, DeadLetterRow, Detail
+from asya.tasks.stored_events import EventRow, hop_event, progress_of
 
 _NULL: Final = Raw(b"null")
 _EMPTY: Final = Raw(b"{}")
 _encode = msgspec.json.Encoder().encode
-_decode_hop = msgspec.json.Decoder(HopData).decode
 _decode_status = msgspec.json.Decoder(StatusData).decode
 _decode_stuck = msgspec.json.Decoder(StuckData).decode
 _decode_failure = msgspec.json.Decoder(Failure).decode
@@ -89,11 +97,12 @@ def _error_view(row: TaskRow) -> ErrorView | None:
     return None if row.error is None else _error(_decode_failure(row.error))
 
 
-def _error(failure: Failure | None) -> ErrorView | None:
+def _error(failure: Failure | ErrorInfo | None) -> ErrorView | None:
     if failure is None:
         return None
-    code = failure_code(failure.reason, failure.type)
-    return ErrorView(failure.type, failure.message, failure.traceback, failure.reason, str(code))
+    reason = failure.reason if isinstance(failure, Failure) else None
+    code = failure_code(reason, failure.type)
+    return ErrorView(failure.type, failure.message, failure.traceback or None, reason, str(code))
 
 
 def hops(events: Iterable[EventRow]) -> list[HopView]:
@@ -107,25 +116,29 @@ def hops(events: Iterable[EventRow]) -> list[HopView]:
     for event in events:
         if event.kind in {"status", "stuck"}:
             continue
-        hop = _decode_hop(event.data)
+        hop = hop_event(event)
         at = (hop.n, hop.attempt)
         view = open_.get(at)
-        if event.kind == "sent":
+        if isinstance(hop, HopSent):
             if view is not None:
                 view.sent_at = hop.at
             continue
-        if view is None or (event.kind == "started" and view.ended_at is not None):
-            view = open_[at] = HopView(hop.n, hop.actor, hop.attempt, hop.state)
+        if view is None or (isinstance(hop, HopStarted) and view.ended_at is not None):
+            view = open_[at] = HopView(hop.n, hop.actor, hop.attempt, _state(hop))
             made.append(view)
-        _fill(view, hop, event.kind)
+        _fill(view, hop)
     return made
 
 
-def _fill(view: HopView, hop: HopData, kind: str) -> None:
+def _state(hop: HopStarted | HopEnded) -> str:
+    return "running" if isinstance(hop, HopStarted) else hop.state
+
+
+def _fill(view: HopView, hop: HopStarted | HopEnded) -> None:
     content = None if hop.body is None else ContentView(hop.body.size, hop.body.sha256)
-    view.state = hop.state
-    if kind == "started":
-        view.enqueued_at = hop.enqueued_at
+    view.state = _state(hop)
+    if isinstance(hop, HopStarted):
+        view.enqueued_at = hop.enqueued_at or None
         view.started_at = hop.at
         view.replica = hop.replica
         view.content_in = content
@@ -148,19 +161,20 @@ def event_text(id: str, event: EventRow) -> tuple[bytes, bool]:
         stuck = _decode_stuck(event.data)
         told = StuckEvent(id, stuck.at, stuck.actor, stuck.state, stuck.since, stuck.usual_s)
         return _sse("stuck", _encode(told), event.seq), False
-    if event.kind == "sent":  # of interest to a trace only
+    hop = hop_event(event)
+    if isinstance(hop, HopSent):  # of interest to a trace only
         return b"", False
-    hop = _decode_hop(event.data)
+    ended = hop if isinstance(hop, HopEnded) else None
     progress = ProgressEvent(
         id,
-        hop.progress,
+        progress_of(event),
         hop.at,
         hop.n,
         hop.actor,
         hop.attempt,
-        hop.state,
-        hop.retry_at,
-        _error(hop.error),
+        _state(hop),
+        None if ended is None else ended.retry_at,
+        None if ended is None else _error(ended.error),
     )
     if progress.error is not None:
         progress.error.traceback = None

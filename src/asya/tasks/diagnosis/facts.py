@@ -19,14 +19,16 @@ from typing import Final
 import msgspec
 
 from asya.clock import Clock, from_rfc3339, to_rfc3339
+from asya.envelope import ErrorInfo
 from asya.errors import TransportError, nearest
 from asya.events import Event, HopEnded, HopStarted
 from asya.tasks.diagnosis.latency import ActorPace, Paces
 from asya.tasks.diagnosis.why import DeadLetterFact, Facts, Spot, stuck_after_s
 from asya.tasks.mesh import ActorStatus, MeshClient
-from asya.tasks.rules import EventRow, Failure, HopData, StuckData, TaskRow
+from asya.tasks.rules import Failure, StuckData, TaskRow
 from asya.tasks.store.base import DeadLetterQuery, OpenTask, Query, Store
 from asya.tasks.store.payloads import Keeping, Seen
+from asya.tasks.stored_events import EventRow, hop_event
 
 LOOK_EVERY_S: Final = 2.0
 """Time between two looks of the watcher, while anything is open."""
@@ -43,7 +45,6 @@ CHILDREN_MAX: Final = 500
 LINES_MAX: Final = 10
 """Lines of the log that one look may write."""
 
-_decode_hop = msgspec.json.Decoder(HopData).decode
 _decode_failure = msgspec.json.Decoder(Failure).decode
 _log = logging.getLogger(__name__)
 
@@ -268,12 +269,12 @@ def spot_of(row: TaskRow, event: EventRow | None) -> Spot | None:
     assert updated is not None
     if event is None or event.kind == "status":
         return Spot("queued", row.route.curr, updated, row.n)
-    hop = _decode_hop(event.data)
+    hop = hop_event(event)
     at = moment(hop.at) or updated
-    error = _one_line(hop.error)
-    if event.kind == "started":
+    if isinstance(hop, HopStarted):
         return Spot("running", hop.actor, at, hop.n, hop.attempt, hop.replica)
-    if hop.state == "retrying":
+    error = _one_line(hop.error) if isinstance(hop, HopEnded) else None
+    if isinstance(hop, HopEnded) and hop.state == "retrying":
         return Spot(
             "retrying", hop.actor, at, hop.n, hop.attempt, None, moment(hop.retry_at),
             hop.attempts_max, error,
@@ -295,7 +296,7 @@ def moment(text: str | None) -> datetime | None:
         return None
 
 
-def _one_line(failure: Failure | None) -> str | None:
+def _one_line(failure: Failure | ErrorInfo | None) -> str | None:
     if failure is None:
         return None
     text = f"{failure.type}: {failure.message}" if failure.message else failure.type

@@ -15,7 +15,8 @@ import msgspec
 from asya.envelope import ErrorInfo
 from asya.events import DeadLetter, Finished
 from asya.tasks.key_reservation import KeyDecision, KeyReservation
-from asya.tasks.rules import EventRow, Note, StuckData, TaskRow
+from asya.tasks.rules import Recorded, StuckData, TaskRow
+from asya.tasks.stored_events import EventRow
 from asya.transports.delayed import DelayedMessageStore
 
 EVENTS_MAX: Final = 5_000
@@ -261,12 +262,12 @@ class TaskStore(Protocol):
 class EventStore(Protocol):
     """Events of tasks, and the payloads that came along with them. See `Store`."""
 
-    async def record(self, notes: Sequence[Note]) -> list[str]:
+    async def record(self, recorded: Sequence[Recorded]) -> list[str]:
         """Take note of events, in their order; returns the ids that have new event rows."""
         ...
 
-    async def complete(self, end: Finished, notes: Sequence[Note] = ()) -> bool:
-        """Record `notes` (all of this id), then the end. Whether this call made it terminal."""
+    async def complete(self, end: Finished, recorded: Sequence[Recorded] = ()) -> bool:
+        """Record `recorded` (all of this id), then the end. Whether this call made it terminal."""
         ...
 
     async def page(self, id: str, *, after: int, limit: int) -> EventPage | None:

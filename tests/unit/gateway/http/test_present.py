@@ -9,11 +9,12 @@ from asya.events import Flown
 from asya.gateway.http import present
 from asya.tasks import rules
 from asya.tasks.store.base import Detail
+from asya.tasks.stored_events import EventRow
 from asya.testing.store_contract import ended, finished, new_task, started
 
 
-def rows(*notes) -> list[rules.EventRow]:
-    step = rules.advance(new_task("t"), list(notes), canceled=False)
+def rows(*notes) -> list[EventRow]:
+    step = rules.advance(new_task("t"), [each.event for each in notes], canceled=False)
     assert step is not None
     return step.events
 

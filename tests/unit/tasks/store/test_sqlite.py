@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import subprocess
@@ -10,14 +11,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from asya.errors import StoreError, StoreFull
+from asya.gateway.http.present import envelope_view, event_text
 from asya.tasks.store.base import DeadLetterQuery, Query
 from asya.tasks.store.sqlite.migrations import migrations
 from asya.tasks.store.sqlite.store import SqliteStore
 from asya.tasks.store.sqlite.worker import Worker
-from asya.testing.store_contract import StoreContract, dead_letter, finished, new_task, started
+from asya.testing.store_contract import (
+    StoreContract,
+    dead_letter,
+    ended,
+    finished,
+    new_task,
+    started,
+)
 
 
 @pytest.fixture
@@ -186,3 +196,35 @@ async def test_a_caller_that_gives_up_does_not_undo_its_job(store):
     detail = await store.tasks.get("t")
     assert detail.row.digest == b"digest"
     assert detail.row.status == "running"
+
+
+DATA = Path(__file__).parent / "data"
+
+
+async def test_a_data_folder_of_an_older_version_shows_the_same(tmp_path: Path) -> None:
+    """Given a database with schema 5, then each task and its stream look as they did then.
+
+    `schema_5.sql` is the dump of a database that the version before schema 6 wrote;
+    `schema_5_views.json` is what that version showed of it.
+    """
+    path = tmp_path / "tasks.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript((DATA / "schema_5.sql").read_text())
+    connection.close()
+    store = SqliteStore(path)
+    await store.open()
+    for id_, expected in json.loads((DATA / "schema_5_views.json").read_bytes()).items():
+        detail = await store.tasks.get(id_)
+        assert detail is not None
+        assert json.loads(msgspec.json.encode(envelope_view(detail))) == expected["view"]
+        stream = [event_text(id_, event)[0].decode() for event in detail.events]
+        assert stream == expected["stream"]
+    await store.events.record([ended("runs", 1)])
+    detail = await store.tasks.get("runs")
+    assert detail is not None
+    hops = envelope_view(detail).hops
+    assert isinstance(hops, list)
+    assert [hop.state for hop in hops] == ["succeeded", "succeeded"], (
+        "old and new rows fold together"
+    )
+    await store.close()

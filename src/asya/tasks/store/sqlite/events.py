@@ -6,12 +6,13 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from asya.envelope import TERMINAL_PHASES
-from asya.events import Finished
+from asya.events import Finished, Forked, HopStarted
 from asya.tasks import rules
-from asya.tasks.rules import EventRow, Note, StuckData
+from asya.tasks.rules import Recorded, StuckData
 from asya.tasks.store.base import EventPage, EventStore, OpenTask, StoredPayload
 from asya.tasks.store.sqlite import rows
 from asya.tasks.store.sqlite.worker import Worker
+from asya.tasks.stored_events import EventRow, TaskEvent
 
 
 class SqliteEvents(EventStore):
@@ -28,14 +29,14 @@ class SqliteEvents(EventStore):
         self._reader = reader
         self._payloads_max = payloads_max
 
-    async def record(self, notes: Sequence[Note]) -> list[str]:
+    async def record(self, recorded: Sequence[Recorded]) -> list[str]:
         return await self._writer.run(
-            lambda connection: _record(connection, notes, self._payloads_max)
+            lambda connection: _record(connection, recorded, self._payloads_max)
         )
 
-    async def complete(self, end: Finished, notes: Sequence[Note] = ()) -> bool:
+    async def complete(self, end: Finished, recorded: Sequence[Recorded] = ()) -> bool:
         return await self._writer.run(
-            lambda connection: _complete(connection, end, notes, self._payloads_max)
+            lambda connection: _complete(connection, end, recorded, self._payloads_max)
         )
 
     async def page(self, id: str, *, after: int, limit: int) -> EventPage | None:
@@ -62,16 +63,18 @@ class SqliteEvents(EventStore):
         )
 
 
-def _record(connection: sqlite3.Connection, notes: Sequence[Note], payloads_max: int) -> list[str]:
-    by_id: dict[str, list[Note]] = {}
-    for note in notes:
-        by_id.setdefault(note.id, []).append(note)
+def _record(
+    connection: sqlite3.Connection, recorded: Sequence[Recorded], payloads_max: int
+) -> list[str]:
+    by_id: dict[str, list[Recorded]] = {}
+    for each in recorded:
+        by_id.setdefault(each.event.id, []).append(each)
     known = rows.load(connection, list(by_id))
     changed = []
     for id_, group in by_id.items():
         row = known.get(id_)
-        canceled = row is None and any(_is_canceled(connection, note.root) for note in group)
-        step = rules.advance(row, group, canceled=canceled)
+        canceled = row is None and any(_is_canceled(connection, each.event) for each in group)
+        step = rules.advance(row, [each.event for each in group], canceled=canceled)
         if step is not None:
             rows.save(connection, step.row, step.events)
             _keep_payloads(connection, step.row.key, group, payloads_max)
@@ -79,19 +82,22 @@ def _record(connection: sqlite3.Connection, notes: Sequence[Note], payloads_max:
     return changed
 
 
-def _is_canceled(connection: sqlite3.Connection, root: str | None) -> bool:
-    if root is None:
+def _is_canceled(connection: sqlite3.Connection, event: TaskEvent) -> bool:
+    """Whether an event tells the root of its envelope, and that was canceled."""
+    if not isinstance(event, Forked | HopStarted):
         return False
-    found = connection.execute("SELECT 1 FROM cancels WHERE id = ?", (root,)).fetchone()
+    found = connection.execute("SELECT 1 FROM cancels WHERE id = ?", (event.root,)).fetchone()
     return found is not None
 
 
 def _complete(
-    connection: sqlite3.Connection, end: Finished, notes: Sequence[Note], payloads_max: int
+    connection: sqlite3.Connection, end: Finished, recorded: Sequence[Recorded], payloads_max: int
 ) -> bool:
     row = rows.load(connection, [end.id]).get(end.id)
     events: list[EventRow] = []
-    step = rules.advance(row, notes, canceled=False) if notes else None
+    step = (
+        rules.advance(row, [each.event for each in recorded], canceled=False) if recorded else None
+    )
     if step is not None:
         row = step.row
         events += step.events
@@ -101,7 +107,7 @@ def _complete(
         events += last.events
     if row is not None and events:
         rows.save(connection, row, events)
-        _keep_payloads(connection, row.key, notes, payloads_max)
+        _keep_payloads(connection, row.key, recorded, payloads_max)
     if last is None:
         return False
     if end.result is not None:
@@ -124,7 +130,7 @@ def _page(
         return None
     key, status = task
     found = connection.execute(
-        "SELECT seq, kind, data FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?",
+        "SELECT seq, kind, data, progress FROM events WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?",
         (key, after, limit),
     )
     return EventPage([EventRow(*event) for event in found], status in TERMINAL_PHASES)
@@ -154,7 +160,7 @@ def _open_keys(connection: sqlite3.Connection, after: int, limit: int) -> Sequen
 def _newest_event(connection: sqlite3.Connection, key: int, seq: int) -> EventRow | None:
     """The newest event of a task that tells where it is."""
     found = connection.execute(
-        "SELECT seq, kind, data FROM events WHERE task = ? AND seq <= ? "
+        "SELECT seq, kind, data, progress FROM events WHERE task = ? AND seq <= ? "
         "AND kind NOT IN ('sent', 'stuck') ORDER BY seq DESC LIMIT 1",
         (key, seq),
     ).fetchone()
@@ -192,12 +198,12 @@ def _payload(
 
 
 def _keep_payloads(
-    connection: sqlite3.Connection, key: int, notes: Iterable[Note], count_max: int
+    connection: sqlite3.Connection, key: int, recorded: Iterable[Recorded], count_max: int
 ) -> None:
-    """Store what came along with notes; the oldest go where there are more than `count_max`."""
+    """Store what came along with recorded; the oldest go where there are more than `count_max`."""
     last = None
-    for note in notes:
-        for seen in note.seen:
+    for each in recorded:
+        for seen in each.seen:
             kept = seen.kept()
             last = connection.execute(
                 "INSERT INTO payloads (task, n, attempt, side, at, size, truncated, body) "

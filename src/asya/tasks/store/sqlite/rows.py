@@ -13,7 +13,8 @@ import msgspec
 
 from asya.envelope import Route
 from asya.tasks import rules
-from asya.tasks.rules import EventRow, TaskRow
+from asya.tasks.rules import TaskRow
+from asya.tasks.stored_events import EventRow
 
 COLUMNS: Final = (
     "key, id, root, parent_id, flow, status, route, n, attempt, progress, seq, digest, headers, "
@@ -103,8 +104,8 @@ def save(connection: sqlite3.Connection, row: TaskRow, events: Iterable[EventRow
             ),
         )  # fmt: skip
     connection.executemany(
-        "INSERT INTO events (task, seq, kind, data) VALUES (?, ?, ?, ?)",
-        [(row.key, event.seq, event.kind, event.data) for event in events],
+        "INSERT INTO events (task, seq, kind, data, progress) VALUES (?, ?, ?, ?, ?)",
+        [(row.key, event.seq, event.kind, event.data, event.progress) for event in events],
     )
 
 

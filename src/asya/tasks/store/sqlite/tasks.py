@@ -10,7 +10,7 @@ import msgspec
 
 from asya.tasks import rules
 from asya.tasks.key_reservation import HeldKey, KeyReservation, decide
-from asya.tasks.rules import EventRow, TaskRow
+from asya.tasks.rules import TaskRow
 from asya.tasks.store.base import (
     EVENTS_MAX,
     Detail,
@@ -22,6 +22,7 @@ from asya.tasks.store.base import (
 )
 from asya.tasks.store.sqlite import dead_letters, rows
 from asya.tasks.store.sqlite.worker import Worker
+from asya.tasks.stored_events import EventRow
 
 AHEAD_SCAN_MAX: Final = 20_000
 """Open tasks of each status that are read to count how many stand before one."""
@@ -182,7 +183,7 @@ def _get(connection: sqlite3.Connection, id: str) -> Detail | None:
     result = connection.execute("SELECT body FROM results WHERE key = ?", (row.key,)).fetchone()
     # No row is read past `row.seq`: two statements may see two states of the file.
     events = connection.execute(
-        "SELECT seq, kind, data FROM events WHERE task = ? AND seq <= ? AND seq > ? ORDER BY seq",
+        "SELECT seq, kind, data, progress FROM events WHERE task = ? AND seq <= ? AND seq > ? ORDER BY seq",
         (row.key, row.seq, row.seq - EVENTS_MAX),
     )
     return Detail(row, None if result is None else result[0], [EventRow(*e) for e in events])
