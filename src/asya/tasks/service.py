@@ -50,7 +50,7 @@ from asya.tasks.key_reservation import KeyReservation
 from asya.tasks.mesh import ActorStatus, MeshClient
 from asya.tasks.outbox import Outbox
 from asya.tasks.recorder import Recorder
-from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors
+from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors, store_refusal
 from asya.tasks.retention import EVERY_S as RETENTION_FIRST_S
 from asya.tasks.retention import Retention
 from asya.tasks.rules import Recorded, TaskRow
@@ -247,7 +247,6 @@ class TaskService:
 
     # What clients ask for
 
-    @refuses_store_errors
     async def admit(
         self,
         actors: Sequence[str],
@@ -311,7 +310,10 @@ class TaskService:
         async with contextlib.AsyncExitStack() as alone:
             for mark in (row.id,) if reservation is None else (reservation.mark, row.id):
                 await alone.enter_async_context(self._outbox.alone(mark))
-            insertion = await self._store.tasks.insert(row, encode(envelope), reservation)
+            try:
+                insertion = await self._store.tasks.insert(row, encode(envelope), reservation)
+            except StoreError as error:
+                raise store_refusal(error) from error
             self.insight.admitted()
             found = insertion.row
             _check_found(row, insertion, reservation)

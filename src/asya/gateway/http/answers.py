@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
+from typing import cast
 
 import msgspec
 from msgspec import Raw
@@ -23,7 +24,7 @@ from asya.envelope import BLOB_HEADER
 from asya.errors import BlobMissing, BlobUnavailable
 from asya.gateway.http import views
 from asya.gateway.http.headers import REPLAYED_HEADER
-from asya.gateway.http.present import envelope_view, status_of
+from asya.gateway.http.present import envelope_view
 from asya.gateway.http.problems import HttpProblem
 from asya.gateway.http.respond import json_response
 from asya.tasks.admission import Admission
@@ -40,7 +41,7 @@ _decode_headers = msgspec.json.Decoder(dict[str, Raw]).decode
 def accepted(row: TaskRow, headers: Mapping[str, str] | None = None) -> Response:
     """202: the envelope is stored, and in its first queue or on its way there."""
     url = f"/v1/envelopes/{row.id}"
-    view = views.Accepted(row.id, status_of(row), url, f"{url}/events")
+    view = views.Accepted(row.id, cast("views.TaskStatus", row.status), url, f"{url}/events")
     return json_response(view, 202, {"Location": url, **(headers or {})})
 
 

@@ -51,8 +51,10 @@ class Flows:
         not_before = begin_time(query.not_before, query.delay, self._service.now(), "?")
         with self._service.ending(id_, wanted=wait_s > 0) as ending:
             async with self._bodies.read(request) as data:
-                value, payload = parse(data, values=flow.input_schema is not None)
-                await self._schemas.check(flow, value, len(data))
+                has_schema = flow.input_schema is not None
+                value, payload = parse(data, values=has_schema)
+                if has_schema:
+                    await self._schemas.check(flow, value, len(data))
                 del value
                 admission = await self._service.admit(
                     flow.route,

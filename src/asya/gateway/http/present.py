@@ -62,11 +62,6 @@ def envelope_view(detail: Detail) -> EnvelopeView:
     return view
 
 
-def status_of(row: TaskRow) -> TaskStatus:
-    """The status as clients see it."""
-    return cast("TaskStatus", row.status)
-
-
 def summary_view(row: TaskRow) -> EnvelopeView:
     """An envelope in a list: without hops, result and traceback."""
     error = _error_view(row)
@@ -77,7 +72,7 @@ def summary_view(row: TaskRow) -> EnvelopeView:
         root=row.root,
         parent_id=row.parent_id,
         flow=row.flow,
-        status=status_of(row),
+        status=cast("TaskStatus", row.status),
         route=RouteView(row.route.prev, row.route.curr, row.route.next),
         progress=row.progress,
         attempt=row.attempt,
