@@ -1,7 +1,7 @@
-"""No web page drives the mesh: `Host` and `Origin` are checked while the gateway is on loopback.
+"""Keeps web pages away from the mesh: checks `Host` and `Origin` while the gateway is on loopback.
 
-A page of another site can make the browser send requests to 127.0.0.1. Its requests carry its own
-`Origin`, and where it plays with DNS (rebinding) its own `Host`: both are refused.
+A page of another site can make the browser send requests to 127.0.0.1. Such a request carries the
+page's own `Origin`, or, after DNS rebinding, its own `Host`. Both are refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`/metrics`: the answer, and an app of its own for a port of its own."""
+"""`/metrics`: the answer, and an app that serves it on a port of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asya.telemetry.metrics import Metrics
 
 
 async def metrics_response(metrics: Metrics) -> Response:
-    """All metrics as text. The text is made in a thread: a thousand actors take a while."""
+    """All metrics as text, made in a thread: with a thousand actors it takes a while."""
     gathered = await metrics.gather()
     text = await asyncio.to_thread(exposition, gathered, metrics.namespace)
     return Response(text, media_type=MEDIA_TYPE)

@@ -1,7 +1,7 @@
 """ASGI middleware: counts requests by route and status, and makes the span of a sent envelope.
 
-The route is the pattern of the table of operations, never the path itself: as many as there are
-patterns. `app` puts it into the scope as `ROUTE`; `http/headers.py` takes the trace for the envelope
+The route is the pattern from the table of operations, never the path itself, so that the number of
+labels is bounded. `app` puts it into the scope as `ROUTE`; `http/headers.py` takes the trace for the envelope
 from there, as `TRACE`.
 """
 
@@ -25,7 +25,7 @@ TRACE: Final = "asya.traceparent"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 UNMATCHED: Final = "unmatched"
-"""The route of a request that no operation takes."""
+"""The route of a request that no operation serves."""
 
 
 class RequestTelemetry:
@@ -46,7 +46,7 @@ class RequestTelemetry:
             span = self._spans.begin_request(Headers(scope=scope).get(TRACEPARENT))
             if span is not None:
                 scope[TRACE] = traceparent_of(span)
-        status = 500  # a bug: the answer is made outside of this
+        status = 500  # of a bug, whose answer is made outside of this middleware
 
         async def send_counted(message: Message) -> None:
             nonlocal status

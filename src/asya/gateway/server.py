@@ -1,6 +1,6 @@
 """uvicorn in the caller's event loop: own socket, no signal handlers, no access log.
 
-The socket is bound before anything else, so that a port in use is told at once. The caller's
+The socket is bound before anything else, so that a port in use is reported at once. The caller's
 signal handling stays as it is.
 """
 
@@ -26,10 +26,10 @@ BACKLOG: Final = 1024
 """Connections that may wait to be accepted."""
 
 GRACE_S: Final = 5
-"""Seconds that requests under way get at the stop."""
+"""Seconds that requests under way get to finish when the server stops."""
 
 KEEP_ALIVE_S: Final = 75
-"""Seconds that an idle connection is kept; clients that pool connections profit."""
+"""Seconds that an idle connection is kept, for clients that pool connections."""
 
 
 class HttpServer:
@@ -39,8 +39,8 @@ class HttpServer:
         app: The ASGI app.
         host: Name or address to bind.
         port: Port, or 0 for a free one.
-        bound: A listening socket from `bind`, for a caller that wants the port before it has an
-            app; it belongs to the server from now on.
+        bound: A listening socket from `bind`, for a caller that needs the port before it has an
+            app. The server closes it.
         on_stop: Called when the stop begins: ends what would never end by itself.
 
     Attributes:
@@ -76,8 +76,8 @@ class HttpServer:
         """Bind and serve; returns when connections are accepted.
 
         Raises:
-            SettingsError: The address cannot be bound; the text names the port and, where the
-                system tells, the process that has it.
+            SettingsError: The address cannot be bound. The text names the port and, if the system
+                tells, the process that has it.
         """
         bound = self._bound or bind(self._host, self.port)
         self.port = bound.getsockname()[1]
@@ -104,7 +104,7 @@ class HttpServer:
             await self._task
 
     async def stop(self) -> None:
-        """Accept no more, let requests under way end, close. Idempotent."""
+        """Accept no more requests, let those under way end, and close. Idempotent."""
         self._on_stop()
         if self._server is None or self._task is None:
             if self._bound is not None:
@@ -126,7 +126,7 @@ class _Server(uvicorn.Server):
         self._ending.set()
 
     async def main_loop(self) -> None:
-        """As uvicorn's, with one wake-up per second in place of ten, and none before the stop."""
+        """As uvicorn's, but wakes up once a second instead of ten times, and at once to stop."""
         while not await self.on_tick(0):  # a count of 0 renews the Date header
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
@@ -142,7 +142,7 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """Answers bytes that are no HTTP with a problem document, too."""
+    """Answers bytes that are not HTTP with a problem document, too."""
 
     def send_400_response(self, msg: str) -> None:
         status, title, code = PROBLEM_TYPES["bad-request"]
@@ -187,13 +187,13 @@ def bind(host: str, port: int, *, flag: str = "--port") -> socket.socket:
     except OSError as error:
         made.close()
         raise SettingsError(
-            _bind_complaint(host, port, flag, error), code=Code.PORT_UNUSABLE
+            _bind_error(host, port, flag, error), code=Code.PORT_UNUSABLE
         ) from error
     made.setblocking(False)
     return made
 
 
-def _bind_complaint(host: str, port: int, flag: str, error: OSError) -> str:
+def _bind_error(host: str, port: int, flag: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         pid = _holder(port)
         by = f" by process {pid}" if pid else ""
@@ -204,7 +204,7 @@ def _bind_complaint(host: str, port: int, flag: str, error: OSError) -> str:
 
 
 def _holder(port: int) -> int | None:
-    """The process that listens on a port, where psutil is there and the system tells."""
+    """The process that listens on a port, if psutil is installed and the system tells."""
     with contextlib.suppress(Exception):
         import psutil
 

@@ -1,7 +1,7 @@
-"""What a client may ask for: checks of a new envelope, before anything is stored.
+"""Checks a new envelope before anything is stored.
 
-All refusals are `Refusal`. Pure but for the two questions to the mesh that `Gate` asks: which
-actors there are, and how much waits for the first one.
+Everything is pure except `Gate`, which asks the mesh which actors there are, and how much waits for
+the first one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DEPTH_AGE_S: Final = 0.5
 """How old a queue's depth may be before it is asked again, in seconds."""
 
 DEPTH_STALE_S: Final = 5.0
-"""How old it may be to be used at all, in seconds."""
+"""How old a depth may be to be used at all, in seconds."""
 
 _FEW: Final = 4
 _ID: Final = re.compile(ID_PATTERN)
@@ -53,13 +53,15 @@ class Admission:
 def check_id(id: str | None) -> None:
     """Refuse an id that cannot stand in a URL."""
     if id is not None and not _ID.match(id):
-        detail = "an id is 1 to 128 letters, digits and . _ : ~ -, and begins with one of the first"
+        detail = (
+            "an id has 1-128 characters of A-Z a-z 0-9 . _ : ~ - and starts with a letter or digit"
+        )
         raise Refusal.invalid(detail, "$.id")
 
 
 def check_route(actors: Sequence[str]) -> None:
     """Refuse a route that has no actors, or names that cannot be actors."""
-    problem = route_problem(list(actors)) if actors else "a route holds at least one actor"
+    problem = route_problem(list(actors)) if actors else "a route has at least one actor"
     if problem is not None:
         raise Refusal.invalid(problem, "$.route")
 
@@ -91,7 +93,8 @@ def check_payload(payload: Raw, payload_max_bytes: int) -> None:
     size = len(payload)
     if size > payload_max_bytes:
         raise Refusal(
-            Kind.TOO_LARGE, f"the payload has {size} bytes, this mesh takes {payload_max_bytes}"
+            Kind.TOO_LARGE,
+            f"the payload has {size} bytes; this mesh takes at most {payload_max_bytes}",
         )
 
 
@@ -182,7 +185,7 @@ def new_row(envelope: Envelope) -> TaskRow:
 
 
 def digest(actors: Sequence[str], payload: Raw) -> bytes:
-    """What tells two envelopes of one id apart: their route and the payload's bytes."""
+    """A hash of route and payload: two envelopes of one id are the same if it is equal."""
     mark = hashlib.blake2b(",".join(actors).encode(), digest_size=16)
     mark.update(b"\0")
     mark.update(payload)
@@ -213,7 +216,7 @@ class Gate:
         """Refuse a route with unknown actors, and one whose first queue is full.
 
         Raises:
-            Refusal: 503 with a mesh in trouble, 422, or 429.
+            Refusal: `unavailable`, `unknown-actor` or `queue-full`.
         """
         self.check_mesh()
         names = await self._mesh.actors()
@@ -234,7 +237,7 @@ class Gate:
         await self._check_depth(actors[0])
 
     def check_mesh(self) -> None:
-        """Refuse everything while the mesh is in trouble."""
+        """Refuse every route while the mesh is in trouble."""
         problem = self._mesh.problem()
         if problem is not None:
             raise Refusal(Kind.UNAVAILABLE, problem, retry_after_s=RETRY_AFTER_S)
@@ -265,13 +268,13 @@ class Gate:
     async def _ask(self, actor: str) -> None:
         try:
             ready = await self._mesh.ready(actor)
-        except TransportError:  # the publish that follows tells the client what is wrong
+        except TransportError:  # the publish that follows says what is wrong
             self._depths.pop(actor, None)
         else:
             self._depths[actor] = _Depth(ready, time.monotonic())
 
     async def close(self) -> None:
-        """Wait for questions that are under way."""
+        """Wait for queries of depths that are under way."""
         asked = [depth.refresh for depth in self._depths.values() if depth.refresh is not None]
         if asked:
             await asyncio.wait(asked)

@@ -1,4 +1,4 @@
-"""What makes two errors the same error: pure, used by every store.
+"""Decides which errors are the same error. Pure; used by every store.
 
 The fingerprint of an error is a hash of its type, of its message without what differs from case to
 case, and of the names of the innermost functions of the user's code. Numbers, ids, quoted values,

@@ -1,7 +1,7 @@
 """Payloads against a flow's JSON Schema.
 
-jsonschema is imported at the first payload that has a schema to fit: it costs as much as half of
-the gateway's start. References are resolved inside the schema only, never fetched.
+jsonschema is imported with the first payload that must fit a schema, because the import takes half
+as long as the gateway's start. References are resolved inside the schema only, never fetched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INLINE_MAX_BYTES: Final = 64 * 1024
 """Larger payloads are checked in a thread: it takes milliseconds."""
 
 FAULTS_MAX: Final = 20
-"""Faults told of one payload."""
+"""Faults that are reported of one payload."""
 
 
 class Schemas:

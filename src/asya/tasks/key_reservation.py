@@ -1,9 +1,9 @@
-"""Who holds an admission key: pure, shared by all stores.
+"""Decides who holds an idempotency key. Pure; shared by all stores.
 
 A key belongs to a scope (a flow, a route, a schedule) and to the task that was admitted with it.
-It is held until it expires, or, with the life `active`, until its task has ended. A store asks
-`decide` inside the transaction that inserts the new task, so that of two requests with one key one
-is admitted.
+The task holds it until the key expires or, with the life `active`, until the task has ended. A
+store calls `decide` inside the transaction that inserts the new task, so that of two requests with
+one key only one is admitted.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class FlowSpec:
         description: For people and for language models.
         input_schema: JSON Schema that payloads must fit, or None for any JSON value.
         timeout_s: Seconds from admission (or `not_before`) to the deadline, or None for none.
-        idempotency: What keys mean, where a request does not say it.
+        idempotency: What keys mean, unless a request says otherwise.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ActorStatus:
         replicas_max: How many replicas there may be.
         concurrency: Envelopes that one replica works on at a time.
         load_error: Why the handler cannot be loaded, or None.
-        start_at: When the next replica may be started, where one has to wait for that.
+        start_at: When the next replica may be started, or None for at once.
         received: Messages taken from the queue since the start; the next five alike, by outcome.
         p50_ms: Half of the newest handler calls took no longer; None before the first.
         p99_ms: All but one in a hundred took no longer.
@@ -118,11 +118,11 @@ class MeshClient(Protocol):
         ...
 
     async def actors(self) -> list[str]:
-        """Names of the actors that have a queue. Asked for every envelope: must be cheap."""
+        """Names of the actors that have a queue. Called for every envelope, so it must be cheap."""
         ...
 
     async def ready(self, actor: str) -> int:
-        """Messages that wait in the actor's queue. Asked about twice a second per actor."""
+        """Messages that wait in the actor's queue. Called about twice a second per actor."""
         ...
 
     def cancel(self, ids: Iterable[str]) -> None:
@@ -134,7 +134,7 @@ class MeshClient(Protocol):
         ...
 
     async def one_status(self, actor: str) -> ActorStatus | None:
-        """What runs of one actor; None where it is no part of this mesh."""
+        """What runs of one actor, or None if it is not part of this mesh."""
         ...
 
     def flows(self) -> Mapping[str, FlowSpec]:

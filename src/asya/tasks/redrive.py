@@ -1,8 +1,8 @@
-"""From a dead letter to the envelope that is sent in its place: pure.
+"""Makes the envelope that is sent in place of a dead letter. Pure.
 
-The new envelope begins anew at the actor that failed: an id of its own, the old one as `parent_id`,
-attempt 1, no deadline unless one is given. Payload and headers are as they were sent, byte by byte,
-but for what the client sets. Refusals are `Refusal`. Called by `letters`.
+The new envelope begins at the actor that failed. It has an id of its own, the old id as
+`parent_id`, attempt 1, and no deadline unless one is given. Payload and headers are as they were
+sent, byte by byte, except for what the client sets. Called by `dead_letters`.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def retry_route(letter: Envelope, sent: Envelope, given: Sequence[str] | None) -
     """The actors of a retry.
 
     Raises:
-        Refusal: None were given, and the letter does not tell.
+        Refusal: No route was given, and the letter has none.
     """
     if given is not None:
         return list(given)
@@ -133,7 +133,7 @@ def retry_route(letter: Envelope, sent: Envelope, given: Sequence[str] | None) -
 
 
 def needs_payload(assignments: Sequence[Assignment]) -> bool:
-    """Whether the payload must be at hand: a part of it is to be set."""
+    """Whether a part of the payload is to be set, so that the payload must be read."""
     return any(
         path.startswith(".payload") and len(_steps(number, path)) > 1
         for number, (path, _) in enumerate(assignments)
@@ -160,7 +160,7 @@ def new_try(
         deadline: When its time is over, or None.
 
     Raises:
-        Refusal: A path is none, or does not exist.
+        Refusal: A path cannot be read, or does not exist.
     """
     at = to_rfc3339(now)
     made = Envelope(
@@ -197,7 +197,9 @@ def _assign(made: Envelope, number: int, assignment: Assignment) -> None:
         return
     name = steps[0] if steps else None
     if not isinstance(name, str) or name.lower().startswith(SYSTEM_PREFIX):
-        raise _no_path(number, f"{path}: set one header, such as .headers.priority, none of ours")
+        raise _no_path(
+            number, f"{path}: set one header, such as .headers.priority, not one of the system"
+        )
     whole = raw_json(made.headers)
     made.headers = _decode_object(_replaced(whole, steps, value, ".headers", number))
 
@@ -210,7 +212,7 @@ def _steps(number: int, path: str) -> tuple[str | int | slice, ...]:
     if steps[0] not in _SECTIONS:
         close = nearest(str(steps[0]), _SECTIONS)
         hint = f"; did you mean .{close}?" if close else ""
-        detail = f"{path}: what can be set begins with .payload or .headers{hint}"
+        detail = f"{path}: a path that can be set begins with .payload or .headers{hint}"
         raise _no_path(number, detail, close)
     return steps
 
@@ -226,7 +228,7 @@ def _replaced(
         try:
             fields = _decode_object(raw)
         except msgspec.DecodeError:
-            raise _no_path(number, f"{where} is no object, so it has no {step!r}") from None
+            raise _no_path(number, f"{where} is not an object, so it has no {step!r}") from None
         if step not in fields:
             raise _no_key(number, where, step, fields)
         fields[step] = _replaced(fields[step], rest, value, f"{where}.{step}", number)
@@ -236,7 +238,7 @@ def _replaced(
     try:
         items = _decode_list(raw)
     except msgspec.DecodeError:
-        raise _no_path(number, f"{where} is no list, so it has no place {step}") from None
+        raise _no_path(number, f"{where} is not a list, so it has no place {step}") from None
     if not -len(items) <= step < len(items):
         raise _no_path(number, f"{where} is a list of {len(items)}, it has no place {step}")
     items[step] = _replaced(items[step], rest, value, f"{where}[{step}]", number)

@@ -428,8 +428,8 @@ class TaskService:
         await self.get(id)
         raise Refusal(
             Kind.NOT_FOUND,
-            f"of hop {n} no payload ({side}) is kept: it has not come there, spec.capture leaves "
-            "it out, or it was forgotten",
+            f"no payload ({side}) of hop {n} is kept: the envelope has not reached that hop, "
+            "spec.capture leaves it out, or it is too old",
             id=id,
         )
 
@@ -503,11 +503,6 @@ class TaskService:
     def waiting(self) -> int:
         """Requests that wait for an end."""
         return self._watches.waiting
-
-    @property
-    def dropped(self) -> int:
-        """Events that were dropped since the start."""
-        return self._recorder.dropped
 
     async def canceled_recently(self) -> Sequence[str]:
         """Ids canceled within the retention time: a supervisor that starts tells its sidecars.

@@ -196,7 +196,7 @@ async def test_what_cannot_be_mended_is_named_and_passed_over(service, kill):
     assert [id_ for id_, _ in done.retried] == ["t0"]
     assert ["it has no route" in done.refused[0][1], done.refused[1][1]] == [
         True,
-        ".payload is no object, so it has no 'row'",
+        ".payload is not an object, so it has no 'row'",
     ]
 
 

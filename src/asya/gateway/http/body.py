@@ -1,4 +1,4 @@
-"""Request bodies: read within bounds of size, time and memory, and known to be JSON."""
+"""Request bodies: read within bounds of size, time and memory, and checked to be JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BODY_TIMEOUT_S: Final = 30.0
 """Seconds within which a body must have arrived."""
 
 BODIES_MAX_BYTES: Final = 256 * 1024 * 1024
-"""Bytes of all bodies that are held at a time."""
+"""Bytes of all bodies that may be held at a time."""
 
 T = TypeVar("T")
 _decode_any = msgspec.json.Decoder().decode
@@ -104,7 +104,7 @@ def _check_media_type(request: Request) -> None:
     if kind != "application/json" and not (kind.startswith("application/") and "+json" in kind):
         raise HttpProblem(
             "not-json-type",
-            f"the body is said to be {kind or 'nothing'}; send JSON with the header "
+            f"the body has the media type {kind or 'nothing'}; send JSON with the header "
             "`Content-Type: application/json`",
         )
 
@@ -118,7 +118,7 @@ def parse(data: bytes, *, values: bool = True) -> tuple[Any, Raw]:
     """A JSON text as values and as raw bytes, surrounding white space left out.
 
     A payload is any JSON value, also one that Python has no value for (`1e400`). So the text is
-    only looked through where nobody wants values; that takes a thirtieth of the time, too.
+    only validated unless values are wanted, which takes a thirtieth of the time.
 
     Args:
         data: The text.
@@ -147,9 +147,9 @@ def _built(data: bytes) -> Any:
     try:
         return _decode_any(data)
     except msgspec.ValidationError as error:
-        # msgspec's path leaves the keys out
+        # The path in msgspec's message has no keys.
         path = _path_of_overflow(data)
-        said = "the number is out of the range that a schema can be applied to"
+        said = "the number is too large for a schema to be applied"
         raise Refusal(
             Kind.INVALID_PAYLOAD,
             f"the payload cannot be compared with the input schema: {path}: {said}",

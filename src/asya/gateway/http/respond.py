@@ -1,4 +1,4 @@
-"""Answers: JSON from structs, and problem documents."""
+"""JSON answers from structs, and problem documents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def problem_response(
     if isinstance(error, HttpProblem) and error.allow is not None:
         all_headers["Allow"] = error.allow
     document = problem_of(error)
-    if document.status in {408, 413}:  # the rest of the body is not read
+    if document.status in {408, 413}:  # the rest of the body will not be read
         all_headers["Connection"] = "close"
     return Response(
         _encode(document), document.status, all_headers, media_type="application/problem+json"

@@ -1,7 +1,7 @@
 """One open event stream (server-sent events) of an envelope.
 
-History and live events are both read from the store, after the number that was sent last; only
-FLY events come from the watch. FLY events go out before the terminal event and after it nothing.
+History and live events are both read from the store, after the number that was sent last. Only FLY
+events come from the watch. They go out before the terminal event, and nothing goes out after it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COMMENT_EVERY_S: Final = 15.0
 
 _RETRY: Final = b"retry: 1000\n\n"
 _COMMENT: Final = b": still here\n\n"
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class EventStream(Response):
@@ -38,7 +38,7 @@ class EventStream(Response):
         service: Where events come from.
         id: The envelope, known to exist.
         after: Number of the last event that the client has seen.
-        on_end: Called when the stream has ended, however it did.
+        on_end: Called when the stream has ended, for whatever reason.
     """
 
     media_type = "text/event-stream"
@@ -82,8 +82,8 @@ class EventStream(Response):
         while not watch.closing:
             try:
                 page = await self._service.events(self._id, after=self._after, limit=PAGE)
-            except Refusal as error:  # the client connects again and goes on where it was
-                _log.warning("an event stream was cut: %s", error, extra={"envelope": self._id})
+            except Refusal as error:  # the client connects again and resumes
+                log.warning("an event stream was cut: %s", error, extra={"envelope": self._id})
                 return
             if page is None:
                 return

@@ -205,7 +205,7 @@ async def test_payloads_are_kept_before_and_after(service, tell):
     tell.ended(row.id, payload=Raw(b'{"out":2}'))
     assert (await service.payload(row.id, 0, "in", None)).body == b'{"in": 1.0}'
     assert (await service.payload(row.id, 0, "out", 1)).body == b'{"out":2}'
-    with pytest.raises(Refusal, match=r"of hop 1 no payload \(in\) is kept"):
+    with pytest.raises(Refusal, match=r"no payload \(in\) of hop 1"):
         await service.payload(row.id, 1, "in", None)
     with pytest.raises(Refusal, match="there is no envelope"):
         await service.payload("none", 0, "in", None)
