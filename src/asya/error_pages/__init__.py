@@ -15,13 +15,13 @@ from typing import Final
 from asya.codes import Code
 
 RANGES: Final = {
-    "1": "What the user gave, and the machine",
+    "1": "Your input, and your machine",
     "2": "Envelopes that failed",
     "3": "Handlers and replicas",
     "4": "The broker",
     "5": "The stores",
-    "6": "What the gateway refuses",
-    "9": "Mistakes of ours",
+    "6": "Requests that the gateway refuses",
+    "9": "Bugs in Asya",
 }
 """What a code's first digit says."""
 
