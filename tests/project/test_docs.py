@@ -1,5 +1,6 @@
 """Documentation is checked like code: linked, complete, and its examples hold."""
 
+import importlib.util
 import inspect
 import json
 import re
@@ -171,6 +172,14 @@ def test_glossary_words_stand_once_and_in_order(root: Path) -> None:
     page = (root / "docs" / "glossary.md").read_text(encoding="utf-8")
     words = re.findall(r"^\| \*\*(.+?)\*\* \|", page, re.MULTILINE)
     assert words == sorted(set(words), key=str.lower)
+
+
+def test_glossary_words_are_defined_in_a_module(root: Path) -> None:
+    page = (root / "docs" / "glossary.md").read_text(encoding="utf-8")
+    named = dict(re.findall(r"^\| \*\*(.+?)\*\* \| .+ \| `([a-z_.]+)` \|$", page, re.MULTILINE))
+    missing = {word: name for word, name in named.items() if importlib.util.find_spec(name) is None}
+    assert named.keys() == set(re.findall(r"^\| \*\*(.+?)\*\*", page, re.MULTILINE))
+    assert missing == {}
 
 
 def test_every_error_of_ours_is_drawn_in_the_tree(root: Path) -> None:
