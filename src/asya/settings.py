@@ -261,9 +261,9 @@ def _broker(transport: str) -> Any:
         _URLS[transport],
         f"Address of {TITLES[transport]} for actors whose `spec.transport` is `{transport}`, such "
         f"as `{EXAMPLES[transport]}`; `transportUrl` goes before it",
-        "`asya up` starts one of its own"
+        "`asya up` starts a server"
         if transport == "nats"
-        else "Needed only where it is used",
+        else "Needed only if an actor uses this broker",
     )
 
 
@@ -274,23 +274,23 @@ class Settings:
     namespace: str = _setting(
         "default",
         _NAME,
-        "Namespace of manifests that name none; part of every queue's name",
-        "One mesh on one machine needs no more",
+        "Namespace of manifests that don't set one; part of every queue's name",
+        "One mesh on one machine needs no other",
     )
     transport: str = _setting(
         "nats",
         _TRANSPORT,
-        "Broker of the actors that name none, and of `x-sink` and `x-sump`; one of "
+        "Broker of `x-sink`, `x-sump`, and actors that don't set one; one of "
         + ", ".join(f"`{name}`" for name in TRANSPORTS)
-        + ". Where `transportUrl` is given, its scheme says it",
-        "The one that `asya up` starts itself",
+        + ". If `transportUrl` is set, its scheme decides",
+        "The broker that `asya up` starts",
     )
     transport_url: str | None = _setting(
         None,
         _URL,
-        "Address of that broker, which runs already; without it `asya up` starts a NATS server of "
-        "its own. As a flag also a broker's name alone, whose address another setting has",
-        "Nothing to install or to start first",
+        "Address of an existing default broker. Without it `asya up` starts a NATS server. The "
+        "flag also accepts a broker's name if another setting has its address",
+        "You don't need to install or start anything first",
     )
     nats_url: str | None = _broker("nats")
     rabbitmq_url: str | None = _broker("rabbitmq")
@@ -299,149 +299,160 @@ class Settings:
     data: Path = _setting(  # noqa: RUF009  a path is as immutable as the rest
         Path(".asya"),
         _PATH,
-        "Folder of the broker's and the task store's files and of the logs. Relative to the "
-        "project's folder in the file, to the working folder elsewhere",
-        "Beside the project, hidden, easy to delete",
+        "Folder for the broker's files, the task store and the logs. In the file it is relative "
+        "to the project's folder, elsewhere to the working folder",
+        "Hidden, in the project, and easy to delete",
     )
     host: str = _setting(
         "127.0.0.1",
         _HOST,
-        "Address that the gateway listens on; other than loopback only with `insecure`",
-        "Nobody else reaches it, since there is no sign-in yet",
+        "Address that the gateway listens on; other addresses than loopback need `insecure`",
+        "There is no authentication yet, so only this machine may reach it",
     )
     port: int = _setting(
-        8080, _whole(0, 65535), "Port of the gateway; 0 takes a free one", "The usual one"
+        8080, _whole(0, 65535), "Port of the gateway; 0 chooses a free one", "The usual port"
     )
     insecure: bool = _setting(
-        False, _FLAG, "Allows a `host` that others can reach, without sign-in", "Safe unless asked"
+        False,
+        _FLAG,
+        "Allows a `host` that others can reach without authentication",
+        "Safe by default",
     )
     cooldown_s: float = _setting(
         10.0,
         _duration(0, YEAR_S),
-        "Most time without work before an actor's last replicas go; caps `cooldownPeriod`",
-        "A laptop wants its memory back sooner than a cluster",
+        "Longest time without work before an actor's last replicas end; limits `cooldownPeriod`",
+        "A laptop needs its memory back sooner than a cluster",
     )
     template_idle_s: float = _setting(
         600.0,
         _duration(0, YEAR_S),
-        "How long an actor's template stays without a replica; `0s` starts replicas without one",
-        "Its memory is worth it only while the actor is in use",
+        "How long an actor's template stays without a replica; `0s` turns templates off",
+        "A template uses memory, which pays off only while the actor is in use",
     )
     grace_s: float = _setting(
         30.0,
         _duration(0, DAY_S),
-        "Time for what runs to finish at shutdown; the rest goes back to its queue",
-        "What Kubernetes gives",
+        "How long running handlers may take to finish at shutdown; other messages go back to "
+        "their queues",
+        "The default of Kubernetes",
     )
     payload_max_bytes: int = _setting(
         64 * MIB,
         _size(KIB, 224 * MIB),
         "Largest payload",
-        "A handler has it in memory several times over; a frame of 256 MiB is the most there is",
+        "A handler holds several copies in memory; a frame has at most 256 MiB",
     )
     blob_store: Path | str | None = _setting(  # noqa: RUF009  a path is as immutable as the rest
         None,
         _BLOB_STORE,
         "Where payloads over `blobThreshold` go: a folder, `s3://BUCKET/PREFIX` or "
-        "`gs://BUCKET/PREFIX`; without it the folder `blobs` in `data`",
-        "Nothing to install or to start first",
+        "`gs://BUCKET/PREFIX`. The default is the folder `blobs` in `data`",
+        "You don't need to install or start anything first",
     )
     blob_threshold_bytes: int = _setting(
         256 * KIB,
         _size(4 * KIB, 7 * MIB),
         "Larger payloads go to the blob store, and messages refer to them",
-        "Brokers are made for small messages, and take 8 MiB at most; smaller ones are faster inside",
+        "Brokers are built for small messages and accept at most 8 MiB; small payloads are "
+        "faster in the message",
     )
     blob_retention_s: float | None = _setting(
         None,
         _duration(3600, 100 * YEAR_S),
-        "How long a blob is kept that nobody stores or reads; must exceed `retention` and every "
-        "wait between two attempts; without it twice `retention`, at least 14 days",
-        "What waits in a queue must still find its payload, and results live as long as tasks",
+        "How long a blob is kept after its last use; must exceed `retention` and every wait "
+        "between two attempts. The default is twice `retention`, at least 14 days",
+        "Waiting envelopes need their payloads, and results live as long as tasks",
     )
     retention_s: float = _setting(
         7 * DAY_S,
         _duration(60, 100 * YEAR_S),
-        "How long the task store keeps what has ended",
-        "A week of looking back",
+        "How long the task store keeps ended envelopes",
+        "You can look back a week",
     )
     log_max_bytes: int = _setting(
         10 * MIB,
         _size(64 * KIB, 10 * GIB),
-        "Size at which an actor's log begins anew; the one before is kept",
-        "A handler that prints without end must not fill the disk",
+        "Size at which an actor's log starts a new file; the previous file is kept",
+        "A handler that prints a lot must not fill the disk",
     )
     log_format: str = _setting(
         "text",
         _LOG_FORMAT,
-        "Form of the logs' lines: `text`, or `json` for one object per line",
-        "People read it first",
+        "Format of log lines: `text`, or `json` for one object per line",
+        "Easy for people to read",
     )
     capture: str = _setting(
         "all",
         _CAPTURE,
-        "Payloads of hops that are kept for `asya trace`, where an actor's `spec.capture` does not "
-        "say it: `none`, those of failed attempts (`errors`), of some envelopes (`sample`), `all`",
-        "A laptop has one user, who wants to see what went through",
+        "Which payloads of hops are kept for `asya trace`: `none`, those of failed attempts "
+        "(`errors`), those of some envelopes (`sample`), or `all`. An actor's `spec.capture` "
+        "overrides this",
+        "A laptop has one user, who wants to see all payloads",
     )
     capture_max_bytes: int = _setting(
         64 * KIB,
         _size(0, 4 * MIB),
-        "The most that is kept of one payload; the rest is cut off",
-        "Enough to recognise it",
+        "How much of each payload is kept; the rest is cut off",
+        "Enough to recognise a payload",
     )
     capture_sample: float = _setting(
-        0.01, _SHARE, "Share of the envelopes that `sample` takes, from 0 to 1", "One in a hundred"
+        0.01, _SHARE, "Share of the envelopes that `sample` keeps, from 0 to 1", "One in a hundred"
     )
     capture_mask: tuple[str, ...] = _setting(
         (),
         _MASKS,
-        "Paths in payloads whose values are never kept, such as `.user.password`; `[:]` is every "
-        "item of a list; several with commas between them, or a list in the file",
-        "Nobody else knows what is secret",
+        "Paths in payloads whose values are never kept, such as `.user.password`; `[:]` means "
+        "every item of a list. Separate paths with commas, or write a list in the file",
+        "Only you know what is secret",
     )
     capture_count: int = _setting(
         10_000,
         _whole(0, 10_000_000),
-        "How many payloads are kept; the oldest go first",
-        "With `captureMax` the bound of what they take on the disk: 640 MiB at worst",
+        "How many payloads are kept; the oldest are removed first",
+        "Together with `captureMax` this limits the disk space to 640 MiB",
     )
     capture_age_s: float = _setting(
-        DAY_S, _duration(60, YEAR_S), "How long a payload is kept at most", "Yesterday's is history"
+        DAY_S,
+        _duration(60, YEAR_S),
+        "How long a payload is kept",
+        "Older payloads are rarely needed",
     )
     metrics_port: int | None = _setting(
         None,
         _whole(0, 65535),
-        "A port of its own for `/metrics`, beside the gateway's; 0 takes a free one",
-        "The gateway has them, too",
+        "An additional port for `/metrics`; 0 chooses a free one",
+        "The gateway serves `/metrics`, too",
     )
     body_max_bytes: int = _setting(
         65 * MIB,
         _size(KIB, 256 * MIB),
         "Largest HTTP request body; must exceed `payloadMax`",
-        "A payload, and the route and headers around it",
+        "A payload plus its route and headers",
     )
     streams_max: int = _setting(
-        1000, _whole(1, 100_000), "Event streams open at a time", "Each holds a connection"
+        1000, _whole(1, 100_000), "Event streams open at a time", "Each stream holds a connection"
     )
     queue_max: int = _setting(
         100_000,
         _whole(1, 10**9),
-        "Envelopes waiting in a flow's first queue before the gateway answers 429",
-        "Clients are told early rather than served late",
+        "How many envelopes may wait in a flow's first queue before the gateway answers 429",
+        "It is better to refuse clients early than to serve them late",
     )
     nats_server: Path | None = _setting(  # noqa: RUF009  as above
         None,
         _PATH,
-        "The nats-server program; without it that of `asya[local]`, or the one on the PATH",
-        "It comes with the package",
+        "The nats-server program. The default is the program from `asya[local]`, or the one on "
+        "the PATH",
+        "The package includes it",
     )
     lease_s: float = _setting(
         10.0,
         _duration(1, 3600),
-        "How long a message at NATS is a sidecar's without a sign of life; extended at a third. Those "
-        "of Amazon SQS and Google Pub/Sub are the option `lease` of their addresses",
-        "What a dead process held is worked on again after this long",
+        "How long a NATS message belongs to a sidecar that does not extend its lease; sidecars "
+        "extend it at every third. For Amazon SQS and Google Pub/Sub, use the option `lease` of "
+        "the address",
+        "After a crash the messages of that process are delivered again after this time",
     )
 
     @property
