@@ -108,7 +108,7 @@ OPTIONS: Final[Mapping[str, tuple[Option, ...]]] = MappingProxyType(
                 "heartbeat",
                 "duration",
                 "20s",
-                "How often both sides show that they are there; a silent peer is given up after "
+                "How often both sides send a heartbeat; a silent connection is closed after "
                 "twice this",
                 1,
                 600,
@@ -119,13 +119,16 @@ OPTIONS: Final[Mapping[str, tuple[Option, ...]]] = MappingProxyType(
         ),
         "sqs": (
             Option(
-                "endpoint", "url", "", "Another server than Amazon's, such as moto or ElasticMQ"
+                "endpoint",
+                "url",
+                "",
+                "Server to use instead of Amazon's, such as moto or ElasticMQ",
             ),
             Option(
                 "lease",
                 "duration",
                 "30s",
-                "How long a message is a sidecar's without a sign of life; extended at a third",
+                "Lease: how long a message belongs to a sidecar; extended at every third",
                 1,
                 43_200,
             ),
@@ -137,13 +140,16 @@ OPTIONS: Final[Mapping[str, tuple[Option, ...]]] = MappingProxyType(
         ),
         "pubsub": (
             Option(
-                "endpoint", "host:port", "", "Another server than Google's: the emulator's address"
+                "endpoint",
+                "host:port",
+                "",
+                "Server to use instead of Google's, such as the emulator",
             ),
             Option(
                 "lease",
                 "duration",
                 "60s",
-                "How long a message is a sidecar's without a sign of life; extended at a third",
+                "Lease: how long a message belongs to a sidecar; extended at every third",
                 10,
                 600,
             ),
@@ -363,14 +369,14 @@ def _check(option: Option, value: str) -> None:
                 raise ValueError("expected host:port")
         elif option.kind == "url":
             if not re.match(r"https?://[^/?#]*[^/?#@:]", value):
-                raise ValueError("expected an address that begins with http:// or https://")
+                raise ValueError("expected an address that starts with http:// or https://")
         elif option.choices:
             if value not in option.choices:
                 raise ValueError(
                     f"expected {' or '.join(option.choices)}, got {quoted(value[:20])}"
                 )
         elif not value:
-            raise ValueError("expected a text that is not empty")
+            raise ValueError("expected a non-empty string")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 

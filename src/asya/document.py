@@ -20,7 +20,7 @@ from asya.errors import Complaint, nearest
 
 DEPTH_MAX: Final = 100
 NODES_MAX: Final = 100_000
-"""Values in one document, with aliases written out."""
+"""Values in one document, counting each use of an alias."""
 FILE_MAX_BYTES: Final = 4 * 2**20
 
 Loc = tuple[str | int, ...]
@@ -137,10 +137,10 @@ class Document:
                 merged = self._read_merge(value, loc) | merged
             elif not _is_scalar(key) or key.tag != _TAG + "str":
                 shown = f" (write it in quotes: {quoted(key.text)})" if _is_scalar(key) else ""
-                self._note(key, loc, f"expected a text as key{shown}")
+                self._note(key, loc, f"expected a string as key{shown}")
             elif key.text in data:
                 first = lines[key.text]
-                text = f"the key stands twice, first in line {first}"
+                text = f"the key is a duplicate of the one in line {first}; remove one"
                 self._note(key, (*loc, key.text), text)
             else:
                 lines[key.text] = key.line
@@ -170,7 +170,7 @@ class Document:
             self._note(node, loc, f"{quoted(node.text)} cannot be read as {kind}")
             return node.text
         if isinstance(value, float) and not abs(value) < float("inf"):
-            self._note(node, loc, f"{node.text} is no number that JSON knows")
+            self._note(node, loc, f"{node.text} is not a JSON number; write a finite number")
             return 0.0
         return value
 
@@ -293,7 +293,7 @@ def _compose(events: Iterator[Any]) -> _Node:
             _close(node, children)
         elif isinstance(event, yaml.AliasEvent):
             if anchor not in anchors:
-                raise _Bad(line, f"the alias *{anchor} stands before its anchor, or inside it")
+                raise _Bad(line, f"the alias *{anchor} needs an anchor &{anchor} before it")
             node = anchors[anchor]
         else:
             node = _scalar(event, line)
@@ -308,7 +308,7 @@ def _compose(events: Iterator[Any]) -> _Node:
 def _close(node: _Node, children: list[_Node]) -> None:
     node.size = 1 + sum(child.size for child in children)
     if node.size > NODES_MAX:
-        raise _Bad(node.line, f"has more than {NODES_MAX} values, with its aliases written out")
+        raise _Bad(node.line, f"has more than {NODES_MAX} values, counting each use of an alias")
     if node.pairs is None:
         node.items = children
     else:

@@ -133,7 +133,7 @@ def _read_flag(value: Any) -> bool:
 def _read_text(value: Any) -> str:
     if isinstance(value, (str, Path)) and str(value) and "\0" not in str(value):
         return str(value)
-    raise ValueError(f"expected a text that is not empty, got {shown(value)}")
+    raise ValueError(f"expected a non-empty string, got {shown(value)}")
 
 
 def _read_name(value: Any) -> str:
@@ -657,10 +657,10 @@ def _together(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.blobs_kept_s <= settings.retention_s:
         least, got = format_duration(settings.retention_s), settings.blobs_kept_s
         text = f"expected more than retention ({least}), got {format_duration(got)}"
-        yield "blob_retention_s", f"{text}: results would be gone before their envelopes"
+        yield "blob_retention_s", f"{text}: results would be removed before their envelopes"
     if not settings.insecure and not is_loopback(settings.host):
-        text = f"{quoted(settings.host)} can be reached by others, and there is no sign-in yet"
-        remedy = "take 127.0.0.1, or allow it with --insecure (insecure: true, ASYA_INSECURE=true)"
+        text = f"{quoted(settings.host)} can be reached by other machines, and there is no authentication yet"
+        remedy = "use 127.0.0.1, or allow it with --insecure (insecure: true, ASYA_INSECURE=true)"
         yield "host", f"{text}; {remedy}"
 
 

@@ -96,7 +96,7 @@ def test_a_function_becomes_an_actor(folder: Path, function: str, name: str, lin
         ),
         ("handlers.py:Model.answr", "handlers.py:12: unknown method 'answr'; did you mean"),
         ("handlers.py:Child", "name a method: handlers.py:Child.method"),
-        ("handlers.py:embed.x", 'handlers.py:6: "embed" is no class; write handlers.py:embed'),
+        ("handlers.py:embed.x", 'handlers.py:6: "embed" is not a class; write handlers.py:embed'),
         ("handlers.py:x_sink", 'handlers.py:31: "x_sink" makes no actor\'s name'),
         ("handlers.py:_", 'handlers.py:32: "_" makes no actor\'s name'),
         ("handlers.txt:embed", "handlers.txt:embed: expected file.py:function"),
@@ -175,6 +175,6 @@ def test_a_name_may_stand_once_among_functions_and_manifests(folder: Path) -> No
             ["a.yaml", "handlers.py:embed", "handlers.py:Model.answer", "handlers.py:Child.answer"]
         )
     assert caught.value.problems == [
-        'handlers.py:6: another actor "embed" stands at a.yaml:1',
-        'handlers.py:17: another actor "answer" stands at handlers.py:14',
+        'handlers.py:6: another actor "embed" is defined at a.yaml:1',
+        'handlers.py:17: another actor "answer" is defined at handlers.py:14',
     ]

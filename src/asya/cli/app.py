@@ -41,25 +41,25 @@ class Command(NamedTuple):
 
 
 COMMANDS: Final = {
-    "init": Command("asya.cli.init:init", "Make a small project in a new folder."),
+    "init": Command("asya.cli.init:init", "Create a small project in a new folder."),
     "up": Command("asya.cli.up:up", "Run the whole mesh on this machine."),
-    "call": Command("asya.cli.call:call", "Send a payload, show how it goes, print the result."),
+    "call": Command("asya.cli.call:call", "Send a payload, show the progress, print the result."),
     "send": Command("asya.cli.send:send", "Send a payload and print the envelope's id."),
     "watch": Command("asya.cli.watch:watch", "Follow an envelope to its end, print the result."),
     "cancel": Command("asya.cli.cancel:cancel", "Cancel an envelope and its children."),
     "schedules": Command(
         "asya.cli.schedules:schedules", "List the schedules, fire one now, suspend or resume it."
     ),
-    "ps": Command("asya.cli.ps:ps", "List the actors that run, their queues and replicas."),
+    "ps": Command("asya.cli.ps:ps", "List the running actors with their queues and replicas."),
     "top": Command("asya.cli.top:top", "Show queues, replicas, rates and times, live."),
     "why": Command("asya.cli.why:why", "Say why an envelope is where it is."),
     "trace": Command("asya.cli.trace:trace", "Show the hops of an envelope with their times."),
     "logs": Command("asya.cli.logs:logs", "Print the log of an actor."),
     "dead list": Command("asya.cli.dead:dead_list", "List dead letters by their error."),
-    "dead show": Command("asya.cli.dead:dead_show", "Show a dead letter, whole."),
+    "dead show": Command("asya.cli.dead:dead_show", "Show one dead letter in full."),
     "dead retry": Command("asya.cli.dead:dead_retry", "Send dead letters again."),
-    "dead purge": Command("asya.cli.dead:dead_purge", "Throw dead letters away."),
-    "pull": Command("asya.cli.pull:pull", "Print an envelope as an actor got it."),
+    "dead purge": Command("asya.cli.dead:dead_purge", "Delete the payloads of dead letters."),
+    "pull": Command("asya.cli.pull:pull", "Print an envelope as an actor received it."),
     "run": Command("asya.cli.run_case:run_case", "Run one handler by hand on an envelope."),
     "validate": Command("asya.cli.validate:validate", "Check manifests and settings."),
     "schema": Command("asya.cli.schema:schema", "Print the JSON Schema of a kind."),
@@ -67,7 +67,7 @@ COMMANDS: Final = {
         "asya.cli.doctor:doctor", "Check this set-up: each line passes or names the remedy."
     ),
     "explain": Command(
-        "asya.cli.explain:explain", "Explain the code of an error: cause, example, remedy."
+        "asya.cli.explain:explain", "Explain an error code with cause, example and remedy."
     ),
     "runtime": Command("asya.cli.runtime:runtime", "Run one replica of an actor.", typed=False),
 }
@@ -152,7 +152,7 @@ def _run(arguments: Sequence[str]) -> int:
             return 0 if rest[:1] in (["--help"], ["-h"]) else EXIT_USAGE
         close = nearest(name, COMMANDS)
         hint = f"did you mean {close}?" if close else "`asya --help` lists them."
-        raise UsageError(f"{name!r} is no command; {hint}", code=Code.COMMAND_UNKNOWN)
+        raise UsageError(f"{name!r} is not a command; {hint}", code=Code.COMMAND_UNKNOWN)
     if command.typed:
         return _invoke(name, load(command), rest)
     load(command)(list(rest))

@@ -21,7 +21,12 @@ def call(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", metavar="FILE", help="JSON lines, one payload each; or -."),
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="A file of JSON lines, one payload per line; - reads stdin.",
+        ),
     ] = None,
     timeout: Timeout = None,
     envelope_id: EnvelopeId = None,
@@ -31,29 +36,32 @@ def call(
     key_policy: KeyPolicy = None,
     key_life: KeyLife = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=256, help="With -f: payloads under way at a time.")
+        int,
+        typer.Option(min=1, max=256, help="With -f: how many payloads are processed at a time."),
     ] = 16,
     progress: Annotated[
         bool | None,
-        typer.Option("--progress/--no-progress", help="Show the way; by default on a terminal."),
+        typer.Option(
+            "--progress/--no-progress", help="Show progress; by default only on a terminal."
+        ),
     ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Print the result on one line.")
     ] = False,
     url: Url = None,
 ) -> None:
-    """Send a payload, show how it goes, print the result.
+    """Send a payload, show the progress, print the result.
 
     The result is JSON on stdout; progress and streamed text go to stderr. With -f every line of
     the file is one payload, and stdout gets one line for each, in their order: the result, or
     {"error": …, "id": …}. The exit code is 1 when an envelope failed. Ctrl-C leaves it running.
     """
     if (payload is None) == (file is None):
-        raise UsageError("give one payload, as JSON or as -, or a file of them with -f")
+        raise UsageError("expected one payload, as JSON or as -, or a file with -f")
     terms = read_terms(timeout, at, delay, key, key_policy, key_life)
     if file is not None:
         if envelope_id is not None or key is not None:
-            raise UsageError("--id and --key name one envelope, and -f sends many")
+            raise UsageError("--id and --key need a single envelope, but -f sends many; remove one")
         from asya.cli.batch import call_lines, open_lines
 
         with open_lines(file) as lines:

@@ -1,4 +1,4 @@
-"""The client side of the gateway's HTTP face, for the commands that talk to a mesh.
+"""The client side of the gateway's HTTP API, for the commands that talk to a mesh.
 
 Standard library only, because a command should start in a tenth of a second. Blocking: a command
 does one thing, and `call -f` uses threads. Connections are made per request; on loopback that
@@ -91,8 +91,7 @@ def find_mesh(url: str | None, folder: Path) -> str:
     found = run_file.find(folder)
     if found is None:
         raise MeshUnreachable(
-            f"no mesh runs in {folder}; start one with `asya up`, "
-            "or name one with --url or the variable ASYA_URL"
+            f"no mesh runs in {folder}; start one with `asya up`, or pass --url or set ASYA_URL"
         )
     return found.url
 
@@ -115,7 +114,7 @@ class MeshClient:
         self._said_broken = False
         parts = urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise UsageError(f"{url!r} is no address of a mesh; one looks like http://HOST:PORT")
+            raise UsageError(f"{url!r} is not the address of a mesh; expected http://HOST:PORT")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._secure = parts.scheme == "https"
         self._netloc = parts.netloc
@@ -280,7 +279,7 @@ class MeshClient:
     def _unreachable(self, error: Exception) -> MeshUnreachable:
         return MeshUnreachable(
             f"no mesh answers at {self.url} ({_reason(error)}); start one with `asya up`, "
-            "or name one with --url or the variable ASYA_URL"
+            "or pass --url or set ASYA_URL"
         )
 
     def _checked(self, answer: Answer) -> Answer:

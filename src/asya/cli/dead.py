@@ -22,11 +22,11 @@ ERROR_MAX: Final = 70
 COLUMNS: Final = ("COUNT", "ACTOR", "ERROR", "FIRST", "LAST", "EXAMPLE")
 LETTER_COLUMNS: Final = ("ID", "ACTOR", "ERROR", "AT")
 
-_Actor = Annotated[str | None, typer.Option(help="Only those of this actor.")]
+_Actor = Annotated[str | None, typer.Option(help="Only dead letters of this actor.")]
 _Reason = Annotated[
-    str | None, typer.Option(help="Only those with this reason, such as PolicyExhausted.")
+    str | None, typer.Option(help="Only dead letters with this reason, such as PolicyExhausted.")
 ]
-_Fingerprint = Annotated[str | None, typer.Option(help="Only those about this error.")]
+_Fingerprint = Annotated[str | None, typer.Option(help="Only dead letters with this error.")]
 _Ids = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]…", help="Ids, or their first 8 characters.")
 ]
@@ -37,9 +37,9 @@ def dead_list(
     reason: _Reason = None,
     fingerprint: _Fingerprint = None,
     all_letters: Annotated[
-        bool, typer.Option("--all", help="One line per letter, not per error.")
+        bool, typer.Option("--all", help="One line per dead letter instead of per error.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     url: Url = None,
 ) -> None:
     """List dead letters by their error.
@@ -67,11 +67,11 @@ def dead_list(
 
 
 def dead_show(
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The dead envelope's id.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the dead letter.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     url: Url = None,
 ) -> None:
-    """Show a dead letter, whole: error, hops, headers, payload."""
+    """Show one dead letter in full. It has the error, hops, headers and payload."""
     letter = connect(url).get(f"/v1/dead/{quote(letter_id, safe='')}")
     if as_json:
         print(json.dumps(letter, indent=2, ensure_ascii=False))
@@ -82,31 +82,36 @@ def dead_show(
 def dead_retry(
     ids: _Ids = None,
     all_letters: Annotated[
-        bool, typer.Option("--all", help="All dead letters, or all that the filters leave.")
+        bool, typer.Option("--all", help="All dead letters, or all that match the filters.")
     ] = False,
     actor: _Actor = None,
     reason: _Reason = None,
     fingerprint: _Fingerprint = None,
     rate: Annotated[
-        float | None, typer.Option(min=0.1, metavar="N", help="At most so many per second.")
+        float | None, typer.Option(min=0.1, metavar="N", help="Send at most this many per second.")
     ] = None,
     values: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change it first: .payload.x=1"),
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="First replace a value, such as .payload.x=1"
+        ),
     ] = None,
     route: Annotated[
-        str | None, typer.Option(metavar="A,B,C", help="Another route, from its first actor on.")
+        str | None, typer.Option(metavar="A,B,C", help="Use this route instead.")
     ] = None,
     timeout: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Time limit; without it there is none.")
+        str | None, typer.Option(metavar="DURATION", help="Time limit; none by default.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also letters that were retried before.")
+        bool, typer.Option("--force", help="Also send dead letters that were retried before.")
     ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow them to their end; exit 1 if one fails.")
+        bool,
+        typer.Option(
+            "--watch", help="Follow the new envelopes to their end; exit with 1 if one fails."
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     url: Url = None,
 ) -> None:
     """Send dead letters again.
@@ -117,7 +122,9 @@ def dead_retry(
     """
     chosen = _filter(actor, reason, fingerprint)
     if bool(ids) == all_letters or (ids and chosen):
-        raise UsageError("give ids, or --all (with --actor, --reason, --fingerprint or without)")
+        raise UsageError(
+            "expected ids or --all, which --actor, --reason and --fingerprint can narrow"
+        )
     how: dict[str, Any] = {"force": force}
     if values:
         how["set"] = [read_assignment(each) for each in values]
@@ -153,25 +160,27 @@ def dead_retry(
 def dead_purge(
     ids: _Ids = None,
     all_letters: Annotated[
-        bool, typer.Option("--all", help="All dead letters, or all that the filters leave.")
+        bool, typer.Option("--all", help="All dead letters, or all that match the filters.")
     ] = False,
     actor: _Actor = None,
     reason: _Reason = None,
     fingerprint: _Fingerprint = None,
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="Only those dead for longer, such as 168h."),
+        typer.Option(
+            metavar="DURATION", help="Only dead letters that are older than this, such as 168h."
+        ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
     url: Url = None,
 ) -> None:
-    """Throw dead letters away, with their payloads.
+    """Delete the payloads of dead letters.
 
     They cannot be sent again then. Asks first.
     """
     chosen = _filter(actor, reason, fingerprint)
     if bool(ids) == all_letters or (ids and (chosen or older_than)):
-        raise UsageError("give ids, or --all (with filters or without)")
+        raise UsageError("expected ids or --all, which filters can narrow")
     client = connect(url)
     if not yes:
         _confirm(client, ids, chosen, older_than)
@@ -193,7 +202,9 @@ def _confirm(
     client: MeshClient, ids: Sequence[str] | None, chosen: Mapping[str, str], older: str | None
 ) -> None:
     if not sys.stdin.isatty():
-        raise UsageError("this throws payloads away; say --yes where nobody can be asked")
+        raise UsageError(
+            "this deletes payloads; pass --yes to confirm when stdin is not a terminal"
+        )
     count = len(ids or ()) or sum(each["count"] for each in _pages(client, "groups", chosen))
     which = f"{count} dead letter{'' if count == 1 else 's'}" + (
         f", those older than {older}," if older else ""
@@ -327,7 +338,7 @@ def _say_none(client: MeshClient, chosen: Mapping[str, str]) -> None:
         if value in known:
             continue
         close = nearest(value, known)
-        there_are = f"there are {', '.join(sorted(known))}" if known else "there are none at all"
+        there_are = f"there are {', '.join(sorted(known))}" if known else "none exist"
         hint = f"did you mean {close}?" if close else there_are
         print(f"asya: no dead letter has the {name} {value!r}; {hint}", file=sys.stderr)
 

@@ -32,12 +32,12 @@ def doctor(
         list[str] | None,
         typer.Argument(
             metavar="[PATH]…",
-            help="What shall run, as for asya up. Without: this folder.",
+            help="What to check, as for asya up; by default this folder.",
         ),
     ] = None,
     handlers: Annotated[
         bool,
-        typer.Option(help="Import the modules of the handlers, each in a process of its own."),
+        typer.Option(help="Import the handlers' modules, each in a separate process."),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -20,11 +20,11 @@ WIDTH: Final = 88
 def explain(
     codes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CODE]…", help="Such as ASYA-1105, or 1105. Without: all codes."),
+        typer.Argument(metavar="[CODE]…", help="Such as ASYA-1105 or 1105; by default all codes."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Explain the code of an error: cause, example, remedy."""
+    """Explain an error code with cause, example and remedy."""
     found = [page(each) for each in codes or ()]
     if as_json:
         shown = [asdict(each) for each in found or pages().values()]

@@ -17,9 +17,9 @@ SUFFIX: Final = ".template"
 
 
 def init(
-    name: Annotated[str, typer.Argument(help="The project's name; its folder is made here.")],
+    name: Annotated[str, typer.Argument(help="The project's name; its folder is created here.")],
 ) -> None:
-    """Make a small project in a new folder.
+    """Create a small project in a new folder.
 
     Two actors, their manifests, a flow, tests and a README. An existing folder is used only when
     it is empty.
@@ -27,7 +27,7 @@ def init(
     folder = Path(name)
     if not is_actor_name(folder.name):
         raise UsageError(
-            f"{folder.name!r} is no name for a project: use a-z, 0-9 and -, "
+            f"{folder.name!r} is not a valid project name: use a-z, 0-9 and -, "
             f"with a letter or a digit at both ends, at most {NAME_MAX} characters"
         )
     make_project(folder)
@@ -50,5 +50,5 @@ def make_project(folder: Path) -> None:
             (folder / source.name.removesuffix(SUFFIX)).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(
-            f"cannot make the project in {folder}: {error.strerror}", code=Code.FILE_UNREADABLE
+            f"cannot create the project in {folder}: {error.strerror}", code=Code.FILE_UNREADABLE
         ) from error

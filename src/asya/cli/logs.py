@@ -23,14 +23,16 @@ READ_BYTES: Final = 1 << 20
 def logs(
     actor: Annotated[str, typer.Argument(metavar="ACTOR", help="The actor, or x-mesh.")],
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C or the mesh's end.")
+        bool, typer.Option("--follow", "-f", help="Continue until Ctrl-C or until the mesh stops.")
     ] = False,
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")
+        int, typer.Option("--lines", "-n", min=0, help="How many of the last lines to print.")
     ] = 100,
     envelope: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Only what was printed while it was worked on."),
+        typer.Option(
+            metavar="ID", help="Only lines that were printed while this envelope was processed."
+        ),
     ] = None,
 ) -> None:
     """Print the log of an actor.

@@ -31,7 +31,7 @@ Url = Annotated[
     typer.Option(
         envvar="ASYA_URL",
         metavar="URL",
-        help="Address of the mesh; without it, the one that runs in this folder.",
+        help="Address of the mesh; by default the mesh of this folder.",
     ),
 ]
 Timeout = Annotated[
@@ -40,7 +40,7 @@ Timeout = Annotated[
 ]
 EnvelopeId = Annotated[
     str | None,
-    typer.Option("--id", help="The envelope's id; sending the same id again sends nothing new."),
+    typer.Option("--id", help="The envelope's id; a repeated id sends nothing new."),
 ]
 Target = Annotated[
     str, typer.Argument(metavar="FLOW|A,B,C", help="A flow, or actors separated by commas.")
@@ -69,7 +69,9 @@ class Sender:
         self._terms = terms
         self._actors = [name.strip() for name in target.split(",")]
         if not all(self._actors):
-            raise UsageError(f"{target!r} names no actor somewhere; write a flow, or a,b,c")
+            raise UsageError(
+                f"{target!r} has an empty name; expected a flow, or actors such as a,b,c"
+            )
         self._is_flow = len(self._actors) == 1 and target in flow_names(client)
 
     def send(self, payload: bytes, envelope_id: str | None = None, *, wait_s: int = 0) -> Answer:

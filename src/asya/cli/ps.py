@@ -22,7 +22,7 @@ def ps(
     ] = False,
     url: Url = None,
 ) -> None:
-    """List the actors that run, their queues and replicas."""
+    """List the running actors with their queues and replicas."""
     answer = connect(url).get("/v1/actors")
     if as_json:
         print(json.dumps(answer, indent=2, ensure_ascii=False))

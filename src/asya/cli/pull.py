@@ -18,11 +18,13 @@ def pull(
     envelope_id: Annotated[str, typer.Argument(metavar="ID", help="The envelope's id.")],
     hop: Annotated[
         int | None,
-        typer.Option("--hop", min=0, metavar="N", help="What came to this hop, from 0."),
+        typer.Option(
+            "--hop", min=0, metavar="N", help="Print the input of this hop, counted from 0."
+        ),
     ] = None,
     url: Url = None,
 ) -> None:
-    """Print an envelope as an actor got it.
+    """Print an envelope as an actor received it.
 
     Of a dead letter: as the actor got it that failed. With --hop any hop whose payload was kept
     (`spec.capture`). `asya run ACTOR FILE` takes what this prints.
@@ -40,7 +42,7 @@ def _dead(client: MeshClient, envelope_id: str) -> dict[str, Any]:
             raise UsageError(f"{error}; name one of its hops with --hop N") from error
         raise
     if letter["payload_problem"]:
-        raise UsageError(f"the payload of {letter['id']} is not to be had: "
+        raise UsageError(f"the payload of {letter['id']} is not available: "
                          f"{letter['payload_problem']}")  # fmt: skip
     case: dict[str, Any] = letter["case"]
     return case | {"payload": letter["payload"]}

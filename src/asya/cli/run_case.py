@@ -23,7 +23,7 @@ def run_case(
         str, typer.Argument(metavar="ACTOR", help="An actor of this folder, or file.py:function.")
     ],
     case: Annotated[
-        Path, typer.Argument(metavar="FILE", help="An envelope as JSON; `asya pull` makes it.")
+        Path, typer.Argument(metavar="FILE", help="An envelope as JSON, from `asya pull`.")
     ],
     debug: Annotated[
         bool, typer.Option("--debug", help="Enter the debugger where the handler raises.")
@@ -39,7 +39,7 @@ def run_case(
     from asya.local.launch import launch_of
 
     if not case.is_file():
-        raise UsageError(f"there is no file {case}; `asya pull ID > {case}` makes one",
+        raise UsageError(f"the file {case} does not exist; create one with `asya pull ID > {case}`",
                          code=Code.FILE_UNREADABLE)  # fmt: skip
     _check(case)
     here = Path.cwd()
@@ -60,7 +60,7 @@ def _check(case: Path) -> None:
         text = f"{case} cannot be read as JSON: {error}"
         raise UsageError(text, code=Code.FILE_UNREADABLE) from error
     if not isinstance(found, dict) or "payload" not in found:
-        text = f"{case} is no envelope: it has no payload; `asya pull ID > {case}` makes one"
+        text = f"{case} is not an envelope, because it has no payload; create one with `asya pull ID > {case}`"
         raise UsageError(text, code=Code.FILE_UNREADABLE)
 
 

@@ -21,9 +21,11 @@ ERROR_MAX: Final = 120
 def schedules(
     action: Annotated[
         Literal["list", "run", "suspend", "resume"],
-        typer.Argument(help="run fires one now; suspend and resume last over restarts."),
+        typer.Argument(help="run starts one now; suspend and resume last over restarts."),
     ] = "list",
-    name: Annotated[str | None, typer.Argument(help="The schedule; not for list.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="The name of the schedule; not for list.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the gateway's answer as JSON.")
     ] = False,

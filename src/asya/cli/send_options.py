@@ -1,4 +1,4 @@
-"""When an envelope may begin, and what it may not run beside: options of send and call."""
+"""Delay and idempotency options of `send` and `call`."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ At = Annotated[
     typer.Option(
         "--at",
         metavar="TIME",
-        help="When it may begin: 18:30, 2026-11-23T18:30 (local), or with an offset.",
+        help="Earliest start: 18:30, 2026-11-23T18:30 (local), or with an offset.",
     ),
 ]
 Delay = Annotated[
-    str | None, typer.Option(metavar="DURATION", help="How long it shall wait, such as 10m.")
+    str | None,
+    typer.Option(metavar="DURATION", help="How long to wait before the start, such as 10m."),
 ]
 Key = Annotated[
     str | None,
-    typer.Option(metavar="KEY", help="An idempotency key: sending it again is the same envelope."),
+    typer.Option(
+        metavar="KEY", help="Idempotency key; a repeated key returns the existing envelope."
+    ),
 ]
 KeyPolicy = Annotated[
     Literal["return-existing", "reject", "replace"] | None,
-    typer.Option(help="What --key does that another envelope holds, in place of the flow's."),
+    typer.Option(
+        help="What to do if another envelope holds the key; defaults to the flow's policy."
+    ),
 ]
 KeyLife = Annotated[
     str | None,
     typer.Option(
-        metavar="LIFE", help="How long the envelope holds --key: 24h, or active (until it ends)."
+        metavar="LIFE", help="How long the envelope holds the key: 24h, or active (until it ends)."
     ),
 ]
 
@@ -88,9 +93,9 @@ def read_terms(
         UsageError: Options that do not go together, or a time that cannot be read.
     """
     if at is not None and delay is not None:
-        raise UsageError("give --at or --delay, not both")
+        raise UsageError("--at and --delay cannot be combined; remove one")
     if key is None and (key_policy or key_life):
-        raise UsageError("--key-policy and --key-life have a meaning together with --key only")
+        raise UsageError("--key-policy and --key-life need --key")
     if key is not None and not (key and key.isascii() and key.isprintable()):
         raise UsageError(f"--key takes printable ASCII characters, got {key!r}")
     not_before = None if at is None else begin(at, datetime.now(UTC).astimezone())

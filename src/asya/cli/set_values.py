@@ -16,7 +16,7 @@ def read_assignment(text: str) -> dict[str, Any]:
         UsageError: There is no path, or no `=` after it.
     """
     at = text.find("=")
-    problem = "there is no = in it"
+    problem = "it has no ="
     while at >= 0:
         path = text[:at]
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 EVERY_S: Final = 1.0
-"""Time between two looks."""
+"""Seconds between two refreshes."""
 
 COLUMNS: Final = (
     "ACTOR", "READY", "FLIGHT", "DELAYED", "BUSY", "IDLE", "START", "RATE/S", "P50", "P99",

@@ -36,7 +36,7 @@ def trace(
     payloads: Annotated[
         bool, typer.Option("--payloads", help="Show the payloads that were kept of each hop.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     url: Url = None,
 ) -> None:
     """Show the hops of an envelope with their times.

@@ -14,7 +14,9 @@ def watch(
     envelope_id: Annotated[str, typer.Argument(metavar="ID", help="The envelope's id.")],
     progress: Annotated[
         bool | None,
-        typer.Option("--progress/--no-progress", help="Show the way; by default on a terminal."),
+        typer.Option(
+            "--progress/--no-progress", help="Show progress; by default only on a terminal."
+        ),
     ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Print the result on one line.")

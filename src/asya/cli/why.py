@@ -26,7 +26,7 @@ def why(
 ) -> None:
     """Say why an envelope is where it is.
 
-    The cause first, then what it was concluded from, then the commands that mend it.
+    Prints the cause, the evidence, and the commands that fix the problem.
     """
     answer = connect(url).get(f"/v1/envelopes/{quote(envelope_id, safe='')}/why")
     if as_json:

@@ -39,7 +39,7 @@ def document_problems(data: Any, document: Document) -> Iterator[Problem]:
     if "replicas" in spec and scaling.get("enabled", True) is True:
         yield document.problem(
             ("spec", "replicas"),
-            "only has a meaning with scaling off; add `scaling: {enabled: false}`, or take "
+            "has no effect while scaling is enabled; add `scaling: {enabled: false}`, or use "
             "`scaling.minReplicaCount` and `maxReplicaCount`",
             key=True,
             code=Code.FIELDS_CONTRADICT,
@@ -73,7 +73,7 @@ def _schedule_problems(spec: dict[str, Any], document: Document) -> Iterator[Pro
     if spec.get("every") is not None and spec.get("timezone") is not None:
         yield document.problem(
             ("spec", "timezone"),
-            "has a meaning with `cron` only; `every` is the same in all time zones",
+            "has no effect without `cron`; `every` does not depend on time zones",
             key=True,
             code=Code.FIELDS_CONTRADICT,
         )
@@ -156,7 +156,7 @@ def _env_problems(env: Any, loc: Loc, document: Document) -> Iterator[Problem]:
             )
         if isinstance(name, str):
             if name in seen:
-                text = f"{quoted(name)} stands twice"
+                text = f"{quoted(name)} occurs twice"
                 yield document.problem((*loc, index, "name"), text, code=Code.FIELDS_CONTRADICT)
             seen.add(name)
 
@@ -183,7 +183,7 @@ def _schema_problems(schema: Any, document: Document) -> Iterator[Problem]:
         validator.check_schema(schema)
     except SchemaError as error:
         path: Loc = (*loc, *error.absolute_path)
-        yield document.problem(path, f"is no JSON Schema: {error.message[:200]}")
+        yield document.problem(path, f"is not a valid JSON Schema: {error.message[:200]}")
     except RecursionError:
         yield document.problem(loc, "is nested too deeply")
 
@@ -194,13 +194,10 @@ def document_warnings(data: Any, document: Document) -> Iterator[Problem]:
     if spec.get("delivery") == "express":
         yield document.problem(
             ("spec", "delivery"),
-            "this version takes every hop through the broker (`durable`), which is slower and "
-            "loses nothing",
+            "this version always uses the broker (`durable`), which is slower and loses nothing",
         )
     if spec.get("group") is not None:
-        yield document.problem(
-            ("spec", "group"), "this version gives each actor a replica of its own"
-        )
+        yield document.problem(("spec", "group"), "this version gives each actor its own replicas")
     for index, item in _items(spec.get("env")):
         if item.get("valueFrom") is not None:
             yield document.problem(
@@ -246,7 +243,7 @@ def name_problems(everything: Iterable[Named]) -> Iterator[Problem]:
         first = objects.setdefault((item.kind, item.namespace, item.name), item)
         if first is not item:
             where = _place(first.document, ("metadata", "name"))
-            text = f"another {item.kind} {quoted(item.name)} stands at {where}"
+            text = f"another {item.kind} {quoted(item.name)} is defined at {where}"
             yield item.document.problem(("metadata", "name"), text, code=Code.NAME_TAKEN)
         if item.kind != "AsyncActor":
             continue
@@ -254,7 +251,7 @@ def name_problems(everything: Iterable[Named]) -> Iterator[Problem]:
         other = actors.setdefault((item.namespace, name), item)
         if other is not item and first is item:
             where = _place(other.document, _actor_loc(other))
-            text = f"another actor {quoted(name)} stands at {where}"
+            text = f"another actor {quoted(name)} is defined at {where}"
             yield item.document.problem(_actor_loc(item), text, code=Code.NAME_TAKEN)
 
 
@@ -287,7 +284,7 @@ def route_warnings(placed: Iterable[Placed], also: Collection[str] = ()) -> Iter
                 close = nearest(name, names)
                 hint = f"; did you mean {close!r}?" if close else ""
                 if name.startswith(SYSTEM_NAMES):
-                    hint = f'; names that start with "{SYSTEM_NAMES}" are the system\'s'
+                    hint = f'; names that start with "{SYSTEM_NAMES}" are reserved'
                 text = f"no actor {quoted(name)} among these manifests{hint}"
                 yield document.problem(loc, text)
 

@@ -103,7 +103,7 @@ def _line_of(tree: ast.Module, file: Path, function: str) -> int:
     node = names[first]
     if not isinstance(node, ast.ClassDef):
         if method:
-            text = f"{quoted(first)} is no class; write {file}:{first}"
+            text = f"{quoted(first)} is not a class; write {file}:{first}"
             raise _unusable(f"{file}:{node.lineno}: {text}")
         return node.lineno
     methods = dict(_names(node.body))

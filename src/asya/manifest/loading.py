@@ -1,7 +1,7 @@
 """From paths to manifests, with every problem of every file at once.
 
 A folder gives all its `*.yaml` and `*.yml`, also in folders below, but not hidden ones and not
-`asya.yaml`; what is no manifest of ours is passed over there with a note. A file that is named
+`asya.yaml`; other documents are skipped there with a note. A file that is named
 must hold manifests only. Called by `asya up`, `asya validate` and tests.
 """
 
@@ -182,9 +182,7 @@ class _Loading:
         for actor in self.functions:
             key = (actor.namespace, actor.name)
             if key in places:
-                text = (
-                    f"{_place(actor)}: another actor {quoted(actor.name)} stands at {places[key]}"
-                )
+                text = f"{_place(actor)}: another actor {quoted(actor.name)} is defined at {places[key]}"
                 yield Complaint(text, Code.NAME_TAKEN)
             places.setdefault(key, _place(actor))
 
@@ -222,7 +220,7 @@ def _mentions_us(path: Path) -> bool:
 
 
 def _meant_for_us(document: Document) -> bool:
-    """Whether a document that is no manifest of ours was most likely meant as one."""
+    """Whether a document that is not an Asya manifest was most likely meant as one."""
     version, kind = document.peek("apiVersion"), document.peek("kind")
     if version is None:
         return kind in KINDS
@@ -232,13 +230,13 @@ def _meant_for_us(document: Document) -> bool:
 
 
 def _foreign(document: Document) -> Problem | None:
-    """Why a document is no manifest of ours, or None when it is."""
+    """Why a document is not an Asya manifest, or None if it is one."""
     version, kind = document.peek("apiVersion"), document.peek("kind")
     if version == API_VERSION and kind in KINDS:
         return None
     kinds = " or ".join(KINDS)
     if version is None and kind is None:
-        text = f"is no manifest: expected `apiVersion: {API_VERSION}` and `kind: {kinds}`"
+        text = f"is not a manifest: expected `apiVersion: {API_VERSION}` and `kind: {kinds}`"
         return Problem(document.file, document.line, (), text, Code.MANIFEST_FOREIGN)
     if version != API_VERSION and (kind in KINDS or kind is None):
         got = "nothing" if version is None else quoted(version)

@@ -52,7 +52,7 @@ RUNTIME_VARIABLES: Final = frozenset(
     f"ASYA_{name}"
     for name in ("SOCKET", "HANDLER", "ACTOR", "CONCURRENCY", "TOKEN", "PATH", "FILES", "FORKS")
 )
-"""What the mesh itself tells a replica; a manifest may not set these."""
+"""Variables that the mesh sets for a replica; a manifest may not set them."""
 
 KEY_LIFE_ACTIVE: Final = "active"
 
@@ -78,13 +78,13 @@ def _label(value: str) -> str:
 
 def _own_name(value: str) -> str:
     if value.startswith(SYSTEM_NAMES):
-        raise _bad(f'names that start with "x-" are the system\'s, got {quoted(value)}')
+        raise _bad(f'names that start with "x-" are reserved, got {quoted(value)}')
     return _label(value)
 
 
 def _hop(value: str) -> str:
     if value in END_ACTORS:
-        raise _bad(f"{value} may not stand in a route: every envelope ends there by itself")
+        raise _bad(f"{value} cannot be in a route, because every envelope ends there anyway")
     return _label(value)
 
 
@@ -155,7 +155,7 @@ def _json(value: Any) -> Any:
     try:
         json.dumps(value, allow_nan=False)
     except ValueError as error:
-        raise _bad("expected a JSON value; NaN and Infinity are none") from error
+        raise _bad("expected a JSON value; JSON has no NaN or Infinity") from error
     return value
 
 
@@ -190,7 +190,7 @@ def _variable(value: str) -> str:
     if not value or "=" in value or "\0" in value:
         raise _bad(f'expected the name of a variable, without "=", got {quoted(value)}')
     if value in RUNTIME_VARIABLES:
-        raise _bad(f"{value} is set by the mesh itself; take another name")
+        raise _bad(f"{value} is set by the mesh; choose another name")
     return value
 
 
@@ -199,7 +199,7 @@ def _value(value: Any) -> Any:
         raise _bad("a variable's value may not hold a NUL character")
     if isinstance(value, bool) or (value is not None and not isinstance(value, str)):
         hint = "" if isinstance(value, (dict, list)) else f"; write it in quotes: '{shown(value)}'"
-        raise _bad(f"expected a text, got {shown(value)}{hint}")
+        raise _bad(f"expected a string, got {shown(value)}{hint}")
     return value
 
 
@@ -271,7 +271,7 @@ def _after(default: str, description: str) -> Any:
 
 
 class Part(BaseModel):
-    """Base of all parts: strict, frozen, camelCase outside."""
+    """Base of all models: strict, frozen, camelCase in YAML."""
 
     model_config = ConfigDict(
         strict=True,
@@ -286,7 +286,7 @@ class Metadata(Part):
     """Name and labels, as everywhere in Kubernetes."""
 
     name: OwnName = Field(
-        description="The object's name; also the actor's, if `spec.actor` is not given"
+        description="Name of the object; also the actor's name if `spec.actor` is not set"
     )
     namespace: Label | None = Field(
         default=None, description="Defaults to the mesh's namespace, `default`"
@@ -301,12 +301,12 @@ class EnvVar(Part):
     name: Variable = Field(description="The variable's name")
     value: Annotated[str | None, BeforeValidator(_value)] = Field(
         default=None,
-        description="Its value, a text; empty when neither this nor `valueFrom` is given",
+        description="The value, a string; empty if neither `value` nor `valueFrom` is set",
     )
     value_from: Mapping | None = Field(
         default=None,
-        description="As in Kubernetes. On a laptop it is not read: the variable comes from the "
-        "environment of `asya up` or from `.env`, and a warning says so",
+        description="As in Kubernetes. On a laptop this field has no effect, with a warning, and"
+        " the value comes from the environment of `asya up` or from `.env`",
     )
 
 
@@ -321,11 +321,11 @@ class SecretRef(Part):
     """Keys of one Kubernetes secret as environment variables."""
 
     secret_name: Text = Field(description="The Kubernetes secret")
-    keys: list[SecretKey] = Field(min_length=1, description="Which keys, as which variables")
+    keys: list[SecretKey] = Field(min_length=1, description="The keys and their variables")
 
 
 class Advanced(Part):
-    """KEDA's `advanced` settings; Kubernetes only."""
+    """KEDA's `advanced` settings; used on Kubernetes only."""
 
     restore_to_original_replica_count: bool = Field(default=False, description="As in KEDA")
     formula: str | None = Field(default=None, description="KEDA's scaling formula")
@@ -339,32 +339,40 @@ class Advanced(Part):
 class Scaling(Part):
     """How many replicas: `ceil((ready + in flight) / queueLength)`, within the bounds."""
 
-    enabled: bool = Field(default=True, description="Off: always `spec.replicas` replicas")
-    min_replica_count: int = Field(
-        default=0, ge=0, le=REPLICAS_MAX, description="Never fewer; 0 lets an idle actor go to zero"
+    enabled: bool = Field(
+        default=True, description="With `false`, always run `spec.replicas` replicas"
     )
-    max_replica_count: int = Field(default=10, ge=1, le=REPLICAS_MAX, description="Never more")
+    min_replica_count: int = Field(
+        default=0,
+        ge=0,
+        le=REPLICAS_MAX,
+        description="Lowest number of replicas; with 0 an idle actor scales to zero",
+    )
+    max_replica_count: int = Field(
+        default=10, ge=1, le=REPLICAS_MAX, description="Highest number of replicas"
+    )
     polling_interval: int = Field(
         default=30,
         ge=1,
         le=SECONDS_MAX,
-        description="Seconds between two looks at the queue; on a laptop the autoscaler reacts at once",
+        description="Seconds between two checks of the queue; on a laptop the autoscaler reacts "
+        "at once",
     )
     cooldown_period: int = Field(
         default=300,
         ge=0,
         le=SECONDS_MAX,
-        description="Seconds without work before the last replicas go; on a laptop at most the "
+        description="Seconds without work before the last replicas end; on a laptop at most the "
         "setting `cooldown`",
     )
     queue_length: int = Field(
-        default=5, ge=1, le=SECONDS_MAX, description="Envelopes waiting or in flight per replica"
+        default=5, ge=1, le=SECONDS_MAX, description="Ready and in-flight envelopes per replica"
     )
     advanced: Advanced | None = Field(
-        default=None, description="KEDA's `advanced`; Kubernetes only"
+        default=None, description="KEDA's `advanced`; used on Kubernetes only"
     )
     additional_triggers: list[Mapping] = Field(
-        default=[], description="More KEDA triggers, as KEDA takes them; Kubernetes only"
+        default=[], description="More KEDA triggers in KEDA's format; used on Kubernetes only"
     )
 
 
@@ -372,51 +380,56 @@ class PolicySpec(Part):
     """What to do with an envelope whose handler failed."""
 
     max_attempts: int = Field(
-        default=1, ge=1, le=ATTEMPTS_MAX, description="Attempts in all; 1 is no retry"
+        default=1, ge=1, le=ATTEMPTS_MAX, description="Total number of attempts; 1 means no retry"
     )
     backoff: resiliency.Backoff = Field(
-        default="exponential", description="How the delay grows: d, n·d, or d·2^(n-1)"
+        default="exponential",
+        description="How the delay d grows with the retry n: d, n·d, or d·2^(n-1)",
     )
-    initial_delay: Duration = _after("1s", "The delay of the first retry")
-    max_interval: Duration = _after("5m", "No delay is longer")
+    initial_delay: Duration = _after("1s", "Delay of the first retry")
+    max_interval: Duration = _after("5m", "Longest delay")
     max_duration: LongerThanZero | None = Field(
-        default=None, description="No retry begins later than this after the first attempt"
+        default=None, description="No retry starts later than this after the first attempt"
     )
     jitter: bool = Field(
-        default=False, description="Pick each delay uniformly between 0 and itself"
+        default=False, description="Choose each delay at random between 0 and its value"
     )
     on_exhausted: list[Hop] = Field(
         default=[],
         max_length=ROUTE_MAX,
-        description="Actors that get the envelope when no attempt is left; none: `x-sink`",
+        description="Actors that get the envelope after the last attempt; by default `x-sink`",
     )
 
 
 class RuleSpec(Part):
-    """Errors that fall under a policy. Rules are tried in order, the first match wins."""
+    """Errors that get a policy. Rules are tried in order; the first match wins."""
 
     errors: list[Pattern] = Field(
         min_length=1,
-        description="A name with a dot is the full name of the error's class, one without is the "
-        "last part; both against the whole MRO",
+        description="Names of error classes. A name with a dot is the full name, a name without "
+        "a dot is the last part. Base classes match, too",
     )
-    policy: Text = Field(description="A key of `policies`")
+    policy: Text = Field(description="The policy for these errors, a key of `policies`")
 
 
 class ResiliencySpec(Part):
-    """Timeout, retries, and where envelopes go that cannot be handled."""
+    """Time limit, retries, and where failed envelopes go."""
 
-    actor_timeout: LongerThanZero = _after("5m", "A handler that runs longer is stopped")
-    policies: dict[Text, PolicySpec] = Field(
-        default={}, description="By name; `default` is for errors that no rule names"
+    actor_timeout: LongerThanZero = _after(
+        "5m", "Longest run of a handler; after that it is stopped"
     )
-    rules: list[RuleSpec] = Field(default=[], description="Which errors fall under which policy")
+    policies: dict[Text, PolicySpec] = Field(
+        default={}, description="Policies by name; `default` is for errors that match no rule"
+    )
+    rules: list[RuleSpec] = Field(
+        default=[], description="Which errors get which policy; the first match wins"
+    )
 
 
 class SidecarSpec(Part):
     """The sidecar's container; Kubernetes only."""
 
-    image: Text | None = Field(default=None, description="Another image than the mesh's")
+    image: Text | None = Field(default=None, description="Image to use instead of the mesh's")
     image_pull_policy: PullPolicy = Field(default="IfNotPresent", description="As in Kubernetes")
     env: list[EnvVar] = Field(default=[], description="Environment variables of the sidecar")
     resources: Resources = Field(default={}, description="As in Kubernetes")
@@ -428,22 +441,24 @@ class ActorSpec(Part):
     handler: Handler = Field(description="`module.function` or `module.Class.method`")
     actor: OwnName | None = Field(
         default=None,
-        description="The logical name, which names the queue; defaults to `metadata.name`",
+        description="Logical name of the actor and its queue; defaults to `metadata.name`",
     )
     transport: Transport | None = Field(
         default=None,
-        description="The broker that has its queue: "
+        description="The broker of the actor's queue: "
         + ", ".join(f"`{name}`" for name in TRANSPORTS)
-        + "; defaults to the mesh's. Settings say where it is",
+        + "; defaults to the mesh's broker. Settings have its address",
     )
     image: Text | None = Field(
         default=None,
-        description="The handler's image; not used on a laptop, where the handler is imported "
-        "from the manifest's folder",
+        description="Image of the handler. A laptop does not use it and imports the handler from"
+        " the manifest's folder",
     )
     image_pull_policy: PullPolicy = Field(default="IfNotPresent", description="As in Kubernetes")
     python_executable: Text = Field(default="python3", description="The interpreter in the image")
-    env: list[EnvVar] = Field(default=[], description="Environment variables, in Kubernetes' form")
+    env: list[EnvVar] = Field(
+        default=[], description="Environment variables, in the format of Kubernetes"
+    )
     secret_refs: list[SecretRef] = Field(
         default=[], description="Secrets as variables; on a laptop from the environment or `.env`"
     )
@@ -453,30 +468,41 @@ class ActorSpec(Part):
     volumes: list[Mapping] = Field(default=[], description="As in Kubernetes")
     volume_mounts: list[Mapping] = Field(default=[], description="As in Kubernetes")
     replicas: int = Field(
-        default=1, ge=0, le=REPLICAS_MAX, description="How many; only with `scaling.enabled: false`"
+        default=1,
+        ge=0,
+        le=REPLICAS_MAX,
+        description="Number of replicas; only with `scaling.enabled: false`",
     )
-    scaling: Scaling = Field(default=Scaling(), description="Replicas by what waits")
+    scaling: Scaling = Field(
+        default=Scaling(), description="How the number of replicas follows the queue"
+    )
     resiliency: ResiliencySpec = Field(default=ResiliencySpec(), description="Timeouts and retries")
     concurrency: int = Field(
-        default=1, ge=1, le=CONCURRENCY_MAX, description="Envelopes one replica works on at a time"
+        default=1,
+        ge=1,
+        le=CONCURRENCY_MAX,
+        description="How many envelopes a replica processes at a time",
     )
     batching: Unsupported = Field(
-        default=None, description="`{maxSize, maxWait}`; not supported by this version, and refused"
+        default=None,
+        description="`{maxSize, maxWait}`; this version does not support batching "
+        "and refuses this field",
     )
     delivery: Literal["durable", "express"] = Field(
         default="durable",
-        description="How hops into this actor travel. This version takes every hop through the "
-        "broker, which `express` allows, and warns",
+        description="How envelopes travel to this actor. This version always uses the broker and"
+        " warns about `express`",
     )
     group: Label | None = Field(
         default=None,
-        description="Actors of one group may share a replica. This version gives each its own, "
-        "and warns",
+        description="Actors of one group may share a replica. This version gives each actor its "
+        "own replicas and warns",
     )
     capture: Literal["none", "errors", "sample", "all"] | None = Field(
         default=None,
-        description="Payloads of its hops that are kept for `asya trace`: none, those of failed "
-        "attempts, of a share of the envelopes, or all; default: the setting `capture`",
+        description="Which payloads of the actor's hops are kept for `asya trace`: none, those "
+        "of failed attempts, those of a share of the envelopes, or all. Defaults to "
+        "the setting `capture`",
     )
     sidecar: SidecarSpec = Field(default=SidecarSpec(), description="The sidecar's container")
 
@@ -486,10 +512,12 @@ class Expose(Part):
 
     http: bool = Field(default=True, description="`POST /v1/flows/{flow}`")
     mcp: bool = Field(
-        default=False, description="A tool of the MCP face, in versions that have one"
+        default=False, description="Offer the flow as an MCP tool, in versions with MCP"
     )
     a2a: bool = Field(
-        default=False, alias="a2a", description="A skill of the A2A face, in versions that have one"
+        default=False,
+        alias="a2a",
+        description="Offer the flow as an A2A skill, in versions with A2A",
     )
 
 
@@ -498,13 +526,14 @@ class IdempotencySpec(Part):
 
     policy: Literal["return-existing", "reject", "replace"] = Field(
         default="return-existing",
-        description="What a key does that another envelope holds: that one is the answer; the "
-        "request is refused; that one is canceled and the new one admitted",
+        description="What happens to a request whose key another envelope holds: answer with "
+        "that envelope, refuse the request, or cancel that envelope and admit the "
+        "new one",
     )
     life: KeyLife = Field(
         default=parse_duration("24h"),
-        description="How long an envelope holds its key: a duration, or `active` for until it "
-        "has ended",
+        description="How long an envelope holds its key: a duration, or `active` until the "
+        "envelope has ended",
         json_schema_extra={"default": "24h"},
     )
 
@@ -513,62 +542,68 @@ class FlowSpec(Part):
     """An entry into the mesh."""
 
     route: list[Hop] = Field(min_length=1, max_length=ROUTE_MAX, description="The actors, in order")
-    description: str = Field(default="", description="What it does, for people and for agents")
+    description: str = Field(
+        default="", description="What the flow does, for people and for agents"
+    )
     input_schema: Mapping | None = Field(
         default=None,
-        description="JSON Schema that a payload must fit; Draft 2020-12 unless it says `$schema`",
+        description="JSON Schema for payloads; Draft 2020-12 unless `$schema` names another",
     )
     timeout: LongerThanZero | None = Field(
-        default=None, description="After this an envelope fails with `DeadlineExceeded`"
+        default=None, description="Time limit; after this an envelope fails with `DeadlineExceeded`"
     )
     idempotency: IdempotencySpec = Field(
-        default=IdempotencySpec(), description="What the header `Idempotency-Key` means"
+        default=IdempotencySpec(), description="How the header `Idempotency-Key` works"
     )
-    expose: Expose = Field(default=Expose(), description="Which clients see it")
+    expose: Expose = Field(default=Expose(), description="Which clients see the flow")
 
 
 class ScheduleSpec(Part):
-    """When something is sent, and what."""
+    """When a payload is sent, and where."""
 
-    flow: Label | None = Field(default=None, description="The flow it is sent into; or `route`")
+    flow: Label | None = Field(
+        default=None, description="The flow that gets the payload; required without `route`"
+    )
     route: list[Hop] | None = Field(
         default=None,
         min_length=1,
         max_length=ROUTE_MAX,
-        description="The actors, in order; or `flow`",
+        description="The actors, in order; required without `flow`",
     )
-    payload: JsonValue = Field(default=None, description="What is sent, any value")
+    payload: JsonValue = Field(default=None, description="The payload, any value")
     cron: CronLine | None = Field(
         default=None,
         description="Five fields (minute, hour, day of month, month, day of week) with `*`, "
-        "lists, ranges, steps and names (`MON-FRI`), or `@hourly`, `@daily`, `@weekly`, "
-        "`@monthly`, `@yearly`; or `every`",
+        "lists, ranges, steps and names (`MON-FRI`), or `@hourly`, `@daily`, "
+        "`@weekly`, `@monthly`, `@yearly`; required without `every`",
     )
     every: Distance | None = Field(
         default=None,
-        description="The distance of two runs, at least 1s; counted from `startsAt`, else from "
-        "1970-01-01T00:00:00Z; or `cron`",
+        description="Time between two runs, at least 1s, counted from `startsAt` or else from "
+        "1970-01-01T00:00:00Z; required without `cron`",
     )
     timezone: Zone = Field(
-        default="UTC", description="Of the cron line: an IANA name such as `Europe/Berlin`"
+        default="UTC",
+        description="Time zone of the cron line: an IANA name such as `Europe/Berlin`",
     )
     missed_runs: Literal["skip", "last", "all"] = Field(
         default="last",
-        description="What happens to runs that were due while nothing could be sent: none is "
-        "made up for; the newest; all, at most the 100 newest",
+        description="Which missed runs are sent later: none, the newest, or all (at most the 100"
+        " newest)",
     )
     concurrency_policy: Literal["allow", "forbid", "replace"] = Field(
         default="allow",
-        description="What happens when the run before has not ended: both run; the new one is "
-        "left out; the old one is canceled",
+        description="What happens if the previous run has not ended: both run, the new run is "
+        "skipped, or the previous run is canceled",
     )
     suspended: bool = Field(
-        default=False, description="No runs until `asya schedules resume NAME`, or until false"
+        default=False,
+        description="With `true` there are no runs until `asya schedules resume NAME`",
     )
     starts_at: Moment | None = Field(default=None, description="No run before this time")
     ends_at: Moment | None = Field(default=None, description="No run after this time")
     timeout: LongerThanZero | None = Field(
-        default=None, description="Time limit of one run; without it the flow's"
+        default=None, description="Time limit of one run; defaults to the flow's"
     )
 
     def timetable(self) -> Timetable:
@@ -583,14 +618,14 @@ class ScheduleSpec(Part):
 
 
 class Source(NamedTuple):
-    """Where a manifest stands: the file as the user gave it, and the line from 1."""
+    """Position of a manifest: the file as the user named it, and the line from 1."""
 
     file: Path
     line: int
 
 
 class _Manifest(Part):
-    api_version: Literal["asya.sh/v1alpha1"] = Field(description="The version of the form")
+    api_version: Literal["asya.sh/v1alpha1"] = Field(description="Version of the format")
     kind: str = Field(description="What this is")
     metadata: Metadata = Field(description="Name, namespace, labels")
 
@@ -628,7 +663,7 @@ class AsyncActor(_Manifest):
 
     @property
     def name(self) -> str:
-        """The logical name, which names the queue."""
+        """Logical name of the actor and its queue."""
         return self.spec.actor or self.metadata.name
 
     def resiliency(self) -> resiliency.Resiliency:
@@ -658,7 +693,7 @@ def _policy(name: str, spec: PolicySpec) -> resiliency.Policy:
 
 
 class Flow(_Manifest):
-    """An entry into the mesh, and what clients may see of it."""
+    """A named entry into the mesh, and what clients may see of it."""
 
     kind: Literal["Flow"] = Field(description="What this is")
     spec: FlowSpec = Field(description="What the flow is")
@@ -680,22 +715,22 @@ class Flow(_Manifest):
 
     @property
     def input_schema(self) -> dict[str, Any] | None:
-        """What a payload must fit, or None."""
+        """JSON Schema for payloads, or None."""
         return self.spec.input_schema
 
     @property
     def timeout_s(self) -> float | None:
-        """Seconds that an envelope has, or None."""
+        """Time limit in seconds, or None."""
         return self.spec.timeout
 
     @property
     def expose(self) -> Expose:
-        """Which clients see it."""
+        """Which clients see the flow."""
         return self.spec.expose
 
 
 class Schedule(_Manifest):
-    """Something that is sent again and again."""
+    """A payload that is sent at the times of a plan."""
 
     kind: Literal["Schedule"] = Field(description="What this is")
     spec: ScheduleSpec = Field(description="When, and what")

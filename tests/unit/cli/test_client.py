@@ -66,7 +66,7 @@ def test_nobody_listens() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://here", "http://", "//"])
 def test_an_address_that_is_none_is_wrong_use(url: str) -> None:
-    with pytest.raises(UsageError, match="is no address of a mesh"):
+    with pytest.raises(UsageError, match="is not the address of a mesh"):
         MeshClient(url)
 
 

@@ -13,7 +13,7 @@ from asya.error_pages import pages
 def test_a_code_gives_its_page(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["explain", typed]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("ASYA-1105: A field is not known\n")
+    assert printed.startswith("ASYA-1105: ")
     assert pages()[Code.FIELD_UNKNOWN].example.splitlines()[-1] in printed
     assert "\x1b" not in printed
 

@@ -53,7 +53,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "shop").write_text("mine")
-    with pytest.raises(UsageError, match="cannot make the project"):
+    with pytest.raises(UsageError, match="cannot create the project"):
         make_project(tmp_path / "shop")
 
 
@@ -63,5 +63,5 @@ def test_a_bad_name_makes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["init", "--", name]) == EXIT_USAGE
-    assert "is no name for a project" in capsys.readouterr().err
+    assert "is not a valid project name" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -81,9 +81,9 @@ def test_a_handler_that_raises(folder: Path, actor: str, file: str, text: str) -
     ("actor", "file", "code", "text"),
     [
         ("prize", "case.json", 2, "did you mean price?"),
-        ("price", "none.json", 2, "`asya pull ID > none.json` makes one"),
+        ("price", "none.json", 2, "`asya pull ID > none.json`"),
         ("price", "shop.py", 2, "error ASYA-1005: shop.py cannot be read as JSON"),
-        ("price", "list.json", 2, "error ASYA-1005: list.json is no envelope"),
+        ("price", "list.json", 2, "error ASYA-1005: list.json is not an envelope"),
         ("broken", "case.json", 3, "did you mean 'price'"),
     ],
 )

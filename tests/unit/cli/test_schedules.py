@@ -101,9 +101,9 @@ def test_a_time_without_an_offset_is_local() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"at": "18:30", "delay": "10m"}, "not both"),
-        ({"key_policy": "reject"}, "together with --key"),
-        ({"key_life": "1h"}, "together with --key"),
+        ({"at": "18:30", "delay": "10m"}, "--at and --delay"),
+        ({"key_policy": "reject"}, "--key-life need --key"),
+        ({"key_life": "1h"}, "--key-life need --key"),
         ({"key": ""}, "printable ASCII"),
         ({"key": "schlüssel"}, "printable ASCII"),
     ],
