@@ -26,7 +26,7 @@ class RabbitHarness(Harness):
         # Queues settle in `break_broker` instead, since most tests break nothing.
         transport = RabbitTransport(parse_address(self.server.url()), "kit", settle_s=0.0)
         await transport.connect()
-        version = ".".join(transport._link.version.split(".")[:2])
+        version = ".".join(transport._connection.version.split(".")[:2])
         self.broker_name = f"RabbitMQ {version}, one server for all tests"
         self.transports.append(transport)
         return transport

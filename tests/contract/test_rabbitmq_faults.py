@@ -180,13 +180,13 @@ async def test_a_queue_deleted_under_its_consumer_is_made_again(
     await transport.consume(QUEUE, box, window=5)
     due = datetime.now(UTC) + timedelta(seconds=3)
     await transport.publish(QUEUE, b"delayed", not_before=due)
-    channel = await transport._link.channel()
+    channel = await transport._connection.channel()
     await channel.call("queue_delete", QUEUE)
     # then it is there again, with all that leads to it
     await until(partial(lambda: bool(warnings(caplog))))
     await transport.publish(QUEUE, b"back")
     await box.wait_for_bodies({b"back", b"delayed"}, LONG_S)
-    assert warnings(caplog) == [f"queue {QUEUE} was deleted under its consumer; made it again"]
+    assert warnings(caplog) == [f"queue {QUEUE} was deleted while being consumed; recreated it"]
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ async def test_revoked_permissions_are_told_and_then_over(
     await load.stop()
     begun, over = warnings(caplog)[2:]
     assert "ACCESS_REFUSED" in begun
-    assert over.endswith("takes messages again")
+    assert over.endswith("accepts messages again")
     await transport.close()
     await asyncio.to_thread(ctl, "delete_user", "reader")
 
@@ -264,8 +264,8 @@ async def test_a_full_disk_stops_publishing_only(
     await asyncio.to_thread(mesh.server.ctl, "set_disk_free_limit", free)
     try:
         # then a publish ends in bounded time and says why
-        await refused(transport, "takes no messages")
-        with pytest.raises(TransportUnavailable, match="takes no messages"):
+        await refused(transport, "accepts no messages")
+        with pytest.raises(TransportUnavailable, match="accepts no messages"):
             await transport.publish(QUEUE, b"probe")
         assert "disk" in (transport.trouble or "")
         # and what is there can be taken and acked
@@ -283,8 +283,8 @@ async def test_a_full_disk_stops_publishing_only(
     await transport.publish(QUEUE, b"after")
     await box.wait_for_bodies({b"after"}, LONG_S)
     begun, over = warnings(caplog)
-    assert "takes no messages" in begun
-    assert over.endswith("takes messages again")
+    assert "accepts no messages" in begun
+    assert over.endswith("accepts messages again")
 
 
 @pytest.mark.slow
@@ -456,7 +456,7 @@ async def test_what_is_due_without_a_queue_is_kept_and_told(mesh: Mesh) -> None:
     await transport.ensure(QUEUE)
     due = datetime.now(UTC) + timedelta(seconds=0.5)
     await transport.publish(QUEUE, b"stranded", not_before=due)
-    channel = await transport._link.channel()
+    channel = await transport._connection.channel()
     await channel.call("queue_delete", QUEUE)
     async with asyncio.timeout(LONG_S):
         while not (findings := (await transport.inspect([QUEUE])).findings):
@@ -488,7 +488,7 @@ async def test_deliveries_without_end_lead_to_the_dead_letters(
 
 async def test_a_queue_of_another_kind_is_told_and_left_alone(mesh: Mesh) -> None:
     transport = await mesh.connect()
-    channel, strange = await transport._link.channel(), f"{PREFIX}-strange"
+    channel, strange = await transport._connection.channel(), f"{PREFIX}-strange"
     await channel.call("queue_declare", strange, durable=True, arguments={"x-max-priority": 5})
     try:
         with pytest.raises(TransportError, match=r"inequivalent arg.*Nothing was changed"):
@@ -507,7 +507,7 @@ async def test_a_queue_of_another_kind_is_told_and_left_alone(mesh: Mesh) -> Non
 async def test_missing_parts_are_told_and_made_again(mesh: Mesh) -> None:
     transport = await mesh.connect()
     await transport.ensure(QUEUE)
-    channel = await transport._link.channel()
+    channel = await transport._connection.channel()
     for gone in ("asya-faults.later", "asya-faults.delay-3"):
         await channel.call("exchange_delete", gone)
     found = {finding.text.split()[0] for finding in (await transport.inspect([QUEUE])).findings}
@@ -546,7 +546,7 @@ async def test_the_management_plugin_tells_what_is_in_flight(mesh: Mesh) -> None
             await asyncio.sleep(0.2)
     assert depth.ready == 3
     # and which bindings are missing
-    channel = await transport._link.channel()
+    channel = await transport._connection.channel()
     generation = min(transport._registry.generations[QUEUE])
     key = f"{QUEUE}.{generation}.#"
     await channel.call("queue_unbind", QUEUE, "asya-faults.in", key)

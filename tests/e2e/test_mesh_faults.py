@@ -585,7 +585,7 @@ class TestRabbitMQ(MeshFaults):
                 "POST", "/v1/envelopes", {"route": ["first"], "payload": 1}
             )
             assert status == 503
-            assert "takes no messages" in answer["detail"]
+            assert "accepts no messages" in answer["detail"]
             broker.server.ctl("set_disk_free_limit", "50MB")
         load.all_ended()
         assert alarms(project) == (1, 1)
@@ -593,9 +593,9 @@ class TestRabbitMQ(MeshFaults):
 
 
 def alarms(project: Any) -> tuple[int, int]:
-    """How often the mesh said that RabbitMQ takes no messages, and that it does again."""
+    """How often the mesh said that RabbitMQ accepts no messages, and that it does again."""
     log = project.log("x-mesh")
     return (
-        len(re.findall(r"WARNING RabbitMQ at \S+ takes no messages \(", log)),
-        len(re.findall(r"RabbitMQ at \S+ takes messages again", log)),
+        len(re.findall(r"WARNING RabbitMQ at \S+ accepts no messages \(", log)),
+        len(re.findall(r"RabbitMQ at \S+ accepts messages again", log)),
     )

@@ -20,41 +20,43 @@ from asya.addresses import Address
 from asya.codes import Code
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
 from asya.transports.base import Finding, Inspection
-from asya.transports.rabbitmq.connection import Link, without_place
+from asya.transports.rabbitmq.connection import Connection, without_place
 from asya.transports.rabbitmq.queues import Binding, Exchange, Layout, Part, Queue
 from asya.transports.rabbitmq.registry import Registry
 
 OLDEST = (3, 10)
 
 
-async def survey(
+async def probe(
     address: Address, layout: Layout, queues: Sequence[str], timeout_s: float
 ) -> Inspection:
-    """Look at a server.
+    """Inspect a server.
 
     Raises:
-        TransportUnavailable: Nobody answers.
+        TransportUnavailable: No server answers.
         TransportError: The broker does not let us in.
     """
-    link = Link(address, name="asya-doctor", connect_timeout_s=timeout_s, timeout_s=timeout_s)
-    await link.open()
+    connection = Connection(
+        address, name="asya-doctor", connect_timeout_s=timeout_s, timeout_s=timeout_s
+    )
+    await connection.open()
     try:
         found: list[Finding] = []
-        if _version(link.version) < OLDEST:
-            text = f"RabbitMQ {link.version} cannot delay messages safely; 3.10 is needed"
+        if _version(connection.version) < OLDEST:
+            text = f"RabbitMQ {connection.version} cannot delay messages safely; 3.10 is needed"
             found.append(Finding(text, fatal=True, code=Code.BROKER_OUTDATED))
-        registry = Registry(link, layout.registry)
-        if await _differs(link, Queue(layout.registry, {"x-queue-type": "stream"})) is None:
-            found += await _missing(link, layout.parts())
+        registry = Registry(connection, layout.registry)
+        if await _differs(connection, Queue(layout.registry, {"x-queue-type": "stream"})) is None:
+            found += await _missing(connection, layout.parts())
             await registry.look()
-        found += await _wrong(link, [*layout.parts(), *(layout.queue(one) for one in queues)])
-        found += await _undelivered(link, layout)
+        found += await _wrong(connection, [*layout.parts(), *(layout.queue(one) for one in queues)])
+        found += await _undelivered(connection, layout)
         if address.text("management"):
             found += await _seen_by_management(address, layout, registry, timeout_s)
-        broker = f"RabbitMQ {link.version} at {link.where}"
+        broker = f"RabbitMQ {connection.version} at {connection.where}"
         return Inspection(broker, frozenset(registry.generations), tuple(found))
     finally:
-        await link.close()
+        await connection.close()
 
 
 async def unacknowledged(address: Address, queue: str, timeout_s: float) -> int:
@@ -64,9 +66,9 @@ async def unacknowledged(address: Address, queue: str, timeout_s: float) -> int:
     return int(found.get("messages_unacknowledged", 0)) if found else 0
 
 
-async def _differs(link: Link, part: Queue | Exchange) -> str | None:
+async def _differs(connection: Connection, part: Queue | Exchange) -> str | None:
     """What differs at the broker, empty when the part is not there, None when nothing does."""
-    channel = await link.channel()
+    channel = await connection.channel()
     try:
         # Passively first, so that what is not there is not made.
         if isinstance(part, Queue):
@@ -88,27 +90,27 @@ async def _differs(link: Link, part: Queue | Exchange) -> str | None:
     except TransportUnavailable:
         raise
     except TransportError as error:
-        return without_place(str(error), link.where)
+        return without_place(str(error), connection.where)
     finally:
         channel.close()
     return None
 
 
-async def _missing(link: Link, parts: Iterable[Part]) -> list[Finding]:
+async def _missing(connection: Connection, parts: Iterable[Part]) -> list[Finding]:
     found = []
     for part in parts:
-        if not isinstance(part, Binding) and await _differs(link, part) == "":
+        if not isinstance(part, Binding) and await _differs(connection, part) == "":
             text = f"{part.name} is not there; connect once more, and it is made"
             found.append(Finding(text, code=Code.QUEUE_MISSING))
     return found
 
 
-async def _wrong(link: Link, parts: Iterable[Part]) -> list[Finding]:
+async def _wrong(connection: Connection, parts: Iterable[Part]) -> list[Finding]:
     found = []
     for part in parts:
         if isinstance(part, Binding):
             continue
-        text = await _differs(link, part)
+        text = await _differs(connection, part)
         if text:
             remedy = "drain it and delete it, or use another namespace or vhost"
             queue = part.name if isinstance(part, Queue) else None
@@ -116,8 +118,8 @@ async def _wrong(link: Link, parts: Iterable[Part]) -> list[Finding]:
     return found
 
 
-async def _undelivered(link: Link, layout: Layout) -> list[Finding]:
-    channel = await link.channel()
+async def _undelivered(connection: Connection, layout: Layout) -> list[Finding]:
+    channel = await connection.channel()
     try:
         answer = await channel.call("queue_declare", layout.undeliverable, passive=True)
     except QueueMissing:

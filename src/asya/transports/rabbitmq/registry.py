@@ -19,7 +19,8 @@ from typing import Any, Final
 import msgspec
 
 from asya.errors import TransportUnavailable
-from asya.transports.rabbitmq.connection import Channel, Link
+from asya.transports.rabbitmq.channel import Channel
+from asya.transports.rabbitmq.connection import Connection
 
 PREFETCH: Final = 500
 EMPTY_S: Final = 0.5
@@ -38,8 +39,8 @@ class Registry:
         begun_here: Whether the log began with a record from here.
     """
 
-    def __init__(self, link: Link, stream: str) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, stream: str) -> None:
+        self._connection = connection
         self._stream = stream
         self.generations: dict[str, set[str]] = {}
         self.begun_here = False
@@ -83,7 +84,7 @@ class Registry:
 
     async def look(self) -> None:
         """Read without writing anything: nothing is known of a log that has not begun."""
-        reader = _Reader(self._link, self._stream, -1)
+        reader = _Reader(self._connection, self._stream, -1)
         if await reader.read() is not None:
             self.generations = {}
             for _, record in reader.records:
@@ -94,11 +95,11 @@ class Registry:
         self._seen = -1
 
     async def _write(self, record: dict[str, Any]) -> None:
-        await self._link.publish("", self._stream, _encode(record))
+        await self._connection.publish("", self._stream, _encode(record))
 
     async def _read(self) -> None:
         for _ in range(3):
-            reader = _Reader(self._link, self._stream, self._seen)
+            reader = _Reader(self._connection, self._stream, self._seen)
             last = await reader.read()
             if last is None:
                 await self._write({"begun": True})
@@ -129,8 +130,8 @@ class Registry:
 class _Reader:
     """Reads once, from an offset to the end: one consumer reads on, another finds the end."""
 
-    def __init__(self, link: Link, stream: str, seen: int) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, stream: str, seen: int) -> None:
+        self._connection = connection
         self._stream = stream
         self._from: str | int = "first" if seen < 0 else seen
         self.records: list[tuple[int, dict[str, Any]]] = []
@@ -139,7 +140,7 @@ class _Reader:
 
     async def read(self) -> int | None:
         """The last record's offset, with `records` read up to it; None for an empty stream."""
-        channel = await self._link.channel()
+        channel = await self._connection.channel()
         try:
             await channel.call("basic_qos", prefetch_count=PREFETCH)
             await self._consume(channel, "last", self._on_last)
@@ -151,7 +152,9 @@ class _Reader:
                 return self._last
             self._target = self._last
             await self._consume(channel, self._from, self._on_record)
-            if not await self._wait(lambda: self._reached >= self._target, self._link.timeout_s):
+            if not await self._wait(
+                lambda: self._reached >= self._target, self._connection.timeout_s
+            ):
                 raise TransportUnavailable(f"RabbitMQ sends nothing of its stream {self._stream}")
             return self._target
         finally:

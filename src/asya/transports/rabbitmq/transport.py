@@ -1,14 +1,12 @@
 """Queues on RabbitMQ 3.10 or later.
 
-Layout: `rabbitmq_queues`. A message goes straight to its queue through the default exchange, or,
-when it is to wait, through the ladder of delay queues; always `mandatory`, so that one without a
-queue comes back. RabbitMQ knows no duplicates, no leases (a delivery is ours as long as the
-connection lives), and what waits on the ladder is not counted per queue.
+The layout is in `queues.py`. A message goes straight to its queue through the default exchange.
+One that is to wait goes through the ladder of delay queues. Both are published `mandatory`, so
+that a message without a queue comes back. RabbitMQ knows no duplicates and no leases (a delivery
+is ours as long as the connection lives), and does not count per queue what waits on the ladder.
 
-Rules of this file: layout and translation only. The connection is `rabbitmq_link`, taking messages
-is `rabbitmq_take`, the list of queues is `rabbitmq_registry`, looking at a broker is
-`rabbitmq_survey`. Nothing that exists is changed or deleted, but by `delete`. Called by whoever is
-given a `Transport`.
+Rules of this file: nothing that exists is changed or deleted, except by `delete`. Called by
+whoever is given a `Transport`.
 """
 
 from __future__ import annotations
@@ -33,7 +31,8 @@ from asya.transports.base import (
     Receipt,
     Transport,
 )
-from asya.transports.rabbitmq.connection import Channel, Link
+from asya.transports.rabbitmq.channel import Channel
+from asya.transports.rabbitmq.connection import Connection
 from asya.transports.rabbitmq.consumer import RabbitConsumer
 from asya.transports.rabbitmq.queues import (
     DELAY_MAX_S,
@@ -107,17 +106,17 @@ class RabbitTransport(Transport):
         self._settled_at = 0.0
         self._consumers: list[RabbitConsumer] = []
         self._admin: Channel | None = None
-        self._link = Link(
+        self._connection = Connection(
             address,
             name=f"asya-{namespace}",
             connect_timeout_s=connect_timeout_s,
             timeout_s=publish_timeout_s,
         )
-        self._link.on_up = self._on_up
-        self._link.on_down = self._on_down
-        self._link.on_tick = self._on_tick
-        self._link.on_missing = self._on_missing
-        self._registry = Registry(self._link, self._layout.registry)
+        self._connection.outage.on_up = self._on_up
+        self._connection.outage.on_down = self._on_down
+        self._connection.on_tick = self._on_tick
+        self._connection.publisher.on_missing = self._on_missing
+        self._registry = Registry(self._connection, self._layout.registry)
 
     def trigger(self, queue: str, target: int) -> dict[str, Any]:
         """Counts what is ready and in flight; by HTTP, since over AMQP KEDA sees the ready only.
@@ -140,32 +139,32 @@ class RabbitTransport(Transport):
     @property
     def trouble(self) -> str | None:
         """Why the broker cannot be reached, or takes no messages, now."""
-        return self._link.trouble
+        return self._connection.trouble
 
     async def inspect(self, queues: Sequence[str]) -> Inspection:
         """Look at the namespace's part of the broker; see `Transport.inspect`."""
-        from asya.transports.rabbitmq.probe import survey
+        from asya.transports.rabbitmq.probe import probe
 
-        return await survey(self._address, self._layout, queues, self._link.timeout_s)
+        return await probe(self._address, self._layout, queues, self._connection.timeout_s)
 
     async def connect(self) -> None:
         """Connect, and make what the namespace's queues share if it is not there."""
-        await self._link.open()
+        await self._connection.open()
         try:
             self._admin_lock = asyncio.Lock()
             await self._declare_shared()
         except BaseException:
-            await self._link.close()
+            await self._connection.close()
             raise
 
     async def close(self) -> None:
         """Close all consumers, write what was settled, and disconnect; takes seconds at most."""
         await asyncio.gather(*(consumer.close() for consumer in list(self._consumers)))
-        await self._link.close()
+        await self._connection.close()
 
     def abort(self) -> None:
         """Vanish without a word, as a process does that is killed: for tests of crashes."""
-        self._link.drop()
+        self._connection.drop()
 
     async def ensure(self, queue: str) -> None:
         """Make the queue if it is not there.
@@ -231,31 +230,27 @@ class RabbitTransport(Transport):
         """
         if len(body) > MESSAGE_MAX_BYTES:
             raise MessageTooLarge(
-                f"a message of {len(body)} bytes; RabbitMQ takes {MESSAGE_MAX_BYTES} here"
+                f"a message of {len(body)} bytes is too large: "
+                f"RabbitMQ accepts {MESSAGE_MAX_BYTES} here"
             )
         if not_before is not None:
             delay_s = (not_before - self._clock.now()) / timedelta(seconds=1)
             if delay_s > 0:
                 await self._publish_later(queue, body, delay_s)
                 return _RECEIPT
-        await self._link.publish("", queue, body)
+        await self._connection.publish("", queue, body)
         return _RECEIPT
 
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, window: int = 1
     ) -> Consumer:
-        """Begin to take messages; goes on over restarts of the broker until closed."""
+        """Begin to receive messages; goes on over restarts of the broker until closed."""
         await self._count(queue)
         consumer = RabbitConsumer(
-            self._link,
-            queue=queue,
-            on_delivery=on_delivery,
-            window=window,
-            repair=lambda: self._repair(queue),
-            on_close=self._forget,
+            self._connection, self, queue=queue, on_delivery=on_delivery, window=window
         )
         self._consumers.append(consumer)
-        consumer.revive()
+        consumer.recover()
         return consumer
 
     async def depth(self, queue: str) -> Depth:
@@ -265,7 +260,7 @@ class RabbitTransport(Transport):
         if self._management:
             from asya.transports.rabbitmq.probe import unacknowledged
 
-            in_flight = await unacknowledged(self._address, queue, self._link.timeout_s)
+            in_flight = await unacknowledged(self._address, queue, self._connection.timeout_s)
         return Depth(ready=ready, in_flight=in_flight, delayed=0)
 
     async def _publish_later(self, queue: str, body: bytes, delay_s: float) -> None:
@@ -283,14 +278,16 @@ class RabbitTransport(Transport):
                 tried = generation
                 try:
                     key = self._layout.key(queue, generation, delay_s)
-                    await self._link.publish(self._layout.entry, key, body)
+                    await self._connection.publish(self._layout.entry, key, body)
                     return
                 except QueueMissing:
                     pass
             await self._registry.refresh()
             if tried == min(self._registry.generations.get(queue, ()), default=""):
                 if not tried or loop.time() > until:
-                    raise QueueMissing(f"there is no queue {queue} at RabbitMQ {self._link.where}")
+                    raise QueueMissing(
+                        f"there is no queue {queue} at RabbitMQ {self._connection.where}"
+                    )
                 # Whoever makes or deletes it is not done yet.
                 await asyncio.sleep(0.05)
                 tried = ""
@@ -320,14 +317,15 @@ class RabbitTransport(Transport):
     @contextlib.asynccontextmanager
     async def _admin_channel(self) -> Any:
         """The one channel for questions, one at a time; a refusal closes it, so it is made anew."""
-        if not self._link.up:
-            raise TransportUnavailable(self._link.trouble or "not connected")
+        if not self._connection.up:
+            raise TransportUnavailable(self._connection.trouble or "not connected")
         async with self._admin_lock:
             if self._admin is None or self._admin.closed is not None:
-                self._admin = await self._link.channel()
+                self._admin = await self._connection.channel()
             yield self._admin
 
-    async def _repair(self, queue: str) -> bool:
+    async def repair(self, queue: str) -> bool:
+        """Make the queue if it is gone; tells whether it was. For its consumers."""
         try:
             await self._count(queue)
         except QueueMissing:
@@ -336,14 +334,15 @@ class RabbitTransport(Transport):
             return True
         return False
 
-    def _forget(self, consumer: RabbitConsumer) -> None:
+    def forget(self, consumer: RabbitConsumer) -> None:
+        """A consumer is closed."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
 
     def _on_up(self) -> None:
         self._registry.forget()
         for consumer in self._consumers:
-            consumer.revive(broken=True)
+            consumer.recover(broken=True)
 
     def _on_down(self) -> None:
         self._admin = None

@@ -18,6 +18,16 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 APART_BYTES: Final = 64 * 1024
 """A larger frame is not copied together with others. Half of RabbitMQ's own limit for a frame."""
 
+INTERNALS: Final = {
+    "pika.adapters.asyncio_connection:AsyncioConnection": (
+        "_adapter_emit_data",
+        "_output_marshaled_frames",
+    ),
+    "pika.connection:Connection": ("_body_max_length",),
+    "pika.adapters.base_connection:BaseConnection": ("_transport",),
+}
+"""What of pika is overridden or called here, and has no public form."""
+
 KEY_MAX: Final = 255
 """Bytes of a routing key, by AMQP."""
 
