@@ -139,7 +139,7 @@ async def test_an_ack_that_is_not_taken_is_said_again(half: str) -> None:
     # and once it is, no more
     well = {"Successful": [{"Id": "0"}], "Failed": []}
     HalfServer.answer["DeleteMessageBatch"] = (200, well)
-    await asyncio.wait_for(transport._settlers[QUEUE].drained(), 30)
+    await asyncio.wait_for(transport._acks[QUEUE].drained(), 30)
     await transport.close()
 
 

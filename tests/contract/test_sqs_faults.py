@@ -274,9 +274,9 @@ async def test_a_permission_that_is_missing_is_told_and_waited_for(
     await transport.publish(QUEUE, b"yes")
     await box.wait_for_bodies({b"yes"})
     cannot, again = warnings(caplog)
-    assert cannot.startswith(f"cannot take messages from queue {QUEUE}: SQS in")
+    assert cannot.startswith(f"cannot receive from queue {QUEUE}: SQS in")
     assert "sqs:ReceiveMessage" in cannot
-    assert again == f"taking messages from queue {QUEUE} again"
+    assert again == f"receiving from queue {QUEUE} again"
 
 
 # -- batches ---------------------------------------------------------------------------------------
@@ -287,8 +287,8 @@ class Recorder:
 
     def __init__(self, transport: SqsTransport, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self._call = transport._link.call
-        monkeypatch.setattr(transport._link, "call", self.call)
+        self._call = transport._connection.call
+        monkeypatch.setattr(transport._connection, "call", self.call)
 
     async def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         self.calls.append((operation, arguments))
@@ -333,7 +333,7 @@ async def test_a_batch_is_cut_by_its_size(
 async def test_one_bad_message_harms_no_other_of_its_batch(transport: SqsTransport) -> None:
     # given a queue that somebody made for smaller messages
     small = {"MaximumMessageSize": "2048"}
-    await transport._link.call("create_queue", QueueName=QUEUE, Attributes=small)
+    await transport._connection.call("create_queue", QueueName=QUEUE, Attributes=small)
     await transport.ensure(QUEUE)
     bodies = [b"a", b"b" * 5000, b"c"]
     outcomes = await asyncio.gather(
@@ -394,17 +394,17 @@ async def test_a_hop_that_is_not_confirmed_loses_nothing(
     await transport.ensure(QUEUE)
     await transport.publish(QUEUE, b"1", not_before=clock.now() + timedelta(hours=1))
     # given that what is sent on is refused
-    send, refused = transport._send, asyncio.Event()
+    send, refused = transport._publisher.send, asyncio.Event()
 
     async def refuse(*given: Any) -> None:
         refused.set()
         raise TransportUnavailable("refused by a test")
 
-    monkeypatch.setattr(transport, "_send", refuse)
+    monkeypatch.setattr(transport._publisher, "send", refuse)
     box = Mailbox(ack=True)
     await transport.consume(QUEUE, box)
     await refused.wait()
-    monkeypatch.setattr(transport, "_send", send)
+    monkeypatch.setattr(transport._publisher, "send", send)
     # then it comes again after its lease, and to its end
     clock.ahead = timedelta(hours=1)
     await box.wait_for(1)
@@ -454,9 +454,9 @@ async def test_an_extension_that_is_refused_ends_the_lease(
     await transport.consume(QUEUE, box)
     (delivery,) = await box.wait_for(1)
     # given that somebody else deletes the message
-    url = await transport._url(QUEUE)
-    await transport._link.call("delete_message", QueueUrl=url, ReceiptHandle=delivery.handle)  # type: ignore[attr-defined]  # of SqsDelivery
-    await transport._link.call("purge_queue", QueueUrl=url)
+    url = await transport.url(QUEUE)
+    await transport._connection.call("delete_message", QueueUrl=url, ReceiptHandle=delivery.handle)  # type: ignore[attr-defined]  # of SqsDelivery
+    await transport._connection.call("purge_queue", QueueUrl=url)
     assert delivery.held
     delivery.extend()
     await until(lambda: not delivery.held)
@@ -468,7 +468,7 @@ async def test_an_extension_that_is_refused_ends_the_lease(
 async def test_a_queue_deleted_under_its_consumer_is_made_again(
     transport: SqsTransport, caplog: pytest.LogCaptureFixture, opened: Open
 ) -> None:
-    another = await opened(transport._address.options["endpoint"])
+    another = await opened(transport._site.endpoint)
     await transport.ensure(QUEUE)
     box = Mailbox(ack=True)
     await transport.consume(QUEUE, box)
@@ -476,7 +476,7 @@ async def test_a_queue_deleted_under_its_consumer_is_made_again(
     await until(lambda: warnings(caplog))
     await publish_soon(another, b"after")
     await box.wait_for_bodies({b"after"})
-    assert warnings(caplog) == [f"queue {QUEUE} was deleted under its consumer; made it again"]
+    assert warnings(caplog) == [f"queue {QUEUE} was deleted while being consumed; recreated it"]
 
 
 async def test_a_name_that_aws_blocks_is_waited_for(
@@ -496,24 +496,24 @@ async def test_a_name_that_aws_blocks_is_waited_for(
         await make(queue, arn)
 
     monkeypatch.setattr(transport, "_make", blocked)
-    url = await transport._url(QUEUE)
-    await transport._link.call("delete_queue", QueueUrl=url)
+    url = await transport.url(QUEUE)
+    await transport._connection.call("delete_queue", QueueUrl=url)
     await until(lambda: tries >= 3)
     await publish_soon(transport, b"after")
     await box.wait_for_bodies({b"after"})
     deleted, back = warnings(caplog)
-    assert deleted.startswith(f"queue {QUEUE} was deleted under its consumer; making it again")
-    assert back == f"queue {QUEUE} is there again"
+    assert deleted.startswith(f"queue {QUEUE} was deleted while being consumed; recreating it")
+    assert back == f"queue {QUEUE} exists again"
 
 
 async def test_queues_are_made_as_declared_and_left_as_they_are(transport: SqsTransport) -> None:
     # given a queue of ours, and one that somebody made in another way
     await transport.ensure(QUEUE)
     strange = {"MessageRetentionPeriod": "345600", "MaximumMessageSize": "262144"}
-    await transport._link.call("create_queue", QueueName="asya-kit-odd", Attributes=strange)
+    await transport._connection.call("create_queue", QueueName="asya-kit-odd", Attributes=strange)
     await transport.ensure("asya-kit-odd")
     found = await transport._attributes(
-        transport._link, "asya-kit-odd", await transport._url("asya-kit-odd")
+        transport._connection, "asya-kit-odd", await transport.url("asya-kit-odd")
     )
     assert found["MessageRetentionPeriod"] == "345600"
     # then the differences are told, with what they mean

@@ -16,28 +16,35 @@ import email.utils
 import functools
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from asya.addresses import Address
 from asya.codes import Code
 from asya.errors import QueueMissing, TransportError, TransportUnavailable, how_to_install
+from asya.transports.backoff import RECONNECT_JITTER, Backoff
+from asya.transports.outage import Outage
 
 log = logging.getLogger("asya.transports.sqs")
 
-CONNECTIONS_MAX = 10_000
+CONNECTIONS_MAX: Final = 10_000
 """No limit in practice: what is under way at a time is limited by who calls."""
-ATTEMPTS_MAX = 3
-PROBE_FIRST_S = 0.2
-PROBE_MAX_S = 5.0
-RETIRE_S = 30.0
+ATTEMPTS_MAX: Final = 3
+INTERNALS: Final = {
+    "aiobotocore.session:AioSession": ("get_component", "register_component", "create_client"),
+}
+"""Not documented: the loader of one session is given to the next, since reading what a service
+looks like takes 0.1 s."""
+PROBE_FIRST_S: Final = 0.2
+PROBE_MAX_S: Final = 5.0
+RETIRE_S: Final = 30.0
 """How long a client is kept after another took its place: longer than a poll takes."""
-THROTTLED_S = 30.0
+THROTTLED_S: Final = 30.0
 """How long SQS must not have throttled for that to be over, in seconds."""
-TEXT_MAX = 300
+TEXT_MAX: Final = 300
 
-_CREDENTIALS = frozenset(
+_CREDENTIALS: Final = frozenset(
     {
         "AuthFailure",
         "ExpiredToken",
@@ -54,7 +61,7 @@ _CREDENTIALS = frozenset(
         "UnrecognizedClientException",
     }
 )
-_THROTTLED = frozenset(
+_THROTTLED: Final = frozenset(
     {
         "BandwidthLimitExceeded",
         "KmsThrottled",
@@ -68,8 +75,8 @@ _THROTTLED = frozenset(
         "TooManyRequestsException",
     }
 )
-_MISSING = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
-_NO_CREDENTIALS = frozenset(
+_MISSING: Final = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
+_NO_CREDENTIALS: Final = frozenset(
     {
         "CredentialRetrievalError",
         "NoCredentialsError",
@@ -79,9 +86,9 @@ _NO_CREDENTIALS = frozenset(
         "UnauthorizedSSOTokenError",
     }
 )
-_XML_CODE = re.compile(r"<Code>([\w.]+)</Code>")
-_XML_TEXT = re.compile(r"<Message>([^<]*)</Message>")
-_REASONS = {
+_XML_CODE: Final = re.compile(r"<Code>([\w.]+)</Code>")
+_XML_TEXT: Final = re.compile(r"<Message>([^<]*)</Message>")
+_REASONS: Final = {
     "ConnectTimeoutError": "no connection in time",
     "EndpointConnectionError": "nobody answers there",
     "ReadTimeoutError": "no answer in time",
@@ -105,11 +112,11 @@ class CredentialsRefused(TransportUnavailable):
     """There are no credentials, or SQS does not take them (now)."""
 
 
-class Link:
+class Connection:
     """SQS at one address.
 
     Attributes:
-        on_up: Called when calls succeed again after an outage.
+        outage: Whether calls succeed; its callbacks tell of changes.
         timeout_s: How long an answer is waited for, in seconds.
         skew_s: How far SQS's clock is before ours, by its last answer that told its time.
     """
@@ -121,15 +128,13 @@ class Link:
         self._connect_timeout_s = connect_timeout_s
         self.timeout_s = timeout_s
         self.skew_s: float | None = None
-        self.on_up: Callable[[], None] = _nothing
+        self.outage = Outage(self.where, log)
         self._client: Any = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._ended = asyncio.Event()
         self._probe_name = ""
         self._probe: asyncio.Task[None] | None = None
-        self._trouble = ""
-        self._down_at = 0.0
         self._answered_at = float("-inf")
         self._throttled_at: float | None = None
 
@@ -138,17 +143,14 @@ class Link:
         """Why SQS cannot be used now."""
         if self._client is None:
             return f"no connection to {self.where}"
-        return self._trouble or None
+        return (
+            f"no connection to {self.where}: {reason}" if (reason := self.outage.reason) else None
+        )
 
     @property
     def closed(self) -> bool:
         """Whether nothing can be called, before `open` and for good after `close`."""
         return self._client is None
-
-    @property
-    def down_at(self) -> float:
-        """When the last outage began, on the loop's clock."""
-        return self._down_at
 
     async def open(self, probe: str) -> None:
         """Make the client, and ask for the queue `probe`, which need not exist.
@@ -157,11 +159,11 @@ class Link:
             TransportUnavailable: Nobody answers.
             TransportError: SQS refuses the credentials or the question.
         """
-        self._now = asyncio.get_running_loop().time
         self._probe_name = probe
         try:
             self._client = await self._make_client()
             await self._ask_probe(self._connect_timeout_s)
+            self.outage.established()
         except CredentialsRefused as error:
             await self.close()
             raise TransportError(str(error)) from error
@@ -208,7 +210,7 @@ class Link:
         if client is None:
             raise TransportUnavailable(f"the connection to {self.where} was closed")
         limit_s = self.timeout_s if within_s is None else within_s
-        began = self._now()
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(limit_s):
                 answer: dict[str, Any] = await getattr(client, operation)(**arguments)
@@ -294,42 +296,31 @@ class Link:
 
     def _failed(self, reason: str, began: float) -> None:
         """Note that a call got no answer; an older one than the last answer says nothing new."""
-        if self._closed or self._trouble or began < self._answered_at:
+        if self._closed or not self.outage.up or began < self._answered_at:
             return
-        self._down_at = self._now()
-        self._trouble = f"no connection to {self.where}: {reason}"
-        if self._probe_name and self._answered_at > float("-inf"):
-            log.warning(
-                "lost the connection to %s (%s); connecting again until it is back",
-                self.where,
-                reason,
-            )
-            self._probe = asyncio.get_running_loop().create_task(self._keep_probing())
+        self._probe = asyncio.get_running_loop().create_task(self._keep_probing())
+        self.outage.lost(reason)
 
     def _answered(self, began: float) -> None:
-        now = self._now()
+        now = asyncio.get_running_loop().time()
         if self._throttled_at is not None and now - self._throttled_at > THROTTLED_S:
             self._throttled_at = None
             log.warning("%s throttles no longer", self.where)
-        if self._trouble:
-            if began < self._down_at:
-                return
-            self._trouble = ""
-            log.warning("connected to %s again after %.1f s", self.where, now - self._down_at)
-            self._answered_at = now
-            self.on_up()
+        if self.outage.reason and began < self.outage.lost_at:
+            return
         self._answered_at = now
+        if self.outage.reason:
+            self.outage.over()
 
     def _throttled(self, code: str) -> None:
         if self._throttled_at is None:
             log.warning("%s throttles (%s); going on more slowly", self.where, code)
-        self._throttled_at = self._now()
+        self._throttled_at = asyncio.get_running_loop().time()
 
     async def _keep_probing(self) -> None:
-        delay_s = PROBE_FIRST_S
-        while self._trouble:
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, PROBE_MAX_S)
+        delays = Backoff(PROBE_FIRST_S, PROBE_MAX_S, jitter=RECONNECT_JITTER)
+        while not self.outage.up:
+            await asyncio.sleep(delays.next())
             try:
                 await self._ask_probe(self.timeout_s)
             except CredentialsRefused:
@@ -432,7 +423,3 @@ def _missing(queue: str, where: str) -> QueueMissing:
 def _first_line(text: str) -> str:
     """What comes after it may show what was signed, and so a session's token."""
     return text.partition("\n")[0][:TEXT_MAX]
-
-
-def _nothing() -> None:
-    pass

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from asya.addresses import Address
 from asya.transports.sqs.messages import REQUEST_MAX_BYTES
 
 NAME_MAX = 80
@@ -21,6 +23,41 @@ RETENTION_S = 14 * 86_400
 """The longest that SQS keeps a message."""
 TAG = "asya-namespace"
 FIFO = ".fifo"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the queues of a namespace are, and of which kind.
+
+    Attributes:
+        namespace: The mesh's.
+        region: AWS's name for it.
+        endpoint: Another server than Amazon's, as a URL; else empty.
+        account: Whose queues they are, if not ours; else empty.
+        fifo: They are FIFO queues.
+        groups: Their messages have groups.
+    """
+
+    namespace: str
+    region: str
+    endpoint: str
+    account: str
+    fifo: bool
+    groups: bool
+
+    @classmethod
+    def of(cls, address: Address, namespace: str) -> Site:
+        """That of an address with its options."""
+        fifo = address.flag("fifo")
+        return cls(
+            namespace,
+            address.host,
+            address.text("endpoint"),
+            address.text("account"),
+            fifo,
+            groups=fifo or address.flag("fair"),
+        )
+
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 

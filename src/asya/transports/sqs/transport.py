@@ -4,8 +4,6 @@ Layout: a queue is an SQS queue of its own, made with the tag `asya-namespace`; 
 behind all of them is the namespace's `x-sump`. With the address's option `fifo` they are FIFO
 queues, with `fair` standard ones whose messages have groups; a group is a run of a flow.
 
-Rules of this file: translation only. `sqs_link` talks to SQS, `sqs_batch` gathers what goes
-there, `sqs_take` takes messages, `sqs_messages` and `sqs_queues` say what things look like.
 Called by whoever is given a `Transport`.
 """
 
@@ -15,9 +13,10 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from asya.addresses import Address
 from asya.clock import Clock, SystemClock
@@ -34,30 +33,22 @@ from asya.transports.base import (
 )
 from asya.transports.sqs import messages as sqs_messages
 from asya.transports.sqs import queues as sqs_queues
-from asya.transports.sqs.batch import Batcher, Settler
-from asya.transports.sqs.connection import Link, Refused
-from asya.transports.sqs.consumer import PollConsumer
+from asya.transports.sqs.acks import Acks
+from asya.transports.sqs.connection import Connection, Refused
+from asya.transports.sqs.consumer import PollConsumer, PollOptions
 from asya.transports.sqs.messages import Encoded
+from asya.transports.sqs.publisher import Publisher
 
-POLL_S = 20.0
+POLL_S: Final = 20.0
 """The longest that SQS lets a receive wait."""
-KNOWN_S = 300.0
+KNOWN_S: Final = 300.0
 """How long a queue's URL is believed, in seconds."""
-CLOSE_S = 2.0
-LINGER_S = 1.0
+CLOSE_S: Final = 2.0
+LINGER_S: Final = 1.0
 """How long a transport that closes waits for its last polls, in seconds."""
-LOOKS_MAX = 16
+QUESTIONS_MAX: Final = 16
 """Questions about queues that are asked at a time."""
-FIFO_DEDUP_S = 300.0
-
-
-@dataclass(slots=True, eq=False)
-class _Outgoing:
-    """A message on its way, and who waits for its confirm."""
-
-    entry: dict[str, Any]
-    weight: int
-    confirmed: asyncio.Future[None]
+FIFO_DEDUP_S: Final = 300.0
 
 
 class SqsTransport(Transport):
@@ -101,19 +92,19 @@ class SqsTransport(Transport):
             linger_s: How long `close` waits for receives that are under way, in seconds.
             clock: Wall time, compared with `not_before`.
         """
-        self._address = address
-        self._namespace = namespace
-        self._fifo = address.flag("fifo")
-        self._groups = self._fifo or address.flag("fair")
-        self._account = address.text("account")
-        self._lease_s = math.ceil(address.seconds("lease") if lease_s is None else lease_s)
-        self._timeout_s = publish_timeout_s
-        self._connect_timeout_s = connect_timeout_s
-        self._poll_s = poll_s
+        self._site = sqs_queues.Site.of(address, namespace)
+        fifo = self._site.fifo
+        lease_s = math.ceil(address.seconds("lease") if lease_s is None else lease_s)
+        # One by one a FIFO group's next message comes when the one before it is settled; together
+        # SQS would give several of a group to us at once.
+        self._polling = PollOptions(lease_s, int(poll_s), 1 if fifo else sqs_messages.BATCH_MAX)
+        self._new_connection = partial(
+            Connection, address, connect_timeout_s=connect_timeout_s, timeout_s=publish_timeout_s
+        )
         self._linger_s = linger_s
-        self._clock = clock or SystemClock()
-        self.capabilities = replace(type(self).capabilities, lease_s=float(self._lease_s))
-        if self._fifo:
+        self.clock = clock or SystemClock()
+        self.capabilities = replace(type(self).capabilities, lease_s=float(lease_s))
+        if fifo:
             # Not ordered in the sense of the seam: the order is that of a group.
             self.capabilities = replace(
                 self.capabilities, deduplicates=True, dedup_window_s=FIFO_DEDUP_S, delay_max_s=0.0
@@ -122,36 +113,37 @@ class SqsTransport(Transport):
         self._spaces: dict[str, str] = {}
         self._sump_arn = ""
         self._sump_lock = asyncio.Lock()
-        self._senders: dict[str, Batcher[_Outgoing]] = {}
-        self._settlers: dict[str, Settler] = {}
+        self._acks: dict[str, Acks] = {}
         self._consumers: list[PollConsumer] = []
         self._lingering: list[PollConsumer] = []
-        self._link = self._new_link()
+        self._connection = self._new_connection()
+        self._publisher = self._new_publisher()
 
     def trigger(self, queue: str, target: int) -> dict[str, Any]:
         """Counts what is visible and what is in flight, not what is delayed."""
         return sqs_queues.keda_trigger(
             queue,
             target,
-            region=self._address.host,
-            endpoint=self._address.text("endpoint"),
-            account=self._account,
-            fifo=self._fifo,
+            region=self._site.region,
+            endpoint=self._site.endpoint,
+            account=self._site.account,
+            fifo=self._site.fifo,
         )
 
     @property
     def trouble(self) -> str | None:
         """Why SQS cannot be used now."""
-        return self._link.trouble
+        return self._connection.trouble
 
     async def connect(self) -> None:
         """Connect; asks for the namespace's dead letters, which need not be there."""
-        self._now = asyncio.get_running_loop().time
-        self._link = self._new_link()
-        self._link.on_up = self._on_up
-        self._senders.clear()
-        self._settlers.clear()
-        await self._link.open(self._broker_name(sqs_queues.dead_letters(self._namespace)))
+        self._connection = self._new_connection()
+        self._connection.outage.on_up = self._on_up
+        self._publisher = self._new_publisher()
+        self._acks.clear()
+        await self._connection.open(
+            self._broker_name(sqs_queues.dead_letters(self._site.namespace))
+        )
 
     async def close(self) -> None:
         """Close all consumers, send what was settled, and disconnect; takes seconds at most.
@@ -166,27 +158,26 @@ class SqsTransport(Transport):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await asyncio.gather(
-                    *(settler.drained() for settler in self._settlers.values()),
-                    *(sender.drained() for sender in self._senders.values()),
+                    *(acks.drained() for acks in self._acks.values()), self._publisher.drained()
                 )
         self._drop()
         left = {task for consumer in self._lingering for task in consumer.polls}
-        await self._link.close()
+        await self._connection.close()
         await asyncio.gather(*left, return_exceptions=True)
 
     def abort(self) -> None:
         """Vanish without a word, as a process does that is killed: for tests of crashes."""
         self._drop()
-        self._link.drop()
+        self._connection.drop()
 
     async def ensure(self, queue: str) -> None:
         """Make the queue if it is not there; one that is there stays as it is."""
-        if (why := sqs_queues.unfit(queue, fifo=self._fifo)) is not None:
+        if (why := sqs_queues.unfit(queue, fifo=self._site.fifo)) is not None:
             raise TransportError(why)
-        if self._account:
+        if self._site.account:
             await self._ensure_foreign(queue)
             return
-        if queue == sqs_queues.dead_letters(self._namespace):
+        if queue == sqs_queues.dead_letters(self._site.namespace):
             await self._make(queue, None)
             return
         try:
@@ -202,14 +193,14 @@ class SqsTransport(Transport):
 
         SQS takes up to 60 s for that, and makes no queue of the name before.
         """
-        if sqs_queues.unfit(queue, fifo=self._fifo) is not None:
+        if sqs_queues.unfit(queue, fifo=self._site.fifo) is not None:
             return
         mine = [consumer for consumer in self._consumers if consumer.queue == queue]
         await asyncio.gather(*(consumer.close() for consumer in mine))
         with contextlib.suppress(QueueMissing):
             self._urls.pop(queue, None)
-            url = await self._url(queue)
-            await self._link.call("delete_queue", queue=queue, QueueUrl=url)
+            url = await self.url(queue)
+            await self._connection.call("delete_queue", queue=queue, QueueUrl=url)
         self._urls.pop(queue, None)
         self._spaces.pop(queue, None)
 
@@ -218,9 +209,9 @@ class SqsTransport(Transport):
 
         Those of another account cannot be listed: there it is the ones that were used.
         """
-        if self._account:
+        if self._site.account:
             return sorted(self._urls)
-        return sorted(await self._list(self._link))
+        return sorted(await self._list(self._connection))
 
     async def publish(
         self,
@@ -237,50 +228,46 @@ class SqsTransport(Transport):
         """
         limit = self.capabilities.message_max_bytes
         if len(body) > limit:
-            raise MessageTooLarge(f"a message of {len(body)} bytes; SQS takes {limit}")
-        now = self._clock.now()
-        if self._fifo and not_before is not None and not_before > now:
+            raise MessageTooLarge(
+                f"a message of {len(body)} bytes is too large: SQS accepts {limit}"
+            )
+        now = self.clock.now()
+        if self._site.fifo and not_before is not None and not_before > now:
             raise TransportError("a FIFO queue of SQS delays no single messages")
         delay_s, later = sqs_messages.delay(not_before, now)
         more = {}
-        if self._groups:
+        if self._site.groups:
             more["MessageGroupId"] = sqs_messages.group_of(body, dedup_id)
-        if self._fifo:
+        if self._site.fifo:
             more["MessageDeduplicationId"] = sqs_messages.dedup_token(dedup_id)
         encoded = sqs_messages.encode(body)
-        await self._send(queue, encoded, encoded.entry(not_before=later, delay_s=delay_s, **more))
+        await self._publisher.send(
+            queue, encoded.weight, encoded.entry(not_before=later, delay_s=delay_s, **more)
+        )
         return _RECEIPT
 
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, window: int = 1
     ) -> Consumer:
-        """Begin to take messages; goes on over outages until closed."""
+        """Begin to receive messages; goes on over outages until closed."""
         self._urls.pop(queue, None)
-        await self._url(queue)
+        await self.url(queue)
         consumer = PollConsumer(
-            self._link,
-            self._settler(queue),
+            self._connection,
+            self,
+            self._acks_of(queue),
             queue=queue,
-            url_of=self._url,
             on_delivery=on_delivery,
             window=window,
-            lease_s=self._lease_s,
-            poll_s=self._poll_s,
-            # One by one a group's next message comes when the one before it is settled; together
-            # SQS would give several of a group to us at once.
-            batch_max=1 if self._fifo else sqs_messages.BATCH_MAX,
-            clock=self._clock,
-            send_on=lambda message, moment: self._send_on(queue, message, moment),
-            repair=lambda: self._repair(queue),
-            on_close=self._forget,
+            options=self._polling,
         )
         self._consumers.append(consumer)
-        consumer.set_window(window)
+        consumer.start()
         return consumer
 
     async def depth(self, queue: str) -> Depth:
         """How many messages the queue holds, as SQS knew up to a minute ago."""
-        found = await self._attributes(self._link, queue, await self._url(queue))
+        found = await self._attributes(self._connection, queue, await self.url(queue))
         return Depth(
             ready=int(found["ApproximateNumberOfMessages"]),
             in_flight=int(found["ApproximateNumberOfMessagesNotVisible"]),
@@ -289,25 +276,25 @@ class SqsTransport(Transport):
 
     async def inspect(self, queues: Sequence[str]) -> Inspection:
         """Look at the namespace's queues; see `Transport.inspect`."""
-        link = self._new_link()
-        sump = sqs_queues.dead_letters(self._namespace)
-        await link.open(self._broker_name(sump))
+        connection = self._new_connection()
+        sump = sqs_queues.dead_letters(self._site.namespace)
+        await connection.open(self._broker_name(sump))
         try:
-            listed = {} if self._account else await self._list(link)
+            listed = {} if self._site.account else await self._list(connection)
             wanted = sorted({*queues, sump})
-            findings = await self._gather(self._findings(link, queue) for queue in wanted)
+            findings = await self._gather(self._findings(connection, queue) for queue in wanted)
         finally:
-            await link.close()
+            await connection.close()
         found = [finding for each in findings for finding in each]
         names = frozenset(listed)
-        return Inspection(f"Amazon {link.where}", names, tuple(found), link.skew_s)
+        return Inspection(f"Amazon {connection.where}", names, tuple(found), connection.skew_s)
 
-    async def _findings(self, link: Link, queue: str) -> list[Finding]:
-        if (why := sqs_queues.unfit(queue, fifo=self._fifo)) is not None:
+    async def _findings(self, connection: Connection, queue: str) -> list[Finding]:
+        if (why := sqs_queues.unfit(queue, fifo=self._site.fifo)) is not None:
             return [Finding(why, fatal=True, queue=queue)]
-        sump = sqs_queues.dead_letters(self._namespace)
+        sump = sqs_queues.dead_letters(self._site.namespace)
         try:
-            found = await self._attributes(link, queue, await self._find(link, queue))
+            found = await self._attributes(connection, queue, await self._find(connection, queue))
         except QueueMissing:
             return []
         target = None if queue == sump else self._broker_name(sump)
@@ -315,44 +302,47 @@ class SqsTransport(Transport):
         remedy = "aws sqs set-queue-attributes changes it, the mesh never does"
         return [
             Finding(f"{where}: {text}; {remedy}", queue=queue)
-            for text in sqs_queues.differences(found, fifo=self._fifo, sump=target)
+            for text in sqs_queues.differences(found, fifo=self._site.fifo, sump=target)
         ]
 
-    def _new_link(self) -> Link:
-        return Link(
-            self._address, connect_timeout_s=self._connect_timeout_s, timeout_s=self._timeout_s
+    def _new_publisher(self) -> Publisher:
+        return Publisher(
+            self._connection,
+            self.url,
+            lambda queue: self._urls.pop(queue, None),
+            in_order=self._site.fifo,
         )
 
-    def _closed_error(self) -> TransportUnavailable:
-        return TransportUnavailable(f"the connection to {self._link.where} was closed")
-
     def _broker_name(self, queue: str) -> str:
-        return sqs_queues.broker_name(queue, fifo=self._fifo)
+        return sqs_queues.broker_name(queue, fifo=self._site.fifo)
 
-    async def _url(self, queue: str) -> str:
+    async def url(self, queue: str) -> str:
+        """The queue's URL, or `QueueMissing`. For those that this is made of."""
         known = self._urls.get(queue)
-        if known is not None and self._now() < known[1]:
+        if known is not None and asyncio.get_running_loop().time() < known[1]:
             return known[0]
-        return self._remember(queue, await self._find(self._link, queue))
+        return self._remember(queue, await self._find(self._connection, queue))
 
-    async def _find(self, link: Link, queue: str) -> str:
-        if (why := sqs_queues.unfit(queue, fifo=self._fifo)) is not None:
+    async def _find(self, connection: Connection, queue: str) -> str:
+        if (why := sqs_queues.unfit(queue, fifo=self._site.fifo)) is not None:
             raise QueueMissing(f"{why}, so there is none")
-        owner: dict[str, Any] = {"QueueOwnerAWSAccountId": self._account} if self._account else {}
+        owner: dict[str, Any] = (
+            {"QueueOwnerAWSAccountId": self._site.account} if self._site.account else {}
+        )
         name = self._broker_name(queue)
         try:
-            answer = await link.call("get_queue_url", queue=queue, QueueName=name, **owner)
+            answer = await connection.call("get_queue_url", queue=queue, QueueName=name, **owner)
         except QueueMissing:
             self._urls.pop(queue, None)
             raise
         return str(answer["QueueUrl"])
 
     def _remember(self, queue: str, url: str) -> str:
-        self._urls[queue] = (url, self._now() + KNOWN_S)
+        self._urls[queue] = (url, asyncio.get_running_loop().time() + KNOWN_S)
         return url
 
-    async def _attributes(self, link: Link, queue: str, url: str) -> dict[str, str]:
-        answer = await link.call(
+    async def _attributes(self, connection: Connection, queue: str, url: str) -> dict[str, str]:
+        answer = await connection.call(
             "get_queue_attributes", queue=queue, QueueUrl=url, AttributeNames=["All"]
         )
         found: dict[str, str] = answer.get("Attributes", {})
@@ -360,14 +350,14 @@ class SqsTransport(Transport):
 
     async def _make(self, queue: str, dead_letters_arn: str | None) -> None:
         name = self._broker_name(queue)
-        wanted = sqs_queues.attributes(fifo=self._fifo, dead_letters_arn=dead_letters_arn)
+        wanted = sqs_queues.attributes(fifo=self._site.fifo, dead_letters_arn=dead_letters_arn)
         try:
-            answer = await self._link.call(
+            answer = await self._connection.call(
                 "create_queue",
                 queue=queue,
                 QueueName=name,
                 Attributes=wanted,
-                tags={sqs_queues.TAG: self._namespace},
+                tags={sqs_queues.TAG: self._site.namespace},
             )
         except Refused as error:
             if error.reason not in _MAYBE_THERE:
@@ -376,7 +366,7 @@ class SqsTransport(Transport):
             # or somebody makes the queues for us.
             self._urls.pop(queue, None)
             try:
-                await self._url(queue)
+                await self.url(queue)
             except QueueMissing:
                 raise error from None
         else:
@@ -385,45 +375,47 @@ class SqsTransport(Transport):
     async def _sump(self) -> str:
         async with self._sump_lock:
             if not self._sump_arn:
-                sump = sqs_queues.dead_letters(self._namespace)
+                sump = sqs_queues.dead_letters(self._site.namespace)
                 await self._make(sump, None)
-                found = await self._attributes(self._link, sump, await self._url(sump))
+                found = await self._attributes(self._connection, sump, await self.url(sump))
                 self._sump_arn = found["QueueArn"]
             return self._sump_arn
 
     async def _ensure_foreign(self, queue: str) -> None:
         try:
-            await self._url(queue)
+            await self.url(queue)
         except QueueMissing as error:
             raise TransportError(
-                f"the account {self._account} has no queue {self._broker_name(queue)} in "
-                f"{self._address.host}, and nobody else can make it there; make it, or leave the "
+                f"the account {self._site.account} has no queue {self._broker_name(queue)} in "
+                f"{self._site.region}, and nobody else can make it there; make it, or leave the "
                 "address's option account away"
             ) from error
 
-    async def _list(self, link: Link) -> dict[str, str]:
+    async def _list(self, connection: Connection) -> dict[str, str]:
         """The namespace's queues and their URLs.
 
         Names cannot tell the namespace `a` with an actor `b-c` from `a-b` with `c`; tags do.
         """
         urls: dict[str, str] = {}
-        pages = link.pages(
-            "list_queues", QueueNamePrefix=sqs_queues.prefix(self._namespace), MaxResults=1000
+        pages = connection.pages(
+            "list_queues", QueueNamePrefix=sqs_queues.prefix(self._site.namespace), MaxResults=1000
         )
         async for page in pages:
             for url in page.get("QueueUrls", []):
-                name = sqs_queues.our_name(url.rpartition("/")[2], fifo=self._fifo)
+                name = sqs_queues.our_name(url.rpartition("/")[2], fifo=self._site.fifo)
                 if name is not None:
                     urls[name] = url
         unknown = [name for name in urls if name not in self._spaces]
-        spaces = await self._gather(self._space(link, name, urls[name]) for name in unknown)
+        spaces = await self._gather(self._space(connection, name, urls[name]) for name in unknown)
         self._spaces.update(zip(unknown, spaces, strict=True))
-        return {n: url for n, url in urls.items() if self._spaces.get(n) in {"", self._namespace}}
+        return {
+            n: url for n, url in urls.items() if self._spaces.get(n) in {"", self._site.namespace}
+        }
 
-    async def _space(self, link: Link, queue: str, url: str) -> str:
+    async def _space(self, connection: Connection, queue: str, url: str) -> str:
         """The namespace that a queue's tag names; empty without a tag, or if we may not read it."""
         try:
-            answer = await link.call("list_queue_tags", queue=queue, QueueUrl=url)
+            answer = await connection.call("list_queue_tags", queue=queue, QueueUrl=url)
         except TransportUnavailable:
             raise
         except TransportError:
@@ -431,7 +423,7 @@ class SqsTransport(Transport):
         return str(answer.get("Tags", {}).get(sqs_queues.TAG, ""))
 
     async def _gather(self, questions: Any) -> list[Any]:
-        slots = asyncio.Semaphore(LOOKS_MAX)
+        slots = asyncio.Semaphore(QUESTIONS_MAX)
 
         async def ask(question: Any) -> Any:
             async with slots:
@@ -439,104 +431,38 @@ class SqsTransport(Transport):
 
         return await asyncio.gather(*(ask(question) for question in questions))
 
-    def _sender(self, queue: str) -> Batcher[_Outgoing]:
-        sender = self._senders.get(queue)
-        if sender is None:
+    def _acks_of(self, queue: str) -> Acks:
+        acks = self._acks.get(queue)
+        if acks is None:
+            acks = self._acks[queue] = Acks(self._connection, queue, self.url)
+        return acks
 
-            async def work(batch: list[_Outgoing]) -> None:
-                await self._send_batch(queue, batch)
-
-            # The order within a group holds only if one batch follows the other.
-            limits = {"requests_max": 1, "partial_max": 1} if self._fifo else {}
-            sender = self._senders[queue] = Batcher(work, **limits)
-        return sender
-
-    def _settler(self, queue: str) -> Settler:
-        settler = self._settlers.get(queue)
-        if settler is None:
-            settler = self._settlers[queue] = Settler(self._link, queue, self._url)
-        return settler
-
-    async def _send(self, queue: str, encoded: Encoded, entry: dict[str, Any]) -> None:
-        """Send a message with the next batch; returns when SQS has confirmed it."""
-        if self._link.closed:
-            raise self._closed_error()
-        confirmed = asyncio.get_running_loop().create_future()
-        self._sender(queue).add(_Outgoing(entry, encoded.weight, confirmed))
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await confirmed
-        except TimeoutError as error:
-            raise TransportUnavailable(
-                f"{self._link.where} did not confirm within {self._timeout_s:g} s"
-            ) from error
-
-    async def _send_batch(self, queue: str, batch: list[_Outgoing]) -> None:
-        live = [one for one in batch if not one.confirmed.done()]
-        if not live:
-            return
-        entries = [{"Id": str(number), **one.entry} for number, one in enumerate(live)]
-        try:
-            url = await self._url(queue)
-            answer = await self._link.call(
-                "send_message_batch", queue=queue, QueueUrl=url, Entries=entries
-            )
-        except asyncio.CancelledError:
-            _fail(live, self._closed_error())
-            raise
-        except Refused as error:
-            if len(live) > 1:
-                # One of them may be what is wrong; the others must not suffer for it.
-                for one in live:
-                    await self._send_batch(queue, [one])
-            else:
-                _fail(live, _size_or(error))
-        except TransportError as error:
-            if isinstance(error, QueueMissing):
-                self._urls.pop(queue, None)
-            _fail(live, error)
-        else:
-            self._confirm(queue, live, answer)
-
-    def _confirm(self, queue: str, live: list[_Outgoing], answer: dict[str, Any]) -> None:
-        well = {done["Id"] for done in answer.get("Successful", [])}
-        failed = {one["Id"]: one for one in answer.get("Failed", [])}
-        for number, one in enumerate(live):
-            if one.confirmed.done():
-                continue
-            if str(number) in well:
-                one.confirmed.set_result(None)
-            elif (fault := failed.get(str(number))) is not None:
-                error = self._link.entry_error(fault, queue)
-                one.confirmed.set_exception(
-                    _size_or(error) if isinstance(error, Refused) else error
-                )
-            else:
-                text = f"{self._link.where} said nothing of a message for {queue}"
-                one.confirmed.set_exception(TransportUnavailable(text))
-
-    async def _send_on(self, queue: str, message: dict[str, Any], moment: datetime) -> None:
+    async def send_on(self, queue: str, message: dict[str, Any], moment: datetime) -> None:
         """Publish a message anew that came before its time, as it is."""
         text = message["Body"]
         encoding = sqs_messages.attribute(message, sqs_messages.ENCODING)
         encoded = Encoded(text, encoding, len(text.encode()))
-        delay_s, later = sqs_messages.delay(moment, self._clock.now())
+        delay_s, later = sqs_messages.delay(moment, self.clock.now())
         more = {}
-        if self._groups:
+        if self._site.groups:
             body = sqs_messages.decode(text, encoding)
             more["MessageGroupId"] = sqs_messages.group_of(body, None)
-        await self._send(queue, encoded, encoded.entry(not_before=later, delay_s=delay_s, **more))
+        await self._publisher.send(
+            queue, encoded.weight, encoded.entry(not_before=later, delay_s=delay_s, **more)
+        )
 
-    async def _repair(self, queue: str) -> bool:
+    async def repair(self, queue: str) -> bool:
+        """Make the queue if it is gone; tells whether it was. For its consumers."""
         self._urls.pop(queue, None)
         try:
-            await self._url(queue)
+            await self.url(queue)
         except QueueMissing:
             await self.ensure(queue)
             return True
         return False
 
-    def _forget(self, consumer: PollConsumer) -> None:
+    def forget(self, consumer: PollConsumer) -> None:
+        """A consumer is closed; its last polls may still bring messages."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
         self._lingering = [one for one in self._lingering if one.polls]
@@ -545,10 +471,9 @@ class SqsTransport(Transport):
     def _drop(self) -> None:
         for consumer in (*self._consumers, *self._lingering):
             consumer.drop()
-        for settler in self._settlers.values():
-            settler.cancel()
-        for sender in self._senders.values():
-            _fail(sender.cancel(), self._closed_error())
+        for acks in self._acks.values():
+            acks.cancel()
+        self._publisher.close()
 
     def _on_up(self) -> None:
         for consumer in self._consumers:
@@ -556,22 +481,6 @@ class SqsTransport(Transport):
 
 
 _RECEIPT = Receipt()
-_MAYBE_THERE = frozenset(
+_MAYBE_THERE: Final = frozenset(
     {"QueueNameExists", "QueueAlreadyExists", "AccessDenied", "AccessDeniedException"}
 )
-
-
-def _size_or(error: TransportError) -> TransportError:
-    """`MessageTooLarge` where that is what SQS meant: a queue may take less than SQS does."""
-    text = str(error)
-    if "shorter than" in text or "longer than" in text or "BatchRequestTooLong" in text:
-        return MessageTooLarge(text)
-    return error
-
-
-def _fail(live: Sequence[_Outgoing], error: TransportError) -> None:
-    """Each its own error, since each is raised somewhere else."""
-    kind = TransportError if isinstance(error, Refused) else type(error)
-    for one in live:
-        if not one.confirmed.done():
-            one.confirmed.set_exception(kind(str(error), code=error.code))
