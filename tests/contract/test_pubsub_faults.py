@@ -82,8 +82,8 @@ async def proxy(fake: PubSubFake) -> AsyncIterator[Proxy]:
 
 async def ask(transport: PubSubTransport, call: str, resource: str, /, **fields: Any) -> Any:
     """A call of somebody else who may do anything."""
-    request = transport._link.request(call, **fields)
-    return await transport._link.call(call, request, resource)
+    request = transport._connection.request(call, **fields)
+    return await transport._connection.call(call, request, resource)
 
 
 async def delete_topic(transport: PubSubTransport, queue: str) -> None:
@@ -293,7 +293,7 @@ async def test_a_subscription_deleted_under_its_consumer_is_made_again_and_told_
     await until(lambda: warnings(caplog))
     await another.publish(QUEUE, b"found")
     await box.wait_for(1)
-    assert [line for line in warnings(caplog) if "made it again" in line] == warnings(caplog)
+    assert [line for line in warnings(caplog) if "recreated it" in line] == warnings(caplog)
     assert len(warnings(caplog)) == 1
 
 
@@ -322,7 +322,7 @@ async def test_a_topic_deleted_under_its_consumer_costs_no_message(
     assert sorted(set(box.bodies)) == [b"1", b"2", b"3", b"4"]
     emptying, made = warnings(caplog)
     assert "emptying its subscription" in emptying
-    assert "made it again" in made
+    assert "recreated it" in made
 
 
 async def test_a_message_that_nobody_can_settle_becomes_a_dead_letter(
@@ -479,7 +479,7 @@ async def test_a_queue_that_is_deleted_after_its_consumer_was_closed_stays_delet
     consumer: Any = await taker.consume(QUEUE, mailbox)
     await publish_soon(taker, b"x")
     (await mailbox.wait_for(1))[0].ack()
-    await until(lambda: consumer._asked)
+    await until(lambda: consumer._intake.prefetch.requested)
 
     await consumer.close()
     await deleter.delete(QUEUE)

@@ -24,8 +24,8 @@ DRIVERS = {
     "prometheus_client": ("src/asya/telemetry/exposition.py",),
     "opentelemetry": ("src/asya/telemetry/otel.py",),
     "yaml": ("src/asya/document.py",),
-    "google": ("src/asya/transports/pubsub/connection.py",),
-    "grpc": ("src/asya/transports/pubsub/connection.py",),
+    "google": ("src/asya/transports/pubsub/library.py",),
+    "grpc": ("src/asya/transports/pubsub/library.py",),
     "obstore": ("src/asya/blobs/object_store.py",),
 }
 """Third-party module → the only places that know it, as prefixes of paths."""

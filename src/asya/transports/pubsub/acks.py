@@ -1,8 +1,8 @@
-"""What becomes of messages that were pulled from one subscription: done, back, or held for longer.
+"""Acks, returns and extensions of messages that were pulled from one subscription.
 
-Rules of this file: verdicts go together, one request of each kind at a time; what comes meanwhile
-goes with the next. One that could not be told is told again as long as the lease lasts, and then
-dropped, since the message is somebody else's. Pub/Sub takes a late one without an error.
+Rules of this file: those of one turn of the loop go together, one request of each kind at a time;
+what comes meanwhile goes with the next. One that failed is sent again while the lease lasts, and
+then dropped: the message is somebody else's, and Pub/Sub accepts a late one without an error.
 
 Called by `asya.transports.pubsub.consumer`.
 """
@@ -15,7 +15,8 @@ import logging
 from typing import Final
 
 from asya.errors import TransportError, TransportUnavailable
-from asya.transports.pubsub.connection import Link, chunks
+from asya.transports.backoff import Backoff
+from asya.transports.pubsub.connection import Connection, chunks
 
 log = logging.getLogger("asya.transports.pubsub")
 
@@ -26,17 +27,17 @@ AGAIN_MAX_S: Final = 1.0
 ACK: Final = -1
 """The key of what is done; other keys are seconds until the lease ends, 0 for now."""
 
-_Verdict = tuple[str, float]
+_Ack = tuple[str, float]
 
 
-class Verdicts:
+class Acks:
     """Tells Pub/Sub what becomes of messages."""
 
-    def __init__(self, link: Link, subscription: str) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, subscription: str) -> None:
+        self._connection = connection
         self._subscription = subscription
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[int, list[_Verdict]] = {}
+        self._waiting: dict[int, list[_Ack]] = {}
         self._flusher: asyncio.Task[None] | None = None
 
     def ack(self, ack_id: str, void_at: float) -> None:
@@ -63,7 +64,7 @@ class Verdicts:
         """Set the lease of what has just come, before anybody sees it.
 
         Raises:
-            TransportError: As `Link.call`; what was not told has the subscription's own lease.
+            TransportError: As `Connection.call`; what was not told has the subscription's own lease.
         """
         await self._modify(ack_ids, seconds)
 
@@ -74,25 +75,24 @@ class Verdicts:
             self._flusher = self._loop.create_task(self._flush())
 
     async def _flush(self) -> None:
-        delay_s = AGAIN_FIRST_S
+        delays = Backoff(AGAIN_FIRST_S, AGAIN_MAX_S)
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, {}
-                tell = [self._tell(key, verdicts) for key, verdicts in waiting.items()]
+                tell = [self._tell(key, acks) for key, acks in waiting.items()]
                 if all(await asyncio.gather(*tell)):
-                    delay_s = AGAIN_FIRST_S
+                    delays.reset()
                 else:
-                    await asyncio.sleep(delay_s)
-                    delay_s = min(delay_s * 2, AGAIN_MAX_S)
+                    await asyncio.sleep(delays.next())
         finally:
             self._flusher = None
 
-    async def _tell(self, key: int, verdicts: list[_Verdict]) -> bool:
-        """Tell verdicts of one kind; False where some wait for another time."""
+    async def _tell(self, key: int, acks: list[_Ack]) -> bool:
+        """Tell acks of one kind; False where some wait for another time."""
         told = True
-        for some in chunks(verdicts, IDS_MAX):
+        for some in chunks(acks, IDS_MAX):
             now = self._loop.time()
-            current = [verdict for verdict in some if verdict[1] > now]
+            current = [one for one in some if one[1] > now]
             ack_ids = [ack_id for ack_id, _ in current]
             try:
                 if not ack_ids:
@@ -105,18 +105,18 @@ class Verdicts:
                 self._waiting.setdefault(key, []).extend(current)
                 told = False
             except TransportError as error:
-                log.debug("%d verdicts are void: %s", len(ack_ids), error)
+                log.debug("%d acks are void: %s", len(ack_ids), error)
         return told
 
     async def _acknowledge(self, ack_ids: list[str]) -> None:
         name = self._subscription
-        request = self._link.request("Acknowledge", subscription=name, ack_ids=ack_ids)
-        await self._link.call("Acknowledge", request, name)
+        request = self._connection.request("Acknowledge", subscription=name, ack_ids=ack_ids)
+        await self._connection.call("Acknowledge", request, name)
 
     async def _modify(self, ack_ids: list[str], seconds: int) -> None:
         name = self._subscription
         for some in chunks(ack_ids, IDS_MAX):
-            request = self._link.request(
+            request = self._connection.request(
                 "ModifyAckDeadline", subscription=name, ack_ids=some, ack_deadline_seconds=seconds
             )
-            await self._link.call("ModifyAckDeadline", request, name)
+            await self._connection.call("ModifyAckDeadline", request, name)

@@ -16,7 +16,8 @@ from collections import deque
 from typing import Final
 
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
-from asya.transports.pubsub.connection import Link
+from asya.transports.confirms import fail
+from asya.transports.pubsub.connection import Connection
 
 MESSAGES_MAX: Final = 1000
 """Of one request, as Pub/Sub has it."""
@@ -32,22 +33,22 @@ EMPTY: Final = "asya-empty"
 """Pub/Sub refuses a message that has neither a body nor an attribute."""
 ATTRIBUTE_MAX_BYTES: Final = 1024
 
-_Letter = tuple[bytes, "dict[str, str] | None", int, "asyncio.Future[None]"]
+_Message = tuple[bytes, "dict[str, str] | None", int, "asyncio.Future[None]"]
 
 
 class Outbox:
     """What is on its way to one topic."""
 
-    def __init__(self, link: Link, topic: str) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, topic: str) -> None:
+        self._connection = connection
         self._topic = topic
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Letter] = deque()
+        self._waiting: deque[_Message] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._due: asyncio.Handle | None = None
 
     async def put(self, body: bytes, dedup_id: str | None) -> None:
-        """Send a message; returns when Pub/Sub has it, and raises as `Link.call`."""
+        """Send a message; returns when Pub/Sub has it, and raises as `Connection.call`."""
         future: asyncio.Future[None] = self._loop.create_future()
         attributes = _attributes(body, dedup_id)
         size = len(body) + FRAMING_BYTES
@@ -61,10 +62,10 @@ class Outbox:
     def _flush(self) -> None:
         self._due = None
         while self._waiting and len(self._sending) < REQUESTS_MAX:
-            letters = self._take()
-            if not letters:
+            messages = self._pop_batch()
+            if not messages:
                 return
-            task = self._loop.create_task(self._send(letters))
+            task = self._loop.create_task(self._send(messages))
             self._sending.add(task)
             task.add_done_callback(self._sent)
 
@@ -73,54 +74,49 @@ class Outbox:
         if self._waiting and self._due is None:
             self._due = self._loop.call_soon(self._flush)
 
-    def _take(self) -> list[_Letter]:
-        letters: list[_Letter] = []
+    def _pop_batch(self) -> list[_Message]:
+        messages: list[_Message] = []
         left = REQUEST_MAX_BYTES - len(self._topic) - FRAMING_BYTES
         waiting = self._waiting
-        while waiting and len(letters) < MESSAGES_MAX:
+        while waiting and len(messages) < MESSAGES_MAX:
             if waiting[0][3].done():  # whoever waited for it has gone
                 waiting.popleft()
                 continue
-            if letters and waiting[0][2] > left:
+            if messages and waiting[0][2] > left:
                 break
-            letters.append(waiting.popleft())
-            left -= letters[-1][2]
-        return letters
+            messages.append(waiting.popleft())
+            left -= messages[-1][2]
+        return messages
 
-    async def _send(self, letters: list[_Letter]) -> None:
-        request = self._link.request("Publish", topic=self._topic)
+    async def _send(self, messages: list[_Message]) -> None:
+        request = self._connection.request("Publish", topic=self._topic)
         add = request.messages.add
-        for body, attributes, _, _ in letters:
+        for body, attributes, _, _ in messages:
             add(data=body, attributes=attributes)
         try:
-            answer = await self._link.call("Publish", request, self._topic)
+            answer = await self._connection.call("Publish", request, self._topic)
         except (QueueMissing, TransportUnavailable) as error:
-            _fail(letters, error)
+            _fail(messages, error)
         except TransportError as error:
-            if len(letters) == 1:
-                _fail(letters, error)
+            if len(messages) == 1:
+                _fail(messages, error)
                 return
-            for letter in letters:
-                await self._send([letter])
+            for message in messages:
+                await self._send([message])
         except BaseException:
-            _fail(letters, TransportUnavailable("the transport to Pub/Sub was closed"))
+            _fail(messages, TransportUnavailable("the transport to Pub/Sub was closed"))
             raise
         else:
-            if len(answer.message_ids) < len(letters):
-                _fail(letters, TransportUnavailable("Pub/Sub confirmed too few messages"))
+            if len(answer.message_ids) < len(messages):
+                _fail(messages, TransportUnavailable("Pub/Sub confirmed too few messages"))
                 return
-            for *_, future in letters:
+            for *_, future in messages:
                 if not future.done():
                     future.set_result(None)
 
 
-def _fail(letters: list[_Letter], error: TransportError) -> None:
-    for *_, future in letters:
-        if not future.done():
-            # each its own: a traceback grows on an exception with everyone who raises it
-            one = type(error)(*error.args, code=error.code)
-            one.__cause__ = error
-            future.set_exception(one)
+def _fail(messages: list[_Message], error: TransportError) -> None:
+    fail((future for *_, future in messages), error)
 
 
 def _attributes(body: bytes, dedup_id: str | None) -> dict[str, str] | None:

@@ -1,12 +1,11 @@
 """Queues on Google Pub/Sub, by the calls of its generated asyncio clients, with unary pulls.
 
 Layout: a queue is a topic and a subscription, both of the queue's name and with the namespace as
-a label (`pubsub_queues`). Before anything is published the subscription is looked at, since a
+a label (`queues.py`). Before anything is published the subscription is looked at, since a
 topic without one drops what it is given without a word; the answer is believed for a short time.
 
 Pub/Sub neither delays messages nor counts them, and drops no duplicates: `Capabilities` says so,
-and what it cannot delay is kept by `asya.transports.delayed`. The connection is `pubsub_link`,
-publishing `pubsub_outbox`, taking messages `pubsub_pull`. Called by whoever is given a `Transport`.
+and what it cannot delay is kept by `asya.transports.delayed`. Called by whoever is given a `Transport`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from asya.addresses import Address
 from asya.clock import Clock, SystemClock
@@ -32,8 +32,8 @@ from asya.transports.base import (
     Receipt,
     Transport,
 )
-from asya.transports.pubsub.connection import AlreadyThere, Link
-from asya.transports.pubsub.consumer import PullConsumer
+from asya.transports.pubsub.connection import AlreadyThere, Connection
+from asya.transports.pubsub.consumer import PullConsumer, PullOptions
 from asya.transports.pubsub.publisher import MESSAGE_MAX_BYTES, Outbox
 from asya.transports.pubsub.queues import (
     ACK_DEADLINE_MAX_S,
@@ -61,6 +61,13 @@ ENDPOINT_PULL_S: Final = 2.0
 CLOSE_S: Final = 2.5
 """How long the last pulls are waited for when the transport is closed."""
 PAGE: Final = 1000
+
+
+class _Timing(NamedTuple):
+    """How long a delivery is ours, and how long a pull waits."""
+
+    lease_s: float
+    pull_s: float
 
 
 class PubSubTransport(Transport):
@@ -116,8 +123,7 @@ class PubSubTransport(Transport):
         self.capabilities = replace(type(self).capabilities, lease_s=lease_s)
         self._layout = Layout(address.host, namespace)
         self._keda = address.text("keda")
-        self._lease_s = lease_s
-        self._pull_s = pull_s or (ENDPOINT_PULL_S if endpoint else PULL_S)
+        self._timing = _Timing(lease_s, pull_s or (ENDPOINT_PULL_S if endpoint else PULL_S))
         self._clock = clock or SystemClock()
         self._consumers: list[PullConsumer] = []
         self._ending: list[PullConsumer] = []
@@ -127,16 +133,22 @@ class PubSubTransport(Transport):
         self._has_dead_letters = False
         self._making_dead_letters = asyncio.Lock()
         self._endpoint = endpoint
-        self._connect_timeout_s = connect_timeout_s
-        self._timeout_s = publish_timeout_s
-        self._link = self._new_link()
-        self._link.on_up = self._on_up
-        self._link.on_down = self._seen.clear
+        self._new_connection = partial(
+            Connection,
+            f"{address.host} at {endpoint}" if endpoint else address.host,
+            endpoint,
+            self._layout.topic(self._layout.dead_letters),
+            connect_timeout_s=connect_timeout_s,
+            timeout_s=publish_timeout_s,
+        )
+        self._connection = self._new_connection()
+        self._connection.outage.on_up = self._on_up
+        self._connection.outage.on_down = self._seen.clear
 
     @property
     def trouble(self) -> str | None:
         """Why the broker cannot be used now."""
-        return self._link.trouble
+        return self._connection.trouble
 
     def trigger(self, queue: str, target: int) -> dict[str, Any]:
         """Counts what is waiting and in flight, two to three minutes late."""
@@ -144,27 +156,26 @@ class PubSubTransport(Transport):
 
     async def inspect(self, queues: Sequence[str]) -> Inspection:
         """Look at the namespace's subscriptions; see `Transport.inspect`."""
-        link, own = self._link, not self._link.up
+        connection, own = self._connection, not self._connection.up
         if own:
-            link = self._new_link()
-            await link.open()
+            connection = self._new_connection()
+            await connection.open()
         try:
-            found = await self._list(link)
+            found = await self._list(connection)
         finally:
             if own:
-                await link.close()
+                await connection.close()
         findings: list[Finding] = []
         for queue in queues:
             if queue in found:
-                findings += drift(self._layout, queue, found[queue], self._lease_s)
+                findings += drift(self._layout, queue, found[queue], self._timing.lease_s)
         ours = frozenset(name for name, each in found.items() if self._is_ours(each))
         what = "Pub/Sub" if self._endpoint else "Google Pub/Sub"
-        return Inspection(f"{what}, project {self._link.where}", ours, tuple(findings))
+        return Inspection(f"{what}, project {self._connection.where}", ours, tuple(findings))
 
     async def connect(self) -> None:
         """Connect; with the credentials of Google's default chain, unless there is an endpoint."""
-        self._now = asyncio.get_running_loop().time
-        await self._link.open()
+        await self._connection.open()
 
     async def close(self) -> None:
         """Close all consumers, tell what was settled, and disconnect; takes seconds at most."""
@@ -173,13 +184,13 @@ class PubSubTransport(Transport):
         self._ending.clear()
         for task in list(self._looking.values()):
             task.cancel()
-        await self._link.close()
+        await self._connection.close()
 
     def abort(self) -> None:
         """Vanish without a word, as a process does that is killed: for tests of crashes."""
         for consumer in self._consumers + self._ending:
             consumer.abandon()
-        self._link.drop()
+        self._connection.drop()
 
     async def ensure(self, queue: str) -> None:
         """Make topic and subscription if they are not there, and those of the dead letters."""
@@ -195,7 +206,7 @@ class PubSubTransport(Transport):
         check_name(queue)
         mine = [consumer for consumer in self._consumers if consumer.queue == queue]
         await asyncio.gather(*(consumer.close() for consumer in mine))
-        self._remember(queue, f"there is no queue {queue} in Pub/Sub in {self._link.where}")
+        self._remember(queue, f"there is no queue {queue} in Pub/Sub in {self._connection.where}")
         if queue == self._layout.dead_letters:
             self._has_dead_letters = False
         # the topic first: what is published in between is refused, and not dropped
@@ -206,7 +217,7 @@ class PubSubTransport(Transport):
 
     async def queues(self) -> list[str]:
         """The names of all queues of this namespace, sorted."""
-        found = await self._list(self._link)
+        found = await self._list(self._connection)
         return sorted(name for name, each in found.items() if self._is_ours(each))
 
     async def publish(
@@ -222,23 +233,26 @@ class PubSubTransport(Transport):
             raise TransportError("Pub/Sub cannot hold messages back until their time")
         if len(body) > MESSAGE_MAX_BYTES:
             raise MessageTooLarge(
-                f"a message of {len(body)} bytes; Pub/Sub takes {MESSAGE_MAX_BYTES} here"
+                f"a message of {len(body)} bytes is too large: "
+                f"Pub/Sub accepts {MESSAGE_MAX_BYTES} here"
             )
         known = self._seen.get(queue)
-        if known is None or known[1] < self._now():
+        if known is None or known[1] < asyncio.get_running_loop().time():
             known = await self._check(queue)
         if known[0] is not None:
             raise QueueMissing(known[0])
         outbox = self._outboxes.get(queue)
         if outbox is None:
-            outbox = self._outboxes[queue] = Outbox(self._link, self._layout.topic(queue))
+            outbox = self._outboxes[queue] = Outbox(self._connection, self._layout.topic(queue))
         try:
             await outbox.put(body, dedup_id)
         except QueueMissing:
-            self._remember(queue, f"there is no queue {queue} in Pub/Sub in {self._link.where}")
+            self._remember(
+                queue, f"there is no queue {queue} in Pub/Sub in {self._connection.where}"
+            )
             for consumer in self._consumers:
                 if consumer.queue == queue:
-                    consumer.look_soon()
+                    consumer.inspect_soon()
             raise
         except TransportUnavailable:
             self._seen.pop(queue, None)
@@ -248,20 +262,20 @@ class PubSubTransport(Transport):
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, window: int = 1
     ) -> Consumer:
-        """Begin to take messages; goes on over outages of the broker until closed."""
+        """Begin to receive messages; goes on over outages of the broker until closed."""
         found = await self._look_up(queue)
         consumer = PullConsumer(
-            self._link,
+            self._connection,
+            self,
             queue=queue,
-            subscription=self._layout.subscription(queue),
             on_delivery=on_delivery,
             window=window,
-            lease_s=self._lease_s,
-            pull_s=self._pull_s,
-            adjusts=found.ack_deadline_s != self._lease_s,
-            look=lambda: self._look_after(queue),
-            remake=lambda: self._remake(queue),
-            on_close=self._forget,
+            options=PullOptions(
+                self._layout.subscription(queue),
+                self._timing.lease_s,
+                self._timing.pull_s,
+                adjusts=found.ack_deadline_s != self._timing.lease_s,
+            ),
         )
         self._consumers.append(consumer)
         return consumer
@@ -269,12 +283,12 @@ class PubSubTransport(Transport):
     async def depth(self, queue: str) -> Depth:
         """What this process holds of the queue: Pub/Sub tells nothing by itself."""
         known = self._seen.get(queue)
-        if known is None or known[1] < self._now():
+        if known is None or known[1] < asyncio.get_running_loop().time():
             known = await self._check(queue)
         if known[0] is not None:
             raise QueueMissing(known[0])
-        if not self._link.up:
-            raise TransportUnavailable(self._link.trouble)
+        if not self._connection.up:
+            raise TransportUnavailable(self._connection.trouble)
         mine = [consumer for consumer in self._consumers if consumer.queue == queue]
         return Depth(
             ready=sum(consumer.waiting for consumer in mine),
@@ -282,30 +296,20 @@ class PubSubTransport(Transport):
             delayed=0,
         )
 
-    def _new_link(self) -> Link:
-        layout, endpoint = self._layout, self._endpoint
-        return Link(
-            f"{layout.project} at {endpoint}" if endpoint else layout.project,
-            endpoint,
-            layout.topic(layout.dead_letters),
-            connect_timeout_s=self._connect_timeout_s,
-            timeout_s=self._timeout_s,
-        )
-
     async def _call(self, name: str, resource: str, field: str) -> Any:
-        request = self._link.request(name, **{field: resource})
-        return await self._link.call(name, request, resource)
+        request = self._connection.request(name, **{field: resource})
+        return await self._connection.call(name, request, resource)
 
-    async def _list(self, link: Link) -> dict[str, Found]:
+    async def _list(self, connection: Connection) -> dict[str, Found]:
         """The subscriptions that have names like ours; another namespace's may be among them."""
         found: dict[str, Found] = {}
         root, token = self._layout.root, ""
         prefix = f"asya-{self._layout.namespace}-"
         while True:
-            request = link.request(
+            request = connection.request(
                 "ListSubscriptions", project=root, page_size=PAGE, page_token=token
             )
-            page = await link.call("ListSubscriptions", request, root)
+            page = await connection.call("ListSubscriptions", request, root)
             for message in page.subscriptions:
                 each = Found.read(message)
                 if each.name.startswith(prefix):
@@ -337,7 +341,7 @@ class PubSubTransport(Transport):
         raise TransportError(f"the queue {queue} is deleted as often as it is made")
 
     async def _make(self, queue: str) -> bool:
-        layout, link = self._layout, self._link
+        layout, connection = self._layout, self._connection
         try:
             found = Found.read(
                 await self._call("GetSubscription", layout.subscription(queue), "subscription")
@@ -348,14 +352,14 @@ class PubSubTransport(Transport):
             self._accept(queue, found)
             return False
         with contextlib.suppress(AlreadyThere):
-            topic = link.request("CreateTopic", **layout.topic_config(queue))
-            await link.call("CreateTopic", topic, topic.name)
-        config = layout.subscription_config(queue, self._lease_s)
-        request = link.request("CreateSubscription", **config)
+            topic = connection.request("CreateTopic", **layout.topic_config(queue))
+            await connection.call("CreateTopic", topic, topic.name)
+        config = layout.subscription_config(queue, self._timing.lease_s)
+        request = connection.request("CreateSubscription", **config)
         # empty, which the constructor does not tell from absent
         request.expiration_policy.SetInParent()
         try:
-            await link.call("CreateSubscription", request, request.name)
+            await connection.call("CreateSubscription", request, request.name)
         except AlreadyThere:
             found = Found.read(
                 await self._call("GetSubscription", layout.subscription(queue), "subscription")
@@ -405,14 +409,19 @@ class PubSubTransport(Transport):
         with contextlib.suppress(QueueMissing):
             found = await self._look_up(queue)
             return self._remember(queue, defect(self._layout, queue, found))
-        return self._remember(queue, f"there is no queue {queue} in Pub/Sub in {self._link.where}")
+        return self._remember(
+            queue, f"there is no queue {queue} in Pub/Sub in {self._connection.where}"
+        )
 
     def _remember(self, queue: str, problem: str | None) -> tuple[str | None, float]:
-        known = (problem, self._now() + (KNOWN_S if problem is None else MISSING_S))
+        known = (
+            problem,
+            asyncio.get_running_loop().time() + (KNOWN_S if problem is None else MISSING_S),
+        )
         self._seen[queue] = known
         return known
 
-    async def _look_after(self, queue: str) -> bool:
+    async def repair(self, queue: str) -> bool:
         """Make the queue if it is gone; for its consumer, see there."""
         try:
             found = await self._look_up(queue)
@@ -426,7 +435,7 @@ class PubSubTransport(Transport):
             raise TransportError(broken)
         return False
 
-    async def _remake(self, queue: str) -> bool:
+    async def recreate(self, queue: str) -> bool:
         """Delete a subscription that has lost its topic and holds nothing more, and make both."""
         found = await self._look_up(queue)
         if found.orphaned:
@@ -438,7 +447,8 @@ class PubSubTransport(Transport):
         await self._ensure(queue)
         return True
 
-    def _forget(self, consumer: PullConsumer) -> None:
+    def forget(self, consumer: PullConsumer) -> None:
+        """A consumer is closed; its last pull may still bring messages."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
         self._ending = [each for each in self._ending if not each.ended]
