@@ -22,7 +22,7 @@ from asya.clock import Clock, to_rfc3339
 from asya.envelope import END_ACTORS, ErrorInfo
 from asya.errors import AsyaError
 from asya.events import Finished
-from asya.tasks.diagnosis.facts import moment, newest_that_tells, spot_of
+from asya.tasks.diagnosis.facts import moment, newest_that_tells, position_of
 from asya.tasks.rules import TaskRow
 from asya.tasks.store.base import Detail
 
@@ -119,10 +119,10 @@ class Deadlines:
 
 def waits(detail: Detail) -> bool:
     """Whether a task stands in the queue of an actor that is no end."""
-    spot = spot_of(detail.row, newest_that_tells(detail.events))
-    if spot is None or detail.row.status == "paused":
+    position = position_of(detail.row, newest_that_tells(detail.events))
+    if position is None or detail.row.status == "paused":
         return False
-    return spot.state != "running" and spot.actor not in END_ACTORS
+    return position.state != "running" and position.actor not in END_ACTORS
 
 
 def late_end(row: TaskRow, now: datetime) -> Finished:

@@ -43,7 +43,7 @@ from asya.tasks.admission import (
 )
 from asya.tasks.dead_letters import DeadLetters
 from asya.tasks.deadlines import Deadlines
-from asya.tasks.diagnosis.facts import LOOK_EVERY_S, Capturing, Insight
+from asya.tasks.diagnosis.facts import LOOK_EVERY_S, Capturing, Diagnosis
 from asya.tasks.diagnosis.why import Facts
 from asya.tasks.idempotency import IdempotencyKey, refused_key
 from asya.tasks.key_reservation import KeyReservation
@@ -139,7 +139,7 @@ class TaskService:
     Attributes:
         chores: Runs what the service does by itself, from `start` to `close`. Others may be added.
         schedules: Fires them.
-        insight: Why envelopes are where they are, and how long actors take.
+        diagnosis: Why envelopes are where they are, and how long actors take.
         dead_letters: Envelopes that nobody could handle.
         ledger: Where envelopes end: the service itself, in what `ledger` made of it.
     """
@@ -167,7 +167,9 @@ class TaskService:
         self._recorder = Recorder(store, self._recorded)
         self.ledger: Ledger = self if ledger is None else ledger(self)
         self._deadlines = Deadlines(clock, self._up_to_date, self._end_late)
-        self.insight = Insight(store, mesh, clock, capturing, self._recorded, self._deadlines.add)
+        self.diagnosis = Diagnosis(
+            store, mesh, clock, capturing, self._recorded, self._deadlines.add
+        )
         self._outbox = Outbox(store, mesh, clock, self._recorder, self._gate)
         self.dead_letters = DeadLetters(
             store,
@@ -314,7 +316,7 @@ class TaskService:
                 insertion = await self._store.tasks.insert(row, encode(envelope), reservation)
             except StoreError as error:
                 raise store_refusal(error) from error
-            self.insight.admitted()
+            self.diagnosis.admitted()
             found = insertion.row
             _check_found(row, insertion, reservation)
             if insertion.replaced is not None:
@@ -350,18 +352,18 @@ class TaskService:
 
     def _published(self, envelope: Envelope) -> None:
         """A new envelope is in its first queue."""
-        self.insight.admitted()
+        self.diagnosis.admitted()
         self._outbox.published(envelope)
 
     @refuses_store_errors
     async def unknown(self, id: str) -> Refusal:
         """The refusal of an id that no task has; names the nearest one that has."""
-        return unknown(id, await self.insight.nearest_id(id))
+        return unknown(id, await self.diagnosis.nearest_id(id))
 
     @refuses_store_errors
     async def whole_id(self, id: str) -> str | None:
-        """The one id that begins with these characters, or None (see `Insight.whole_id`)."""
-        return await self.insight.whole_id(id)
+        """The one id that begins with these characters, or None (see `Diagnosis.whole_id`)."""
+        return await self.diagnosis.whole_id(id)
 
     async def _canceled_by_key(self, id: str) -> None:
         """Tell the mesh of a task that the store canceled for its key, and cancel its children."""
@@ -406,13 +408,13 @@ class TaskService:
             actors = await self._mesh.actor_status()
         except TransportError as error:
             raise Refusal(Kind.UNAVAILABLE, str(error), retry_after_s=RETRY_AFTER_S) from error
-        return [self.insight.with_pace(each) for each in actors]
+        return [self.diagnosis.with_latency(each) for each in actors]
 
     @refuses_store_errors
     async def facts(self, id: str) -> Facts:
         """What is known about where an envelope is and why, also of an id that is not known."""
         await self._recorder.flush()
-        return await self.insight.facts(id)
+        return await self.diagnosis.facts(id)
 
     @refuses_store_errors
     async def payload(self, id: str, n: int, side: str, attempt: int | None) -> StoredPayload:
@@ -522,7 +524,7 @@ class TaskService:
         else:
             if isinstance(event, Forked):
                 self._deadlines.add(event.id, event.deadline_at)
-            self._recorder.add(Recorded(event, self.insight.take(event)))
+            self._recorder.add(Recorded(event, self.diagnosis.take(event)))
 
     async def finish(self, end: Finished) -> bool:
         """See `events.Ledger`."""
@@ -560,7 +562,7 @@ class TaskService:
         retention = Retention(self._store, self.limits.retention_s, keep_s)
         self.chores.add(self._outbox, "outbox")
         self.chores.add(retention, "retention", first_s=RETENTION_FIRST_S)
-        self.chores.add(self.insight, "watcher", first_s=LOOK_EVERY_S, pause_s=LOOK_EVERY_S)
+        self.chores.add(self.diagnosis, "watcher", first_s=LOOK_EVERY_S, pause_s=LOOK_EVERY_S)
         self.chores.add(self._deadlines, "deadlines")
         if schedules:
             self.chores.add(self.schedules, "schedules")

@@ -125,7 +125,7 @@ async def test_after_a_restart_the_watcher_brings_deadlines_in(service, late):
     """Given an open task that this process never admitted, when the watcher passes, it is kept."""
     row = (await service.admit(["a"], PAYLOAD, timeout_s=5)).row
     service._deadlines.drop(row.id)
-    await service.insight.look()
+    await service.diagnosis.look()
     assert await late.after(6) == [row.id]
 
 

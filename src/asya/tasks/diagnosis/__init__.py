@@ -1,1 +1,1 @@
-"""Why an envelope is where it is, and how long actors take: behind `asya why` and `asya top`."""
+"""Facts behind `asya why`, and latencies per actor for `asya top`."""

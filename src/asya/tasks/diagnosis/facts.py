@@ -1,9 +1,7 @@
-"""What the task service knows of why, and of how long.
+"""Facts behind `asya why`, latencies per actor, and the chore that marks what is stuck.
 
-Facts for `why`, the paces of actors, payloads that are kept, and the watcher that marks envelopes
-that stand still.
-The watcher looks at open tasks in pages, some per tick, and sleeps while there are none: an idle
-mesh does not pay for it. A mark is an event of its own in the store; whatever moves takes it away.
+The chore reads open tasks in pages, one per run, and sleeps while there are none, so an idle mesh
+does not pay for it. A mark is an event of its own in the store; whatever moves a task removes it.
 """
 
 from __future__ import annotations
@@ -22,8 +20,16 @@ from asya.clock import Clock, from_rfc3339, to_rfc3339
 from asya.envelope import ErrorInfo
 from asya.errors import TransportError, nearest
 from asya.events import Event, HopEnded, HopStarted
-from asya.tasks.diagnosis.latency import ActorPace, Paces
-from asya.tasks.diagnosis.why import DeadLetterFact, Facts, Spot, stuck_after_s
+from asya.tasks.diagnosis.latency import ActorLatency, Latencies
+from asya.tasks.diagnosis.stuck import stuck_after_s
+from asya.tasks.diagnosis.why import (
+    ActorFacts,
+    DeadLetterFact,
+    Facts,
+    FailureFacts,
+    Position,
+    Times,
+)
 from asya.tasks.mesh import ActorStatus, MeshClient
 from asya.tasks.rules import Failure, StuckData, TaskRow
 from asya.tasks.store.base import DeadLetterQuery, OpenTask, Query, Store
@@ -62,7 +68,7 @@ class Capturing:
     keep_s: float = 24 * 3600.0
 
 
-class Insight:
+class Diagnosis:
     """See the module's text.
 
     Args:
@@ -89,7 +95,7 @@ class Insight:
         self._mesh = mesh
         self._clock = clock
         self._capturing = capturing or Capturing()
-        self._paces = Paces()
+        self._latencies = Latencies()
         self.woken = asyncio.Event()
         self._after = 0
 
@@ -99,11 +105,11 @@ class Insight:
         """Learn from an event; gives the payloads that came along and are to be kept."""
         self.woken.set()
         if isinstance(event, HopStarted):
-            self._paces.started(event)
+            self._latencies.started(event)
             if event.payload is not None:
                 return (self._seen(event, "in", event.payload),)
         elif isinstance(event, HopEnded):
-            self._paces.ended(event)
+            self._latencies.ended(event)
             given, made = event.payload_in, event.payload
             both = (("in", given), ("out", made))
             return tuple(self._seen(event, side, raw) for side, raw in both if raw is not None)
@@ -119,18 +125,18 @@ class Insight:
 
     # -- what is asked ----------------------------------------------------------------------------
 
-    def pace(self, actor: str) -> ActorPace:
+    def latency(self, actor: str) -> ActorLatency:
         """How long an actor usually takes."""
-        return self._paces.of(actor)
+        return self._latencies.of(actor)
 
-    def with_pace(self, status: ActorStatus) -> ActorStatus:
+    def with_latency(self, status: ActorStatus) -> ActorStatus:
         """The status of an actor with its percentiles."""
-        pace = self._paces.of(status.name)
+        latency = self._latencies.of(status.name)
         return replace(
             status,
-            p50_ms=_ms(pace.handler.p50_s),
-            p99_ms=_ms(pace.handler.p99_s),
-            queue_p99_ms=_ms(pace.queue.p99_s),
+            p50_ms=_ms(latency.handler.p50_s),
+            p99_ms=_ms(latency.handler.p99_s),
+            queue_p99_ms=_ms(latency.queue.p99_s),
         )
 
     async def nearest_id(self, id: str) -> str | None:
@@ -159,9 +165,9 @@ class Insight:
                 return Facts(id, now, nearest=await self.nearest_id(id))
             return await self.facts(whole)
         row = detail.row
-        spot = spot_of(row, newest_that_tells(detail.events))
+        position = position_of(row, newest_that_tells(detail.events))
         failure = None if row.error is None else _decode_failure(row.error)
-        actor_name = spot.actor if spot is not None else row.route.curr
+        actor_name = position.actor if position is not None else row.route.curr
         found = await self._store.tasks.queue_facts(id, actor_name, row.updated_at)
         actor = None if row.ended else await self._actor(actor_name)
         family = await self._store.tasks.page(Query(root=id, limit=CHILDREN_MAX))
@@ -170,22 +176,28 @@ class Insight:
             id,
             now,
             status=row.status,
-            created_at=moment(row.created_at),
-            updated_at=moment(row.updated_at),
-            error=_one_line(failure),
-            reason=None if failure is None else failure.reason,
-            dead_at=None if found is None else moment(found.dead_at),
-            letter=await self._letter(id) if found is not None and found.dead_at else None,
+            times=Times(
+                moment(row.created_at),
+                moment(row.updated_at),
+                moment(row.not_before),
+                moment(row.deadline_at),
+            ),
+            failure=FailureFacts(
+                _one_line(failure),
+                None if failure is None else failure.reason,
+                None if found is None else moment(found.dead_at),
+                await self._letter(id) if found is not None and found.dead_at else None,
+            ),
             published=found is None or found.published or bool(row.n) or row.status != "pending",
-            not_before=moment(row.not_before),
-            deadline=moment(row.deadline_at),
             problem=self._mesh.problem(),
-            spot=spot,
-            ahead=0 if found is None else found.ahead,
-            actor=actor,
-            pace=self._paces.of(actor_name),
-            newest_start=moment(self._paces.newest_start(actor_name)),
-            nearest_actor=nearest(actor_name, names),
+            position=position,
+            at=ActorFacts(
+                actor,
+                0 if found is None else found.ahead,
+                self._latencies.of(actor_name),
+                moment(self._latencies.newest_start(actor_name)),
+                nearest(actor_name, names),
+            ),
             children=Counter(each.status for each in family if each.id != id),
         )
 
@@ -244,42 +256,42 @@ class Insight:
 
     def _mark(self, standing: OpenTask, now: datetime) -> tuple[OpenTask, StuckData] | None:
         row = standing.row
-        spot = spot_of(row, standing.event)
+        position = position_of(row, standing.event)
         begin = moment(row.not_before)
-        if spot is None or row.stuck_at is not None or row.status == "paused":
+        if position is None or row.stuck_at is not None or row.status == "paused":
             return None
         if begin is not None and begin > now:
             return None
-        since = max(spot.since, begin or spot.since, spot.retry_at or spot.since)
-        pace = self._paces.of(spot.actor)
-        usual = pace.handler if spot.state == "running" else pace.queue
+        since = max(position.since, begin or position.since, position.retry_at or position.since)
+        latency = self._latencies.of(position.actor)
+        usual = latency.handler if position.state == "running" else latency.queue
         limit_s = stuck_after_s(usual)
         if limit_s is None or usual.p99_s is None or (now - since).total_seconds() <= limit_s:
             return None
-        state = "running" if spot.state == "running" else "queued"
+        state = "running" if position.state == "running" else "queued"
         at = to_rfc3339(now)
-        return standing, StuckData(at, spot.actor, state, to_rfc3339(since), usual.p99_s)
+        return standing, StuckData(at, position.actor, state, to_rfc3339(since), usual.p99_s)
 
 
-def spot_of(row: TaskRow, event: EventRow | None) -> Spot | None:
+def position_of(row: TaskRow, event: EventRow | None) -> Position | None:
     """Where an open task is, by the newest event that tells; None where it has ended."""
     if row.ended:
         return None
     updated = moment(row.updated_at)
     assert updated is not None
     if event is None or event.kind == "status":
-        return Spot("queued", row.route.curr, updated, row.n)
+        return Position("queued", row.route.curr, updated, row.n)
     hop = hop_event(event)
     at = moment(hop.at) or updated
     if isinstance(hop, HopStarted):
-        return Spot("running", hop.actor, at, hop.n, hop.attempt, hop.replica)
+        return Position("running", hop.actor, at, hop.n, hop.attempt, hop.replica)
     error = _one_line(hop.error) if isinstance(hop, HopEnded) else None
     if isinstance(hop, HopEnded) and hop.state == "retrying":
-        return Spot(
+        return Position(
             "retrying", hop.actor, at, hop.n, hop.attempt, None, moment(hop.retry_at),
             hop.attempts_max, error,
         )  # fmt: skip
-    return Spot("queued", row.route.curr, at, hop.n, hop.attempt, error=error)
+    return Position("queued", row.route.curr, at, hop.n, hop.attempt, error=error)
 
 
 def newest_that_tells(events: Sequence[EventRow]) -> EventRow | None:

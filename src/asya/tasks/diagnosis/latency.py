@@ -26,7 +26,7 @@ _DONE: Final = frozenset({"succeeded", "failed", "retrying"})
 
 
 @dataclass(frozen=True)
-class Pace:
+class Latency:
     """Percentiles in seconds over the newest `samples` calls; None before the first."""
 
     samples: int = 0
@@ -35,11 +35,11 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class ActorPace:
+class ActorLatency:
     """Time in the handler, and time in the queue before it."""
 
-    handler: Pace = Pace()
-    queue: Pace = Pace()
+    handler: Latency = Latency()
+    queue: Latency = Latency()
 
 
 class _Samples:
@@ -53,14 +53,14 @@ class _Samples:
         """Take one span. On the sidecars' path."""
         self._unread.append((began, ended))
 
-    def pace(self) -> Pace:
+    def percentiles(self) -> Latency:
         """The percentiles."""
         while self._unread:
             self._seconds.append(max(0.0, between_s(*self._unread.popleft())))
         if not self._seconds:
-            return Pace()
+            return Latency()
         ordered = sorted(self._seconds)
-        return Pace(len(ordered), _at(ordered, 0.50), _at(ordered, 0.99))
+        return Latency(len(ordered), _at(ordered, 0.50), _at(ordered, 0.99))
 
 
 class _Actor:
@@ -69,8 +69,8 @@ class _Actor:
         self.queue = _Samples()
 
 
-class Paces:
-    """The paces of all actors."""
+class Latencies:
+    """The latencies of all actors."""
 
     def __init__(self) -> None:
         self._actors: dict[str, _Actor] = {}
@@ -88,7 +88,7 @@ class Paces:
             del self._open[next(iter(self._open))]
 
     def ended(self, event: HopEnded) -> None:
-        """A handler is done. What was stopped from outside is no sample of its pace."""
+        """A handler is done. What was stopped from outside is no sample of its latency."""
         began = self._open.pop((event.id, event.n, event.attempt), None)
         actor = self._actors.get(event.actor)
         if began is not None and actor is not None and event.state in _DONE:
@@ -98,12 +98,12 @@ class Paces:
         """When the newest of the calls began that are under way at an actor."""
         return max((at for at, name in self._open.values() if name == actor), default=None)
 
-    def of(self, actor: str) -> ActorPace:
-        """The pace of an actor."""
+    def of(self, actor: str) -> ActorLatency:
+        """The latency of an actor."""
         found = self._actors.get(actor)
         if found is None:
-            return ActorPace()
-        return ActorPace(found.handler.pace(), found.queue.pace())
+            return ActorLatency()
+        return ActorLatency(found.handler.percentiles(), found.queue.percentiles())
 
 
 def _at(ordered: Sequence[float], share: float) -> float:

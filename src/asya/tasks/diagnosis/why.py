@@ -1,7 +1,7 @@
 """Why an envelope is where it is: pure, from facts to one cause, its evidence, and what mends it.
 
 The first rule of `RULES` that has an answer gives it; their order is from what rules all else out
-(it is not known, it has ended) to what only looks idle. `insight` gathers the facts, the face and
+(it is not known, it has ended) to what only looks idle. `facts` gathers them; HTTP and
 `asya why` show the outcome. Commands in remedies are commands of ours that exist.
 """
 
@@ -16,17 +16,9 @@ from typing import Final
 from asya.durations import format_duration
 from asya.envelope import END_ACTORS
 from asya.errors import counted
-from asya.tasks.diagnosis.latency import ActorPace, Pace
+from asya.tasks.diagnosis.latency import ActorLatency
+from asya.tasks.diagnosis.stuck import stuck_after_s
 from asya.tasks.mesh import ActorStatus, ReplicaStatus
-
-SLOW_FACTOR: Final = 10.0
-"""An envelope is stuck that is in a state for more than so many times the actor's p99."""
-
-SLOW_FLOOR_S: Final = 10.0
-"""And for more than this: what is usually done in a millisecond is not stuck after ten."""
-
-SAMPLES_MIN: Final = 20
-"""Calls of which the p99 must be known."""
 
 SETTLE_S: Final = 1.0
 """What is in a queue for a shorter time is on its way."""
@@ -58,7 +50,7 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Spot:
+class Position:
     """Where an envelope that has not ended is.
 
     Attributes:
@@ -97,22 +89,62 @@ class DeadLetterFact:
 
 
 @dataclass(frozen=True)
+class Times:
+    """When an envelope came, moved last, may begin, and must have ended; None: not known or none."""
+
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    not_before: datetime | None = None
+    deadline: datetime | None = None
+
+
+@dataclass(frozen=True)
+class FailureFacts:
+    """Why an envelope failed.
+
+    Attributes:
+        error: The error, on one line.
+        reason: The mesh's word for it.
+        dead_at: When it became a dead letter.
+        letter: What became of the dead letter.
+    """
+
+    error: str | None = None
+    reason: str | None = None
+    dead_at: datetime | None = None
+    letter: DeadLetterFact | None = None
+
+
+@dataclass(frozen=True)
+class ActorFacts:
+    """The actor where the envelope is.
+
+    Attributes:
+        status: The actor as it runs, or None if it is no part of this mesh.
+        ahead: Envelopes at this actor that most likely come first.
+        latency: How long it usually takes.
+        newest_start: When the newest of the calls under way began.
+        nearest: The nearest name of an actor that is part of the mesh.
+    """
+
+    status: ActorStatus | None = None
+    ahead: int = 0
+    latency: ActorLatency = field(default_factory=ActorLatency)
+    newest_start: datetime | None = None
+    nearest: str | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that is known. For an unknown id `status` is None, and only `nearest` counts.
 
     Attributes:
         status: As clients see it.
-        updated_at: When it moved last.
-        error: Why it failed, on one line; `reason` is the mesh's word for it.
-        dead_at: When it became a dead letter.
-        letter: What became of that.
+        nearest: The nearest id that is known.
         published: It is known to be in its first queue.
         problem: What is wrong with the whole mesh.
-        ahead: Envelopes at the same actor that most likely come first.
-        actor: The actor as it runs, or None where it is no part of this mesh.
-        pace: How long that actor usually takes.
-        newest_start: When the newest of the calls began that are under way there.
-        nearest_actor: The nearest name of an actor that is part of it.
+        position: Where it is, unless it has ended.
+        at: The actor there.
         children: Envelopes that a fan-out made of it, the newest, counted by status.
     """
 
@@ -120,22 +152,12 @@ class Facts:
     now: datetime
     status: str | None = None
     nearest: str | None = None
-    created_at: datetime | None = None
-    updated_at: datetime | None = None
-    error: str | None = None
-    reason: str | None = None
-    dead_at: datetime | None = None
-    letter: DeadLetterFact | None = None
+    times: Times = field(default_factory=Times)
+    failure: FailureFacts = field(default_factory=FailureFacts)
     published: bool = True
-    not_before: datetime | None = None
-    deadline: datetime | None = None
     problem: str | None = None
-    spot: Spot | None = None
-    ahead: int = 0
-    actor: ActorStatus | None = None
-    pace: ActorPace = field(default_factory=ActorPace)
-    newest_start: datetime | None = None
-    nearest_actor: str | None = None
+    position: Position | None = None
+    at: ActorFacts = field(default_factory=ActorFacts)
     children: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -146,13 +168,6 @@ def why(facts: Facts) -> Explanation:
         if found is not None:
             return replace(found, evidence=[*found.evidence, *_children(facts)])
     raise AssertionError("the last rule answers whatever comes")
-
-
-def stuck_after_s(pace: Pace) -> float | None:
-    """After how many seconds in a state an envelope is stuck; None while too little is known."""
-    if pace.samples < SAMPLES_MIN or pace.p99_s is None:
-        return None
-    return max(SLOW_FLOOR_S, SLOW_FACTOR * pace.p99_s)
 
 
 # -- it is not known, or has ended -----------------------------------------------------------------
@@ -172,10 +187,10 @@ def _unknown(facts: Facts) -> Explanation | None:
 
 
 def _ended(facts: Facts) -> Explanation | None:
-    at = f" at {_clock(facts.updated_at)}" if facts.updated_at else ""
+    at = f" at {_clock(facts.times.updated_at)}" if facts.times.updated_at else ""
     took = ""
-    if facts.created_at and facts.updated_at:
-        took = f", {_span((facts.updated_at - facts.created_at).total_seconds())} after it came"
+    if facts.times.created_at and facts.times.updated_at:
+        took = f", {_span((facts.times.updated_at - facts.times.created_at).total_seconds())} after it came"
     show = Remedy(f"asya trace {facts.id}", "shows every hop with its times")
     if facts.status == "succeeded":
         see = Remedy(f"asya watch {facts.id}", "prints the result")
@@ -184,9 +199,9 @@ def _ended(facts: Facts) -> Explanation | None:
         return Explanation("canceled", f"Canceled{at}{took}; it goes nowhere any more.", [], [show])
     if facts.status != "failed":
         return None
-    error = facts.error or facts.reason or "no error is known"
-    evidence = [f"reason: {facts.reason}"] if facts.reason else []
-    letter = facts.letter
+    error = facts.failure.error or facts.failure.reason or "no error is known"
+    evidence = [f"reason: {facts.failure.reason}"] if facts.failure.reason else []
+    letter = facts.failure.letter
     if letter is not None and letter.status == "retried":
         cause = f"Sent again as {letter.retried_as} at {_clock(letter.at)}. It was dead: {error}"
         see = Remedy(f"asya why {letter.retried_as}", "says how that one does")
@@ -195,13 +210,15 @@ def _ended(facts: Facts) -> Explanation | None:
     if letter is not None and letter.status == "purged":
         evidence.append(f"its bytes were thrown away at {_clock(letter.at)}")
         return Explanation("failed", f"Failed{at}: {error}", evidence, [show])
-    if facts.dead_at is not None:
-        evidence.append(f"its bytes are kept among the dead letters since {_clock(facts.dead_at)}")
+    if facts.failure.dead_at is not None:
+        evidence.append(
+            f"its bytes are kept among the dead letters since {_clock(facts.failure.dead_at)}"
+        )
         again = Remedy(f"asya dead retry {facts.id}", "sends it again, once the cause is mended")
         look = Remedy(f"asya dead show {facts.id}", "shows error, hops and payload")
         return Explanation("dead", f"Dead{at}: {error}", evidence, [again, look, show])
     cause = f"Failed{at}: {error}"
-    if facts.reason == "DeadlineExceeded":
+    if facts.failure.reason == "DeadlineExceeded":
         cause = f"Its deadline passed: it failed{at}."
         return Explanation("deadline", cause, evidence, [show])
     return Explanation("failed", cause, evidence, [show])
@@ -211,24 +228,26 @@ def _ended(facts: Facts) -> Explanation | None:
 
 
 def _running(facts: Facts) -> Explanation | None:
-    spot = facts.spot
-    if spot is None or spot.state != "running":
+    position = facts.position
+    if position is None or position.state != "running":
         return None
-    for_s = (facts.now - spot.since).total_seconds()
-    p99 = facts.pace.handler.p99_s
+    for_s = (facts.now - position.since).total_seconds()
+    p99 = facts.at.latency.handler.p99_s
     usual = "" if p99 is None else f" (its p99 is {_span(p99)})"
-    logs = Remedy(f"asya logs {spot.actor} --envelope {facts.id}", "shows what it printed so far")
+    logs = Remedy(
+        f"asya logs {position.actor} --envelope {facts.id}", "shows what it printed so far"
+    )
     cancel = Remedy(f"asya cancel {facts.id}", "stops it")
-    pids = None if facts.actor is None else {each.pid for each in facts.actor.replicas}
-    if pids is not None and spot.replica is not None and spot.replica not in pids:
+    pids = None if facts.at.status is None else {each.pid for each in facts.at.status.replicas}
+    if pids is not None and position.replica is not None and position.replica not in pids:
         cause = (
-            f"Its replica {spot.replica} of {spot.actor} is gone; it is given to another one "
+            f"Its replica {position.replica} of {position.actor} is gone; it is given to another one "
             "as soon as the broker has noticed."
         )
         return Explanation("replica-gone", cause, _evidence(facts), [logs, cancel])
-    where = "" if spot.replica is None else f" in replica {spot.replica}"
-    cause = f"Running for {_span(for_s)}{where} of {spot.actor}{usual}."
-    limit = stuck_after_s(facts.pace.handler)
+    where = "" if position.replica is None else f" in replica {position.replica}"
+    cause = f"Running for {_span(for_s)}{where} of {position.actor}{usual}."
+    limit = stuck_after_s(facts.at.latency.handler)
     if limit is not None and for_s > limit:
         cause = f"Stuck? {cause}"
     return Explanation("running", cause, _evidence(facts), [logs, cancel])
@@ -237,7 +256,7 @@ def _running(facts: Facts) -> Explanation | None:
 def _paused(facts: Facts) -> Explanation | None:
     if facts.status != "paused":
         return None
-    at = f" since {_clock(facts.updated_at)}" if facts.updated_at else ""
+    at = f" since {_clock(facts.times.updated_at)}" if facts.times.updated_at else ""
     cause = f"Paused{at}: it waits for somebody to resume it."
     return Explanation("paused", cause, [], [Remedy(f"asya cancel {facts.id}", "gives it up")])
 
@@ -254,7 +273,7 @@ def _mesh(facts: Facts) -> Explanation | None:
 
 
 def _delayed(facts: Facts) -> Explanation | None:
-    begin = facts.not_before
+    begin = facts.times.not_before
     if facts.status != "pending" or begin is None or begin <= facts.now:
         return None
     left = _span((begin - facts.now).total_seconds())
@@ -274,19 +293,21 @@ def _unpublished(facts: Facts) -> Explanation | None:
 
 
 def _retrying(facts: Facts) -> Explanation | None:
-    spot = facts.spot
-    if spot is None or spot.state != "retrying" or spot.retry_at is None:
+    position = facts.position
+    if position is None or position.state != "retrying" or position.retry_at is None:
         return None
-    left_s = (spot.retry_at - facts.now).total_seconds()
+    left_s = (position.retry_at - facts.now).total_seconds()
     if left_s <= 0:
         return None
-    tries = f"attempt {spot.attempt + 1}"
-    if spot.attempts_max:
-        tries += f" of {spot.attempts_max}"
-    cause = f"Waits for {tries} at {spot.actor}, at {_clock(spot.retry_at)}, in {_span(left_s)}."
-    evidence = [f"attempt {spot.attempt} failed: {spot.error}"] if spot.error else []
+    tries = f"attempt {position.attempt + 1}"
+    if position.attempts_max:
+        tries += f" of {position.attempts_max}"
+    cause = f"Waits for {tries} at {position.actor}, at {_clock(position.retry_at)}, in {_span(left_s)}."
+    evidence = [f"attempt {position.attempt} failed: {position.error}"] if position.error else []
     remedy = [
-        Remedy(f"asya logs {spot.actor} --envelope {facts.id}", "shows what the attempts printed"),
+        Remedy(
+            f"asya logs {position.actor} --envelope {facts.id}", "shows what the attempts printed"
+        ),
         Remedy(f"asya cancel {facts.id}", "gives it up"),
     ]
     return Explanation("retry", cause, [*evidence, *_evidence(facts)], remedy)
@@ -296,7 +317,7 @@ def _retrying(facts: Facts) -> Explanation | None:
 
 
 def _ending(facts: Facts) -> Explanation | None:
-    if facts.spot is None or facts.spot.actor not in END_ACTORS:
+    if facts.position is None or facts.position.actor not in END_ACTORS:
         return None
     cause = f"Its last hop is done for {_for(facts)}; its end is being stored."
     again = Remedy(f"asya why {facts.id}", "looks again")
@@ -304,10 +325,10 @@ def _ending(facts: Facts) -> Explanation | None:
 
 
 def _no_actor(facts: Facts) -> Explanation | None:
-    if facts.spot is None or facts.actor is not None:
+    if facts.position is None or facts.at.status is not None:
         return None
-    name = facts.spot.actor
-    close = f"; the nearest is {facts.nearest_actor}" if facts.nearest_actor else ""
+    name = facts.position.actor
+    close = f"; the nearest is {facts.at.nearest}" if facts.at.nearest else ""
     cause = f"Waits for {name}, which is not part of this mesh{close}."
     evidence = [f"in its queue for {_for(facts)}"]
     remedy = [Remedy("asya ps", "lists the actors that run"), _cancel(facts)]
@@ -315,15 +336,15 @@ def _no_actor(facts: Facts) -> Explanation | None:
 
 
 def _overdue(facts: Facts) -> Explanation | None:
-    if facts.deadline is None or facts.deadline > facts.now:
+    if facts.times.deadline is None or facts.times.deadline > facts.now:
         return None
-    late = _span((facts.now - facts.deadline).total_seconds())
+    late = _span((facts.now - facts.times.deadline).total_seconds())
     cause = f"Its deadline passed {late} ago: it is about to end as failed."
     return Explanation("deadline", cause, _evidence(facts), [_cancel(facts)])
 
 
 def _broken(facts: Facts) -> Explanation | None:
-    actor = facts.actor
+    actor = facts.at.status
     if actor is None or actor.load_error is None or _ready(actor):
         return None
     cause = f"Waits for a replica of {actor.name}, which cannot start: {actor.load_error}."
@@ -335,7 +356,7 @@ def _broken(facts: Facts) -> Explanation | None:
 
 
 def _starting(facts: Facts) -> Explanation | None:
-    actor = facts.actor
+    actor = facts.at.status
     if actor is None or _ready(actor):
         return None
     if not actor.replicas_max:
@@ -357,11 +378,11 @@ def _starting(facts: Facts) -> Explanation | None:
 
 
 def _behind(facts: Facts) -> Explanation | None:
-    actor, spot = facts.actor, facts.spot
-    if actor is None or spot is None:
+    actor, position = facts.at.status, facts.position
+    if actor is None or position is None:
         return None
     ready = _ready(actor)
-    others = min(facts.ahead, actor.queue.ready + actor.queue.in_flight)
+    others = min(facts.at.ahead, actor.queue.ready + actor.queue.in_flight)
     busy = [each for each in ready if each.state == "busy"]
     if len(busy) < len(ready) or not others:
         return None
@@ -384,18 +405,18 @@ def _behind(facts: Facts) -> Explanation | None:
 
 def _slow_for_s(facts: Facts) -> float | None:
     """How long the newest call at the actor runs, where that is longer than its p99."""
-    p99 = facts.pace.handler.p99_s
-    if facts.newest_start is None or p99 is None:
+    p99 = facts.at.latency.handler.p99_s
+    if facts.at.newest_start is None or p99 is None:
         return None
-    for_s = (facts.now - facts.newest_start).total_seconds()
+    for_s = (facts.now - facts.at.newest_start).total_seconds()
     return for_s if for_s > max(p99, SETTLE_S) else None
 
 
 def _on_its_way(facts: Facts) -> Explanation:
     """A replica is free, or was a moment ago."""
-    spot = facts.spot
-    name = spot.actor if spot else "its actor"
-    since_s = (facts.now - spot.since).total_seconds() if spot else 0.0
+    position = facts.position
+    name = position.actor if position else "its actor"
+    since_s = (facts.now - position.since).total_seconds() if position else 0.0
     if since_s < SETTLE_S:
         cause = f"On its way: it came into the queue of {name} a moment ago."
         return Explanation("on-its-way", cause, _evidence(facts), [])
@@ -428,11 +449,11 @@ def _ready(actor: ActorStatus) -> list[ReplicaStatus]:
 def _evidence(facts: Facts) -> list[str]:
     """What is known of its place, whatever the cause."""
     told = []
-    if facts.spot is not None and facts.spot.state == "queued":
-        told.append(f"in the queue of {facts.spot.actor} for {_for(facts)}")
-    if facts.actor is not None:
-        told += _load(facts.actor)
-    told += _times(facts.pace)
+    if facts.position is not None and facts.position.state == "queued":
+        told.append(f"in the queue of {facts.position.actor} for {_for(facts)}")
+    if facts.at.status is not None:
+        told += _load(facts.at.status)
+    told += _times(facts.at.latency)
     return told + _deadline(facts)
 
 
@@ -450,7 +471,7 @@ def _load(actor: ActorStatus) -> list[str]:
     return told
 
 
-def _times(pace: ActorPace) -> list[str]:
+def _times(pace: ActorLatency) -> list[str]:
     handler, queue = pace.handler, pace.queue
     if handler.p50_s is None or handler.p99_s is None:
         return []
@@ -470,16 +491,16 @@ def _children(facts: Facts) -> list[str]:
 
 
 def _deadline(facts: Facts) -> list[str]:
-    if facts.deadline is None:
+    if facts.times.deadline is None:
         return []
-    left_s = (facts.deadline - facts.now).total_seconds()
+    left_s = (facts.times.deadline - facts.now).total_seconds()
     when = f"in {_span(left_s)}" if left_s > 0 else f"{_span(-left_s)} ago"
-    return [f"deadline: {_clock(facts.deadline)}, {when}"]
+    return [f"deadline: {_clock(facts.times.deadline)}, {when}"]
 
 
 def _for(facts: Facts) -> str:
-    assert facts.spot is not None
-    return _span((facts.now - facts.spot.since).total_seconds())
+    assert facts.position is not None
+    return _span((facts.now - facts.position.since).total_seconds())
 
 
 def _clock(moment: datetime | None) -> str:

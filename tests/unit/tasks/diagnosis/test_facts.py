@@ -15,7 +15,8 @@ from asya.events import Forked, HopEnded, HopSent, HopStarted
 from asya.gateway.http.present import envelope_view, event_text
 from asya.tasks import recorder
 from asya.tasks.diagnosis import facts as insight
-from asya.tasks.diagnosis.why import SAMPLES_MIN, why
+from asya.tasks.diagnosis.stuck import SAMPLES_MIN
+from asya.tasks.diagnosis.why import why
 from asya.tasks.mesh import ActorStatus
 from asya.tasks.refusals import Refusal
 from asya.tasks.store.base import Query
@@ -68,13 +69,13 @@ async def test_one_that_runs_far_longer_than_usual_is_marked_once(service, clock
     tell.started(row.id)
     await flushed(service, row.id)
     clock.move(20)
-    assert row.id not in await service.insight.look()
+    assert row.id not in await service.diagnosis.look()
     clock.move(1)
     with caplog.at_level(logging.WARNING), service.watch(row.id) as watch:
-        assert row.id in await service.insight.look()
+        assert row.id in await service.diagnosis.look()
         assert await watch.woken(1)
     assert f"asya why {row.id}" in caplog.text
-    assert row.id not in await service.insight.look()
+    assert row.id not in await service.diagnosis.look()
     detail = await service.get(row.id)
     assert envelope_view(detail).stuck_at == to_rfc3339(clock.now())
     text, last = event_text(row.id, detail.events[-1])
@@ -91,7 +92,7 @@ async def test_without_enough_samples_nothing_is_stuck(service, clock, tell):
     tell.started(row.id)
     await flushed(service, row.id)
     clock.move(3600)
-    assert row.id not in await service.insight.look()
+    assert row.id not in await service.diagnosis.look()
 
 
 async def test_a_backlog_is_not_told_line_by_line(service, clock, tell, caplog, monkeypatch):
@@ -103,7 +104,7 @@ async def test_a_backlog_is_not_told_line_by_line(service, clock, tell, caplog, 
     await flushed(service, "t0")
     clock.move(11)
     with caplog.at_level(logging.WARNING):
-        assert {"t0", "t7"} <= set(await service.insight.look())
+        assert {"t0", "t7"} <= set(await service.diagnosis.look())
     assert len(caplog.records) == 4
     assert caplog.messages[-1] == "5 more stand still; GET /v1/envelopes?stuck=true lists them"
 
@@ -114,9 +115,9 @@ async def test_one_that_waits_for_its_time_is_not_stuck(service, clock, tell):
     tell.usual(2)
     await flushed(service, row.id)
     clock.move(3000)
-    assert row.id not in await service.insight.look()
+    assert row.id not in await service.diagnosis.look()
     clock.move(3600)
-    assert row.id in await service.insight.look()
+    assert row.id in await service.diagnosis.look()
 
 
 async def test_the_watcher_reads_page_after_page(service, monkeypatch):
@@ -133,7 +134,7 @@ async def test_the_watcher_reads_page_after_page(service, monkeypatch):
     for number in range(3):
         await service.admit(["a"], PAYLOAD, id=f"t{number}")
     for _ in range(3):
-        await service.insight.look()
+        await service.diagnosis.look()
     assert reads == [["t0", "t1"], ["t2"], ["t0", "t1"]]
 
 
@@ -143,11 +144,11 @@ async def test_facts_of_one_that_waits(service, mesh, clock):
     row = (await service.admit(["a", "b"], PAYLOAD)).row
     clock.move(5)
     facts = await service.facts(row.id)
-    assert (facts.status, facts.published, facts.ahead) == ("pending", True, 1)
-    assert facts.spot is not None
-    assert (facts.spot.state, facts.spot.actor) == ("queued", "a")
-    assert (clock.now() - facts.spot.since).total_seconds() == 5
-    assert facts.actor == mesh.statuses["a"]
+    assert (facts.status, facts.published, facts.at.ahead) == ("pending", True, 1)
+    assert facts.position is not None
+    assert (facts.position.state, facts.position.actor) == ("queued", "a")
+    assert (clock.now() - facts.position.since).total_seconds() == 5
+    assert facts.at.status == mesh.statuses["a"]
     assert why(facts).kind == "starting"
 
 
@@ -195,8 +196,8 @@ async def test_hops_tell_when_the_next_queue_had_it(service, clock, tell):
     assert hop.sent_at == "2026-01-01T00:00:00.250Z"
     assert event_text(row.id, detail.events[-1]) == (b"", False)
     facts = await service.facts(row.id)
-    assert facts.spot is not None
-    assert (facts.spot.state, facts.spot.actor) == ("queued", "b")
+    assert facts.position is not None
+    assert (facts.position.state, facts.position.actor) == ("queued", "b")
 
 
 async def test_payloads_are_kept_before_and_after(service, tell):
@@ -239,5 +240,5 @@ async def test_payloads_per_second_are_bounded(service, tell, monkeypatch):
 
 async def test_actors_are_shown_with_their_pace(service, tell):
     tell.usual(2)
-    shown = service.insight.with_pace(ActorStatus("a", "nats", Depth(0, 0, 0)))
+    shown = service.diagnosis.with_latency(ActorStatus("a", "nats", Depth(0, 0, 0)))
     assert (shown.p50_ms, shown.p99_ms, shown.queue_p99_ms) == (2000.0, 2000.0, 0.0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from asya.envelope import Route
 from asya.events import HopEnded, HopStarted
 from asya.tasks.diagnosis import latency as pace
-from asya.tasks.diagnosis.latency import ActorPace, Pace, Paces, between_s
+from asya.tasks.diagnosis.latency import ActorLatency, Latencies, Latency, between_s
 
 ROUTE = Route([], "a", [])
 
@@ -21,11 +21,11 @@ def ended(id: str, *, end: float, state: str = "succeeded", attempt: int = 1) ->
 
 
 def test_without_calls_nothing_is_known():
-    assert Paces().of("a") == ActorPace(Pace(), Pace())
+    assert Latencies().of("a") == ActorLatency(Latency(), Latency())
 
 
 def test_percentiles_are_those_of_the_newest_calls():
-    paces = Paces()
+    paces = Latencies()
     for number in range(300):
         paces.started(started(str(number), begin=1))
         paces.ended(ended(str(number), end=1 + (number if number < 44 else number - 43) / 1000))
@@ -35,26 +35,26 @@ def test_percentiles_are_those_of_the_newest_calls():
 
 
 def test_what_was_stopped_from_outside_is_no_sample():
-    paces = Paces()
+    paces = Latencies()
     for number, state in enumerate(("canceled", "lost")):
         paces.started(started(str(number)))
         paces.ended(ended(str(number), end=50, state=state))
-    assert paces.of("a").handler == Pace()
+    assert paces.of("a").handler == Latency()
 
 
 def test_the_wait_for_a_retry_is_none_of_the_queue():
-    paces = Paces()
+    paces = Latencies()
     paces.started(started("e", enqueued=0, begin=30, attempt=2))
-    assert paces.of("a").queue == Pace()
+    assert paces.of("a").queue == Latency()
 
 
 def test_calls_without_an_end_are_forgotten(monkeypatch):
     monkeypatch.setattr(pace, "OPEN_MAX", 2)
-    paces = Paces()
+    paces = Latencies()
     for name in ("x", "y", "z"):
         paces.started(started(name))
     paces.ended(ended("x", end=2))
-    assert paces.of("a").handler == Pace()
+    assert paces.of("a").handler == Latency()
     assert paces.newest_start("a") == at(1)
     assert paces.newest_start("b") is None
     paces.ended(ended("z", end=2))

@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 
 from asya.cli.app import COMMANDS, find
-from asya.tasks.diagnosis.latency import ActorPace, Pace
-from asya.tasks.diagnosis.why import DeadLetterFact, Facts, Spot, stuck_after_s, why
+from asya.tasks.diagnosis.latency import ActorLatency, Latency
+from asya.tasks.diagnosis.why import (
+    ActorFacts,
+    DeadLetterFact,
+    Facts,
+    FailureFacts,
+    Position,
+    Times,
+    why,
+)
 from asya.tasks.mesh import ActorStatus, ReplicaStatus
 from asya.transports.base import Depth
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-PACE = ActorPace(Pace(100, 1.2, 4.0), Pace(100, 0.001, 0.5))
+PACE = ActorLatency(Latency(100, 1.2, 4.0), Latency(100, 0.001, 0.5))
 
 
 def after(seconds: float) -> datetime:
@@ -34,16 +42,28 @@ def facts(**fields: Any) -> Facts:
         "status": "pending",
         "created_at": after(-60),
         "updated_at": after(-60),
-        "spot": Spot("queued", "embedder", after(-60)),
+        "position": Position("queued", "embedder", after(-60)),
         "actor": actor("idle"),
         "pace": PACE,
     }
-    return Facts("e", NOON, **known | fields)
+    known |= fields
+    of_times = ("created_at", "updated_at", "not_before", "deadline")
+    of_failure = ("error", "reason", "dead_at", "letter")
+    of_actor = {"actor": "status", "pace": "latency", "nearest_actor": "nearest"}
+    of_actor |= {"ahead": "ahead", "newest_start": "newest_start"}
+    return Facts(
+        "e",
+        NOON,
+        times=Times(**{name: known.pop(name) for name in of_times if name in known}),
+        failure=FailureFacts(**{name: known.pop(name) for name in of_failure if name in known}),
+        at=ActorFacts(**{to: known.pop(name) for name, to in of_actor.items() if name in known}),
+        **known,
+    )
 
 
 def running(for_s: float, replica: int = 11) -> dict[str, Any]:
-    spot = Spot("running", "embedder", after(-for_s), 0, 1, replica)
-    return {"status": "running", "spot": spot, "actor": actor("busy")}
+    position = Position("running", "embedder", after(-for_s), 0, 1, replica)
+    return {"status": "running", "position": position, "actor": actor("busy")}
 
 
 def test_one_that_nobody_knows_was_never_accepted():
@@ -56,13 +76,13 @@ def test_one_that_nobody_knows_was_never_accepted():
 
 
 def test_one_that_succeeded_is_done():
-    found = why(facts(status="succeeded", updated_at=after(-58), spot=None, actor=None))
+    found = why(facts(status="succeeded", updated_at=after(-58), position=None, actor=None))
     assert found.cause == "Done: it succeeded at 2026-01-01 11:59:02 UTC, 2 s after it came."
     assert found.remedy[0].command == "asya watch e"
 
 
 def test_one_that_was_canceled_says_so():
-    found = why(facts(status="canceled", spot=None, actor=None))
+    found = why(facts(status="canceled", position=None, actor=None))
     assert found.kind == "canceled"
     assert found.cause.startswith("Canceled at 2026-01-01 11:59:00 UTC")
 
@@ -71,7 +91,7 @@ def test_a_dead_one_has_its_error_and_how_to_send_it_again():
     found = why(
         facts(
             status="failed", error="ValueError: no", reason="PolicyExhausted", dead_at=after(-5),
-            spot=None, actor=None,
+            position=None, actor=None,
         )
     )  # fmt: skip
     assert found.kind == "dead"
@@ -85,7 +105,7 @@ def test_a_dead_one_that_was_sent_again_leads_to_its_successor():
     found = why(
         facts(
             status="failed", error="ValueError: no", reason="PolicyExhausted", dead_at=after(-5),
-            spot=None, letter=DeadLetterFact("retried", after(-2), "e2"),
+            position=None, letter=DeadLetterFact("retried", after(-2), "e2"),
         )
     )  # fmt: skip
     assert found.kind == "retried"
@@ -99,7 +119,7 @@ def test_a_dead_one_that_was_sent_again_leads_to_its_successor():
 def test_a_dead_one_that_was_thrown_away_cannot_be_sent_again():
     letter = DeadLetterFact("purged", after(-2))
     found = why(
-        facts(status="failed", error="ValueError: no", dead_at=NOON, letter=letter, spot=None)
+        facts(status="failed", error="ValueError: no", dead_at=NOON, letter=letter, position=None)
     )
     assert found.kind == "failed"
     assert "thrown away" in found.evidence[-1]
@@ -107,13 +127,17 @@ def test_a_dead_one_that_was_thrown_away_cannot_be_sent_again():
 
 
 def test_one_that_failed_by_its_deadline_is_no_dead_letter():
-    found = why(facts(status="failed", error="x", reason="DeadlineExceeded", spot=None, actor=None))
+    found = why(
+        facts(status="failed", error="x", reason="DeadlineExceeded", position=None, actor=None)
+    )
     assert found.kind == "deadline"
     assert found.cause.startswith("Its deadline passed: it failed at")
 
 
 def test_one_that_others_deal_with_failed():
-    found = why(facts(status="failed", error=None, reason="PolicyRouted", spot=None, actor=None))
+    found = why(
+        facts(status="failed", error=None, reason="PolicyRouted", position=None, actor=None)
+    )
     assert (found.kind, found.cause.endswith(": PolicyRouted")) == ("failed", True)
 
 
@@ -162,10 +186,10 @@ def test_one_that_is_stored_and_not_published_waits_for_that():
 
 
 def test_one_that_waits_for_its_retry_says_which_and_when():
-    spot = Spot(
+    position = Position(
         "retrying", "embedder", after(-2), 0, 1, None, after(18), 3, "ConnectionError: reset"
     )
-    found = why(facts(status="running", spot=spot))
+    found = why(facts(status="running", position=position))
     assert found.cause == (
         "Waits for attempt 2 of 3 at embedder, at 2026-01-01 12:00:18 UTC, in 18 s."
     )
@@ -173,19 +197,21 @@ def test_one_that_waits_for_its_retry_says_which_and_when():
 
 
 def test_a_retry_whose_time_has_come_stands_in_the_queue():
-    spot = Spot("retrying", "embedder", after(-20), 0, 1, None, after(-2), 3, "x")
-    found = why(facts(status="running", spot=spot, actor=actor()))
+    position = Position("retrying", "embedder", after(-20), 0, 1, None, after(-2), 3, "x")
+    found = why(facts(status="running", position=position, actor=actor()))
     assert found.kind == "starting"
 
 
 def test_one_whose_end_is_being_stored_is_nearly_done():
-    found = why(facts(status="running", spot=Spot("queued", "x-sink", after(-1)), actor=None))
+    found = why(
+        facts(status="running", position=Position("queued", "x-sink", after(-1)), actor=None)
+    )
     assert found.kind == "ending"
 
 
 def test_one_that_waits_for_an_actor_of_no_mesh_gets_the_nearest_name():
-    spot = Spot("queued", "embeder", after(-60))
-    found = why(facts(spot=spot, actor=None, nearest_actor="embedder"))
+    position = Position("queued", "embeder", after(-60))
+    found = why(facts(position=position, actor=None, nearest_actor="embedder"))
     assert found.cause == (
         "Waits for embeder, which is not part of this mesh; the nearest is embedder."
     )
@@ -256,29 +282,16 @@ def test_behind_are_never_more_than_the_broker_has():
 
 
 def test_one_that_has_just_come_is_on_its_way():
-    assert why(facts(spot=Spot("queued", "embedder", after(-0.2)))).kind == "on-its-way"
+    assert why(facts(position=Position("queued", "embedder", after(-0.2)))).kind == "on-its-way"
     assert why(facts()).kind == "next"
 
 
 def test_children_are_told_whatever_the_cause():
     told = "its fan-out made 3 children: 1 running, 2 succeeded (asya trace e --children)"
     children = {"succeeded": 2, "running": 1}
-    done = why(facts(status="succeeded", spot=None, actor=None, children=children))
+    done = why(facts(status="succeeded", position=None, actor=None, children=children))
     assert done.evidence == [told]
     assert why(facts(children=children)).evidence[-1] == told
-
-
-@pytest.mark.parametrize(
-    ("pace", "limit"),
-    [
-        (Pace(), None),
-        (Pace(19, 1.0, 9.0), None),
-        (Pace(20, 0.001, 0.002), 10.0),
-        (Pace(20, 1.0, 9.0), 90.0),
-    ],
-)
-def test_what_is_stuck_is_measured_by_the_actor_with_a_floor(pace, limit):
-    assert stuck_after_s(pace) == limit
 
 
 def test_remedies_are_commands_that_exist():
@@ -286,8 +299,8 @@ def test_remedies_are_commands_that_exist():
         facts(), facts(**running(1)), facts(status="paused"), facts(problem="x"),
         facts(actor=actor()), facts(actor=None), facts(not_before=after(9)),
         facts(published=False), facts(ahead=3, actor=actor("busy", queue=Depth(3, 1, 0))),
-        facts(status="succeeded", spot=None), facts(status="failed", dead_at=NOON, spot=None),
-        facts(status="failed", dead_at=NOON, letter=DeadLetterFact("retried", NOON, "e2"), spot=None),
+        facts(status="succeeded", position=None), facts(status="failed", dead_at=NOON, position=None),
+        facts(status="failed", dead_at=NOON, letter=DeadLetterFact("retried", NOON, "e2"), position=None),
     ]  # fmt: skip
     commands = {find(each.command.split()[1:])[0] for one in every for each in why(one).remedy}
     assert len(commands) > 4
