@@ -1,7 +1,7 @@
 """The seam to a broker: queues, nothing else.
 
-Policy (retries, poison, dead letters, claim check) stands above, once, for all brokers. One file
-per broker; a name is a queue's full name, `asya-{namespace}-{actor}`. Every transport passes
+Policy (retries, poison, dead letters, claim check) stands above, once, for all brokers. Each
+broker has a folder; a name is a queue's full name, `asya-{namespace}-{actor}`. Every transport passes
 `asya.testing.transport_contract`; where brokers differ, `Capabilities` says so.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Final
 from asya.codes import Code
 
 LOAD_AGE_MAX_S: Final = 5.0
-"""An answer that may be older says nothing of what waits now."""
+"""An older answer does not say what waits now."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Capabilities:
         message_max_bytes: The largest message.
         lease_s: How long a delivery is ours without `extend`, in seconds; None means for as long
             as the connection lives.
-        counts_ready: `depth` tells all messages that are free to be taken; without it, those that
-            this process knows of.
-        counts_in_flight: `depth` tells messages that are being worked on.
-        counts_delayed: `depth` tells messages that wait for their time.
-        depth_age_s: How old what `depth` tells may be, in seconds.
+        counts_ready: `depth` counts all messages that are ready; without it, those that this
+            process knows of.
+        counts_in_flight: `depth` counts messages that are being worked on.
+        counts_delayed: `depth` counts messages that wait for their time.
+        depth_age_s: How old the answer of `depth` may be, in seconds.
         ordered: With one consumer and nothing given back, messages come in the order in which
             they were published.
         priorities: Levels of the header `priority` that are served one before the other; with 1
@@ -62,13 +62,13 @@ class Capabilities:
 
     @property
     def tells_load(self) -> bool:
-        """Whether `depth` says soon enough what waits for a laptop to scale by it."""
+        """Whether `depth` is recent enough for a laptop to scale by it."""
         return self.counts_ready and self.depth_age_s <= LOAD_AGE_MAX_S
 
 
 @dataclass(frozen=True)
 class Depth:
-    """Messages of one queue: free to be taken, held by a consumer, waiting for their time."""
+    """Messages of one queue: ready, held by a consumer, waiting for their time."""
 
     ready: int
     in_flight: int
@@ -77,11 +77,11 @@ class Depth:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be at a broker.
+    """A problem that was found at a broker.
 
     Attributes:
         text: What differs, where, and the remedy; one line.
-        fatal: Nothing can run until it is mended; otherwise it is worth knowing.
+        fatal: Nothing can run until it is fixed; otherwise it is worth knowing.
         queue: The queue it is about, or None for the broker itself.
         code: What kind of thing it is, for the page that explains it.
     """
@@ -158,7 +158,7 @@ class Consumer(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Take no more messages.
+        """Receive no more messages.
 
         Every message that the broker has handed out and `on_delivery` has not seen is given back
         at once; deliveries already seen can still be settled.
@@ -186,7 +186,7 @@ class Transport(ABC):
     capabilities: Capabilities
 
     def capabilities_of(self, queue: str) -> Capabilities:
-        """Of the broker that this queue is at; they differ where transports are mixed."""
+        """Those of the queue's broker; they differ when transports are mixed."""
         return self.capabilities
 
     @property
@@ -209,14 +209,14 @@ class Transport(ABC):
 
     @abstractmethod
     async def inspect(self, queues: Sequence[str]) -> Inspection:
-        """Look at the broker without changing anything there; needs no `connect` before.
+        """Inspect the broker without changing anything there; needs no `connect` before.
 
         Args:
             queues: Those that should be there; what differs from how `ensure` would make them
-                is a finding. One that is missing is none: `ensure` makes it.
+                is a finding. A missing queue is not: `ensure` makes it.
 
         Raises:
-            TransportUnavailable: Nobody answers.
+            TransportUnavailable: No broker answers.
             TransportError: The broker refuses.
         """
 
@@ -267,7 +267,7 @@ class Transport(ABC):
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, window: int = 1
     ) -> Consumer:
-        """Begin to take messages; `on_delivery` is called in the event loop for each one.
+        """Begin to receive messages; `on_delivery` is called in the event loop for each one.
 
         At most `window` deliveries are unsettled at a time. `on_delivery` must not block.
 

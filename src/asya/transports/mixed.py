@@ -1,6 +1,6 @@
 """Several brokers behind one transport: each queue has its own.
 
-Nothing is copied between brokers here. A sidecar takes from the queue of its actor and publishes
+Nothing is copied between brokers here. A sidecar consumes the queue of its actor and publishes
 to that of the next one; it acks after the publish was confirmed, so that confirm is the other
 broker's, and a death in between leads to a second delivery, never to a loss. Made by whoever runs
 a mesh, and only where there is more than one broker; called as any transport.
@@ -70,7 +70,7 @@ class MixedTransport(Transport):
         )
 
     async def connect(self) -> None:
-        """Connect all; where one cannot be reached none stays connected."""
+        """Connect all; if one cannot be reached, none stays connected."""
         tries = await asyncio.gather(
             *(each.connect() for each in self._all), return_exceptions=True
         )

@@ -1,7 +1,7 @@
 """The transport that belongs to an address; its file and its client library are loaded only here.
 
-Called by whoever runs a mesh, and by `asya doctor`. A library that is missing is told with the
-extra that brings it, which has the broker's name.
+Called by whoever runs a mesh, and by `asya doctor`. The error for a missing library names the
+extra that installs it, which has the broker's name.
 """
 
 from __future__ import annotations
