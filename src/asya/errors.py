@@ -18,6 +18,8 @@
     │   ├── ReplicaGone           the runtime died while it held a call
     │   ├── HandlerLoadError      the handler cannot be imported, found or made
     │   └── ProtocolError         bytes on the socket that are no frame
+    ├── DeadlineExceeded          the envelope's deadline passed before a handler began
+    ├── HopLimit                  the envelope made as many hops as it may
     ├── ActorTimeout              a handler overran its limit (is a TimeoutError too)
     ├── PayloadTooLarge           a frame over the limit on payloads
     ├── UnknownActor              a route names an actor that has no queue
@@ -212,6 +214,18 @@ class ActorTimeout(AsyaError, TimeoutError):
     """A handler overran `actorTimeout` or the envelope's deadline, and was stopped."""
 
     code = Code.ACTOR_TIMEOUT
+
+
+class DeadlineExceeded(AsyaError):
+    """The envelope's `deadline_at` passed before the handler began."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class HopLimit(AsyaError):
+    """The envelope has made as many hops as one envelope may make."""
+
+    code = Code.HOP_LIMIT
 
 
 class PayloadTooLarge(AsyaError):

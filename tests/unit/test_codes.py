@@ -87,7 +87,7 @@ def test_every_reason_that_the_sidecar_gives_has_a_code() -> None:
     given = set()
     for path in Path(sidecar.__path__[0]).glob("*.py"):
         text = path.read_text()
-        given |= set(re.findall(r'(?:fail|_kept)\(\s*[\w.]+, (?:actor, )?"(\w+)"', text))
+        given |= set(re.findall(r'(?:_fail|Rejected)\(\s*[\w.]+, "(\w+)"', text))
         given |= set(re.findall(r'_end\(\s*\w+, "failed", "(\w+)"', text))
         given |= set(re.findall(r'reason="(\w+)"', text))
     assert {"PolicyExhausted", "PoisonMessage", "PolicyRouted", "ParseError"} <= given

@@ -25,7 +25,18 @@ from asya.local.lock import FolderLock
 from asya.resiliency import Resiliency
 from asya.runtime import loading
 from asya.sidecar import decide
-from asya.sidecar.outcome import Expired, Frame, Raised, Returned
+from asya.sidecar.outcome import (
+    Expired,
+    Frame,
+    Lost,
+    Outcome,
+    Raised,
+    Returned,
+    Undeliverable,
+    mismatch,
+    timed_out,
+    too_large,
+)
 from asya.tasks.refusals import Kind
 from asya.transports.memory.transport import MemoryBroker
 
@@ -65,6 +76,12 @@ def reason_given(send: decide.Send) -> None:
     raise AsyaError(status.error.message, code=failure_code(status.reason, status.error.type))
 
 
+def decided(envelope: Envelope, outcome: Outcome) -> None:
+    """Raise what `decide` says of an outcome with one end."""
+    (send,) = decide.decide(envelope, outcome, Resiliency(), NOW, max)
+    reason_given(send)
+
+
 def ended(outcome: Raised) -> None:
     """Raise what an attempt ended with."""
     raise AsyaError(outcome.error.message, code=failure_code(None, outcome.error.type))
@@ -73,9 +90,7 @@ def ended(outcome: Raised) -> None:
 def round_and_round() -> None:
     envelope = an_envelope("a", "b")
     envelope.headers[HOP_HEADER] = raw_json(HOPS_MAX)
-    (send,) = decide.decide(envelope, Returned([Frame(raw_json(1))]), Resiliency(), NOW, max)
-    assert isinstance(send, decide.Send)
-    reason_given(send)
+    decided(envelope, Returned([Frame(raw_json(1))]))
 
 
 def missing_secret() -> None:
@@ -115,9 +130,7 @@ def another_mesh() -> None:
 def late() -> None:
     envelope = an_envelope("reranker")
     envelope.status.deadline_at = "2026-11-23T18:25:00.123Z"
-    (send,) = decide.decide(envelope, Expired(), Resiliency(), NOW, max)
-    assert isinstance(send, decide.Send)
-    reason_given(send)
+    decided(envelope, Expired())
 
 
 RAISED: dict[str, Callable[[], object]] = {
@@ -126,18 +139,16 @@ RAISED: dict[str, Callable[[], object]] = {
     "ASYA-1306": lambda: parse_dotenv("just words", ".env"),
     "ASYA-2002": lambda: decode(b'{"id": "e", "payload": 1}'),
     "ASYA-2003": lambda: reason_given(
-        decide.mismatch(an_envelope("reranker"), "embedder", b"", NOW)
+        decide.reject(mismatch("embedder", "e", "reranker", b""), NOW)
     ),
-    "ASYA-2004": lambda: reason_given(
-        decide.undeliverable(an_envelope("rerankr"), ["reranker"], NOW)
-    ),
+    "ASYA-2004": lambda: decided(an_envelope("rerankr"), Undeliverable(("reranker",))),
     "ASYA-2007": late,
     "ASYA-1305": missing_secret,
     "ASYA-2008": round_and_round,
-    "ASYA-2009": lambda: reason_given(decide.poison(an_envelope("a"), 5, "SIGKILL", NOW)),
+    "ASYA-2009": lambda: decided(an_envelope("a"), Lost(5, "SIGKILL")),
     "ASYA-3102": lambda: load_handler("plain"),
-    "ASYA-3002": lambda: ended(decide.timed_out("summary", 300, by_deadline=False)),
-    "ASYA-3003": lambda: ended(decide.too_large("render", 5 * 2**20, 4 * 2**20)),
+    "ASYA-3002": lambda: ended(timed_out("summary", 300, by_deadline=False)),
+    "ASYA-3003": lambda: ended(too_large("render", 5 * 2**20, 4 * 2**20)),
     "ASYA-3103": lambda: load_handler("handlrs.double"),
     "ASYA-3104": lambda: load_handler("broken.handle", "import surely_missing\n", "broken.py"),
     "ASYA-3107": lambda: load_handler("handlers.Model.run", MODEL),

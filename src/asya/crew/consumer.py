@@ -15,7 +15,8 @@ from asya.clock import Clock, SystemClock
 from asya.crew.sump import Sump
 from asya.envelope import Envelope, decode, queue_name
 from asya.errors import ParseError, StoreError
-from asya.sidecar.decide import unparsable
+from asya.sidecar.decide import reject
+from asya.sidecar.outcome import unparsable
 from asya.transports.base import Consumer, Delivery, Transport
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ class EndConsumer:
         try:
             envelope = decode(delivery.body)
         except ParseError as error:
-            envelope = unparsable(self.name, str(error), delivery.body, self._now()).envelope
+            envelope = reject(
+                unparsable(self.name, str(error), delivery.body), self._now()
+            ).envelope
             end = self._sump
         delay_s = RETRY_FIRST_S
         while True:

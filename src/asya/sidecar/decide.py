@@ -1,7 +1,7 @@
 """Every rule of routing, retries and endings, as one pure function.
 
-`decide` turns an envelope and what its handler did into actions; the loop performs them in order.
-It is the one place where "the route has ended" and "no attempt is left" become actions. The
+`decide` turns an envelope and what became of it into envelopes to send; the loop sends them. It is
+the one place where "the route has ended" and "no attempt is left" become sends. The
 publish of a step always carries a `dedup_id` made of the envelope's id and the step, so that a run
 again after a crash does not make two envelopes of one.
 """
@@ -22,7 +22,6 @@ from asya.envelope import (
     DEATHS_HEADER,
     HOP_HEADER,
     HOPS_MAX,
-    PREV_MAX,
     ROOT_HEADER,
     SINCE_HEADER,
     SINK,
@@ -34,17 +33,22 @@ from asya.envelope import (
     child_id,
     raw_json,
 )
-from asya.errors import ActorTimeout, PayloadTooLarge, ReplicaGone, UnknownActor, nearest
+from asya.errors import DeadlineExceeded, HopLimit, ReplicaGone, UnknownActor, nearest
 from asya.resiliency import Resiliency, delay_s
+from asya.runtime.route import advance
 from asya.sidecar.outcome import (
     Canceled,
     Changes,
+    Emitted,
     Expired,
     Frame,
     Lost,
     Outcome,
+    Oversized,
     Raised,
+    Rejected,
     Returned,
+    Undeliverable,
     Unreadable,
     error_info,
 )
@@ -66,45 +70,74 @@ class Send:
     not_before: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Requeue:
-    """Give the message back to its queue at once; the broker counts it as a death."""
-
-
-Action = Send | Requeue
-
-
 def decide(
     envelope: Envelope,
     outcome: Outcome,
     resiliency: Resiliency,
     now: datetime,
     uniform: Callable[[float, float], float],
-) -> list[Action]:
-    """What to do with an envelope whose handler is done. An ack follows all but `Requeue`."""
+) -> list[Send]:
+    """What to send, given an envelope and what became of it. Nothing given is changed.
+
+    The only entry to the rules, for whole outcomes as for a frame that is sent on early or a
+    message that its broker does not take. `reject` is its twin for bytes that are no envelope.
+
+    Args:
+        envelope: As received; for `Undeliverable` and `Oversized` as it was to be sent.
+        outcome: What became of it.
+        resiliency: The actor's rules.
+        now: Wall time.
+        uniform: As `random.uniform`; for jitter.
+
+    Returns:
+        Envelopes with their queues. All must be confirmed before the message is acked. An empty
+        list means that the message goes back to its queue at once, where the broker counts it as a
+        crash.
+    """
     match outcome:
-        case Returned(frames=frames, fan_out=fan_out, final=final):
-            if not frames:
-                return [_stop(envelope, final, now)]
-            if envelope.hop + 1 > HOPS_MAX:
-                return [fail(envelope, "HopLimit", _hop_limit(envelope), now)]
-            fans = fan_out or len(frames) > 1
-            return [forward(envelope, frame, i, fans, now) for i, frame in enumerate(frames)]
+        case Returned():
+            return _after_return(envelope, outcome, now)
+        case Emitted(frame=frame, index=index):
+            return [_forward(envelope, frame, index, True, now)]
         case Raised():
             return [_after_error(envelope, outcome, resiliency, now, uniform)]
         case Lost(deaths=deaths, how=how):
-            if deaths >= DEATHS_MAX:
-                return [poison(envelope, deaths, how, now)]
-            return [Requeue()]
+            return [_poison(envelope, deaths, how, now)] if deaths >= DEATHS_MAX else []
         case Canceled():
             return [_end(envelope, "canceled", None, None, now)]
-        case Expired():
-            return [fail(envelope, "DeadlineExceeded", _late(envelope), now)]
-        case Unreadable(error=error):
-            return [fail(envelope, "BlobMissing", error, now)]
+        case Undeliverable(known=known):
+            return [_undeliverable(envelope, known, now)]
+        case Expired() | Unreadable() | Oversized():
+            reason, error = _failure(envelope, outcome)
+            return [_fail(envelope, reason, error, now)]
 
 
-def forward(envelope: Envelope, frame: Frame, index: int, fan_out: bool, now: datetime) -> Send:
+def reject(rejected: Rejected, now: datetime) -> Send:
+    """What to send for received bytes that the actor cannot handle: a dead letter around them."""
+    return _keep(rejected, now)
+
+
+def _after_return(envelope: Envelope, returned: Returned, now: datetime) -> list[Send]:
+    frames = returned.frames
+    if not frames:
+        return [_stop(envelope, returned.final, now)]
+    if envelope.hop + 1 > HOPS_MAX:
+        return [_fail(envelope, "HopLimit", _hop_limit(), now)]
+    fans = returned.fan_out or len(frames) > 1
+    return [_forward(envelope, frame, i, fans, now) for i, frame in enumerate(frames)]
+
+
+def _failure(
+    envelope: Envelope, outcome: Expired | Unreadable | Oversized
+) -> tuple[str, ErrorInfo]:
+    if isinstance(outcome, Expired):
+        return "DeadlineExceeded", _late(envelope)
+    if isinstance(outcome, Unreadable):
+        return "BlobMissing", outcome.error
+    return "MessageTooLarge", outcome.error
+
+
+def _forward(envelope: Envelope, frame: Frame, index: int, fan_out: bool, now: datetime) -> Send:
     """The envelope of one emitted frame, at its next hop.
 
     Frame 0 keeps the id; the others get one derived from (id, hop, index).
@@ -124,29 +157,24 @@ def forward(envelope: Envelope, frame: Frame, index: int, fan_out: bool, now: da
         out.headers[ROOT_HEADER] = raw_json(envelope.root)
     _leave(out, hop)
     upcoming = envelope.route.next if frame.changes.next is None else frame.changes.next
-    prev = [*envelope.route.prev, envelope.route.curr][-PREV_MAX:]
+    out.route = Route(*advance(envelope.route.prev, envelope.route.curr, upcoming))
     status = out.status
     status.updated_at = to_rfc3339(now)
     if upcoming:
-        out.route = Route(prev, upcoming[0], list(upcoming[1:]))
         status.actor = upcoming[0]
         status.attempt = 1
         status.max_attempts = 1
-        if status.phase != "failed":
-            status.phase = "processing"
-            status.error = None
-    else:
-        out.route = Route(prev, SINK, [])
-        if status.phase != "failed":
-            status.phase = "succeeded"
-            status.error = None
+    if status.phase != "failed":
+        # an envelope that `onExhausted` routed as failed stays failed to its end
+        status.phase = "processing" if upcoming else "succeeded"
+        status.error = None
     return Send(out, f"{out.id}:{hop + 1}")
 
 
 def _stop(envelope: Envelope, final: Changes, now: datetime) -> Send:
     """No frame at all: to the sink with the payload it came with, and the rest of no route."""
     kept = Changes([], final.headers, final.removed, final.status)
-    return forward(envelope, Frame(envelope.payload, kept), 0, False, now)
+    return _forward(envelope, Frame(envelope.payload, kept), 0, False, now)
 
 
 def _after_error(
@@ -161,7 +189,7 @@ def _after_error(
     attempt = envelope.status.attempt
     deadline = envelope.deadline
     if raised.late or (deadline is not None and now >= deadline):
-        return fail(envelope, "DeadlineExceeded", error, now)
+        return _fail(envelope, "DeadlineExceeded", error, now)
     began = _first_attempt(envelope, raised.began or now)
     if attempt < policy.max_attempts:
         at = now + timedelta(seconds=delay_s(policy, attempt, uniform))
@@ -169,12 +197,12 @@ def _after_error(
             (at - began).total_seconds() <= policy.max_duration_s
         )
         if in_time and deadline is not None and at >= deadline:
-            return fail(envelope, "DeadlineExceeded", error, now)
+            return _fail(envelope, "DeadlineExceeded", error, now)
         if in_time:
             return _retry(envelope, error, policy.max_attempts, began, at, now)
     if policy.on_exhausted:
         return _route_failed(envelope, error, policy.on_exhausted, policy.max_attempts, now)
-    return fail(envelope, "PolicyExhausted", error, now, attempts_max=policy.max_attempts)
+    return _fail(envelope, "PolicyExhausted", error, now, attempts_max=policy.max_attempts)
 
 
 def _retry(
@@ -210,12 +238,11 @@ def _route_failed(
     """No attempt is left, and the policy names who shall deal with it."""
     hop = envelope.hop
     if hop + 1 > HOPS_MAX:
-        return fail(envelope, "HopLimit", error, now)
+        return _fail(envelope, "HopLimit", error, now)
     out = envelope.copy()
     _trace(out, envelope)
     _leave(out, hop)
-    prev = [*envelope.route.prev, envelope.route.curr][-PREV_MAX:]
-    out.route = Route(prev, actors[0], list(actors[1:]))
+    out.route = Route(*advance(envelope.route.prev, envelope.route.curr, actors))
     out.status = msgspec.structs.replace(
         out.status,
         phase="failed",
@@ -229,7 +256,7 @@ def _route_failed(
     return Send(out, f"{out.id}:{hop + 1}")
 
 
-def fail(
+def _fail(
     envelope: Envelope,
     reason: str,
     error: ErrorInfo,
@@ -266,14 +293,14 @@ def _end(
     return Send(out, f"{out.id}:{envelope.hop + 1}")
 
 
-def poison(envelope: Envelope, deaths: int, how: str, now: datetime) -> Send:
+def _poison(envelope: Envelope, deaths: int, how: str, now: datetime) -> Send:
     """Straight to the dead letters: the message has killed too many processes."""
     text = f"the process that held it died {deaths} times; the last time: {how}"
     error = error_info(ReplicaGone(text))
     return _end(envelope, "failed", "PoisonMessage", error, now, to=SUMP)
 
 
-def undeliverable(envelope: Envelope, known: Iterable[str], now: datetime) -> Send:
+def _undeliverable(envelope: Envelope, known: Iterable[str], now: datetime) -> Send:
     """To the dead letters: `route.curr` names an actor that has no queue.
 
     The name stays first in `route.next`, so that the route can be mended and sent again.
@@ -296,27 +323,10 @@ def undeliverable(envelope: Envelope, known: Iterable[str], now: datetime) -> Se
     return Send(out, f"{out.id}:{envelope.hop}:sump")
 
 
-def mismatch(envelope: Envelope, actor: str, body: bytes, now: datetime) -> Send:
-    """To the dead letters: a foreign envelope in the queue of `actor`."""
-    text = f"route.curr is {envelope.route.curr!r}, but the message stood in the queue of {actor!r}"
-    return _kept(envelope.id, actor, "RouteMismatch", text, body, now)
-
-
-def misrouted(envelope: Envelope, actor: str, problem: str, body: bytes, now: datetime) -> Send:
-    """To the dead letters: its route names what can be no actor, or where envelopes end."""
-    return _kept(envelope.id, actor, "ParseError", f"`route.next`: {problem}", body, now)
-
-
-def unparsable(actor: str, problem: str, body: bytes, now: datetime) -> Send:
-    """To the dead letters: bytes that are no envelope, kept as they came."""
-    return _kept(None, actor, "ParseError", problem, body, now)
-
-
-def _kept(
-    envelope_id: str | None, actor: str, reason: str, text: str, body: bytes, now: datetime
-) -> Send:
-    """A message of ours around received bytes; its id is derived from them."""
-    derived = envelope_id or child_id(f"{actor}:{reason}", 0, _fingerprint(body))
+def _keep(rejected: Rejected, now: datetime) -> Send:
+    """To the dead letters: an envelope of ours around received bytes, its id derived from them."""
+    actor, reason, body = rejected.actor, rejected.reason, rejected.body
+    derived = rejected.envelope_id or child_id(f"{actor}:{reason}", 0, _fingerprint(body))
     at = to_rfc3339(now)
     out = Envelope(derived, Route([], SUMP, []), raw_json(_as_text(body)))
     out.status = msgspec.structs.replace(
@@ -328,7 +338,7 @@ def _kept(
         reason=reason,
         error=ErrorInfo(
             type=f"asya.errors.{reason}",
-            message=text,
+            message=rejected.text,
             mro=[f"asya.errors.{reason}", "asya.errors.EnvelopeError", "Exception"],
         ),
     )
@@ -349,19 +359,6 @@ def _as_text(body: bytes) -> dict[str, str]:
         import base64
 
         return {"received_base64": base64.b64encode(body).decode()}
-
-
-def timed_out(actor: str, limit_s: float, by_deadline: bool) -> Raised:
-    """The outcome of a handler that overran its limit."""
-    whose = "the envelope's deadline" if by_deadline else "actorTimeout"
-    text = f"{actor} was stopped after {limit_s:g} s ({whose})"
-    return Raised(error_info(ActorTimeout(text)), late=by_deadline)
-
-
-def too_large(actor: str, size: int, limit: int) -> Raised:
-    """The outcome of a handler that emitted a payload over the limit."""
-    text = f"{actor} emitted a payload of {size} bytes; the limit is {limit} bytes"
-    return Raised(error_info(PayloadTooLarge(text)))
 
 
 def _apply(out: Envelope, changes: Changes) -> None:
@@ -396,13 +393,15 @@ def _first_attempt(envelope: Envelope, this_one: datetime) -> datetime:
         return this_one
 
 
-def _hop_limit(envelope: Envelope) -> ErrorInfo:
-    text = f"the envelope has made {HOPS_MAX} hops, the most there may be; does its route go round?"
-    return ErrorInfo(type="asya.errors.HopLimit", message=text, mro=["asya.errors.HopLimit"])
+def _hop_limit() -> ErrorInfo:
+    return error_info(
+        HopLimit(
+            f"the envelope has made {HOPS_MAX} hops, the most there may be; does its route go round?"
+        )
+    )
 
 
 def _late(envelope: Envelope) -> ErrorInfo:
-    text = f"deadline_at ({envelope.status.deadline_at}) passed before {envelope.route.curr} began"
-    return ErrorInfo(
-        type="asya.errors.DeadlineExceeded", message=text, mro=["asya.errors.DeadlineExceeded"]
-    )
+    status = envelope.status
+    text = f"deadline_at ({status.deadline_at}) passed before {envelope.route.curr} began"
+    return error_info(DeadlineExceeded(text))

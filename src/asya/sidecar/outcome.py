@@ -8,7 +8,7 @@ from datetime import datetime
 from msgspec import Raw
 
 from asya.envelope import ErrorInfo
-from asya.errors import full_name
+from asya.errors import ActorTimeout, PayloadTooLarge, full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,88 @@ class Unreadable:
     error: ErrorInfo
 
 
-Outcome = Returned | Raised | Lost | Canceled | Expired | Unreadable
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """A frame that is sent on while the handler runs, past the bound on what is kept back.
+
+    Attributes:
+        index: Of the frame in its call, from 1: frame 0 always waits for the handler's end.
+    """
+
+    frame: Frame
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Undeliverable:
+    """`route.curr` of an envelope that was to be sent names an actor that has no queue.
+
+    Attributes:
+        known: Names of the actors that have one.
+    """
+
+    known: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Oversized:
+    """The broker refuses the message for its size, and no payload is big enough to be checked in."""
+
+    error: ErrorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Received bytes that the actor cannot handle.
+
+    Attributes:
+        actor: In whose queue they stood.
+        reason: `ParseError` or `RouteMismatch`.
+        text: What is wrong with them.
+        body: As received.
+        envelope_id: None if they are no envelope at all.
+    """
+
+    actor: str
+    reason: str
+    text: str
+    body: bytes
+    envelope_id: str | None = None
+
+
+Outcome = (
+    Returned | Raised | Lost | Canceled | Expired | Unreadable | Emitted | Undeliverable | Oversized
+)
+"""What `decide` is told of an envelope. `Rejected` is about bytes that are none."""
+
+
+def unparsable(actor: str, problem: str, body: bytes) -> Rejected:
+    """Bytes that are no envelope."""
+    return Rejected(actor, "ParseError", problem, body)
+
+
+def misrouted(actor: str, envelope_id: str, problem: str, body: bytes) -> Rejected:
+    """An envelope whose route names what can be no actor."""
+    return Rejected(actor, "ParseError", f"`route.next`: {problem}", body, envelope_id)
+
+
+def mismatch(actor: str, envelope_id: str, curr: str, body: bytes) -> Rejected:
+    """An envelope that stood in the queue of another actor than its `route.curr`."""
+    text = f"route.curr is {curr!r}, but the message stood in the queue of {actor!r}"
+    return Rejected(actor, "RouteMismatch", text, body, envelope_id)
+
+
+def timed_out(actor: str, limit_s: float, by_deadline: bool) -> Raised:
+    """A handler overran its limit."""
+    whose = "the envelope's deadline" if by_deadline else "actorTimeout"
+    text = f"{actor} was stopped after {limit_s:g} s ({whose})"
+    return Raised(error_info(ActorTimeout(text)), late=by_deadline)
+
+
+def too_large(actor: str, size: int, limit: int) -> Raised:
+    """A handler emitted a payload over the limit."""
+    text = f"{actor} emitted a payload of {size} bytes; the limit is {limit} bytes"
+    return Raised(error_info(PayloadTooLarge(text)))
 
 
 def error_info(error: BaseException) -> ErrorInfo:

@@ -52,10 +52,16 @@ from asya.sidecar.outcome import (
     Expired,
     Lost,
     Outcome,
+    Oversized,
     Raised,
+    Rejected,
     Returned,
+    Undeliverable,
     Unreadable,
     error_info,
+    mismatch,
+    misrouted,
+    unparsable,
 )
 from asya.sidecar.replica import Replica
 from asya.sidecar.restoring import Restoring
@@ -469,16 +475,15 @@ class Sidecar:
         try:
             envelope = decode(delivery.body)
         except ParseError as error:
-            send = rules.unparsable(actor, str(error), delivery.body, now)
-            self._settle(self._bury(delivery, send))
+            self._reject(delivery, unparsable(actor, str(error), delivery.body))
             return
-        if envelope.route.curr != actor:
-            self._settle(self._bury(delivery, rules.mismatch(envelope, actor, delivery.body, now)))
+        curr = envelope.route.curr
+        if curr != actor:
+            self._reject(delivery, mismatch(actor, envelope.id, curr, delivery.body))
             return
         problem = route_problem(envelope.route.next)
         if problem is not None:
-            send = rules.misrouted(envelope, actor, problem, delivery.body, now)
-            self._settle(self._bury(delivery, send))
+            self._reject(delivery, misrouted(actor, envelope.id, problem, delivery.body))
             return
         if self.on_body is not None:
             self.on_body(delivery.body)
@@ -502,6 +507,13 @@ class Sidecar:
                 if not self._replicas and len(self._waiting) + len(self._alone) == 1:
                     self._cold_since_s = self.loop_time()
                 self.on_change()
+
+    def _reject(self, delivery: Delivery, rejected: Rejected) -> None:
+        self._settle(self._dead_letter(delivery, rules.reject(rejected, self.now())))
+
+    def decide(self, envelope: Envelope, outcome: Outcome) -> list[rules.Send]:
+        """What follows from an outcome, by this actor's rules and now."""
+        return rules.decide(envelope, outcome, self.config.resiliency, self.now(), self._uniform)
 
     def _is_canceled(self, envelope: Envelope) -> bool:
         return self._cancels.any and self._cancels.is_canceled(envelope.id, envelope.root)
@@ -578,8 +590,7 @@ class Sidecar:
         if flowing:
             await asyncio.wait(flowing)
         now = self.now()
-        actions = rules.decide(work.envelope, outcome, self.config.resiliency, now, self._uniform)
-        sends = [action for action in actions if isinstance(action, rules.Send)]
+        sends = rules.decide(work.envelope, outcome, self.config.resiliency, now, self._uniform)
         self._count(outcome, work, sends)
         for send in sends:
             if len(send.envelope.payload) > self._claims.threshold_bytes:
@@ -637,7 +648,7 @@ class Sidecar:
                 if await self._check_in(sent, least_bytes=SMALL_BYTES):
                     continue
                 kept = origin if origin.id == sent.id else sent
-                send = rules.fail(kept, "MessageTooLarge", error_info(error), self.now())
+                (send,) = self.decide(kept, Oversized(error_info(error)))
             except (TransportError, StoreError) as error:
                 target = send.envelope.route.curr
                 if isinstance(error, QueueMissing) and target not in self.config.neighbours:
@@ -687,7 +698,9 @@ class Sidecar:
         if target in END_ACTORS:
             await self._transport.ensure(queue_name(self.config.namespace, target))
             return send
-        return rules.undeliverable(send.envelope, await self._known_actors(), self.now())
+        known = tuple(await self._known_actors())
+        (instead,) = self.decide(send.envelope, Undeliverable(known))
+        return instead
 
     async def _known_actors(self) -> list[str]:
         prefix = queue_name(self.config.namespace, "")
@@ -696,7 +709,7 @@ class Sidecar:
         except TransportError:
             return []
 
-    async def _bury(self, delivery: Delivery, send: rules.Send) -> None:
+    async def _dead_letter(self, delivery: Delivery, send: rules.Send) -> None:
         """A message that is no envelope of ours: its bytes go to the dead letters."""
         self._counts.failed += 1
         self._last_error = send.envelope.status.error.message if send.envelope.status.error else ""

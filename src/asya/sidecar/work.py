@@ -25,12 +25,15 @@ from asya.sidecar import decide as rules
 from asya.sidecar.outcome import (
     Canceled,
     Changes,
+    Emitted,
     Frame,
     Lost,
     Outcome,
     Raised,
     Returned,
     error_info,
+    timed_out,
+    too_large,
 )
 from asya.tracecontext import TRACEPARENT
 
@@ -176,7 +179,7 @@ class Work:
         size = len(memoryview(frame.payload))
         limit = self.sidecar.config.payload_max_bytes
         if size > limit:
-            self._refused = rules.too_large(self.sidecar.config.actor, size, limit)
+            self._refused = too_large(self.sidecar.config.actor, size, limit)
             self._frames.clear()
             return
         self._index += 1
@@ -202,7 +205,7 @@ class Work:
     def _flow(self, frame: Frame, index: int) -> None:
         sidecar, replica = self.sidecar, self.replica
         assert replica is not None
-        send = rules.forward(self.envelope, frame, index, True, sidecar.now())
+        (send,) = sidecar.decide(self.envelope, Emitted(frame, index))
         task = asyncio.ensure_future(sidecar.perform_child(send, self.envelope))
         self._flowing.add(task)
         size = len(frame.payload)
@@ -285,7 +288,7 @@ class Work:
 
     def _overrun(self) -> None:
         actor = self.sidecar.config.actor
-        self._stop(rules.timed_out(actor, self._limit_s, self._by_deadline))
+        self._stop(timed_out(actor, self._limit_s, self._by_deadline))
 
     def cancel(self) -> None:
         """Somebody canceled it: a running handler is stopped, the message ends."""

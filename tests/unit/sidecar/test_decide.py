@@ -1,5 +1,6 @@
 """The rules of SPEC 1, 2 and 4, one by one: no loop, no broker, no clock."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -24,23 +25,22 @@ from asya.envelope import (
     raw_json,
 )
 from asya.resiliency import Policy, Resiliency, Rule
-from asya.sidecar.decide import (
-    Requeue,
-    Send,
-    decide,
-    mismatch,
-    timed_out,
-    undeliverable,
-    unparsable,
-)
+from asya.sidecar.decide import Send, decide, reject
 from asya.sidecar.outcome import (
     Canceled,
     Changes,
+    Emitted,
     Expired,
     Frame,
     Lost,
+    Outcome,
+    Oversized,
     Raised,
     Returned,
+    Undeliverable,
+    mismatch,
+    timed_out,
+    unparsable,
 )
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -56,10 +56,14 @@ def at(*route: str, payload: object = None, **status: object) -> Envelope:
     return envelope
 
 
-def sent(envelope, outcome, resiliency=None, now=NOW, uniform=lambda a, b: b):
-    actions = decide(envelope, outcome, resiliency or Resiliency(), now, uniform)
-    assert all(isinstance(action, Send) for action in actions)
-    return actions
+def sent(
+    envelope: Envelope,
+    outcome: Outcome,
+    resiliency: Resiliency | None = None,
+    now: datetime = NOW,
+    uniform: Callable[[float, float], float] = lambda a, b: b,
+) -> list[Send]:
+    return decide(envelope, outcome, resiliency or Resiliency(), now, uniform)
 
 
 def frame(payload=1, **changes):
@@ -154,6 +158,14 @@ class TestFanOut:
         assert grandchild.root == "e-1"
         assert grandchild.parent_id == child.id
 
+    def test_a_frame_that_flows_early_is_the_child_that_it_would_be_at_the_end(self) -> None:
+        envelope = at("a", "b")
+        frames = [frame(i) for i in range(3)]
+        at_the_end = sent(envelope, Returned(frames))
+        early = [sent(envelope, Emitted(frames[i], i))[0] for i in (1, 2)]
+        assert [encode(s.envelope) for s in early] == [encode(s.envelope) for s in at_the_end[1:]]
+        assert [s.dedup_id for s in early] == [s.dedup_id for s in at_the_end[1:]]
+
     def test_one_frame_is_no_fan_out(self):
         (send,) = sent(at("a", "b"), Returned([frame()]))
         assert "x-asya-root" not in send.envelope.headers
@@ -198,6 +210,7 @@ class TestErrors:
         seen = []
         for attempt in (1, 2, 3):
             (send,) = sent(at("a", attempt=attempt), Raised(BOOM), rules)
+            assert send.not_before is not None
             seen.append((send.not_before - NOW).total_seconds())
         assert seen == delays
 
@@ -266,6 +279,7 @@ class TestErrors:
         )
         (send,) = sent(at("a"), timed_out("a", 1.5, False), rules)
         assert send.envelope.status.phase == "retrying"
+        assert send.envelope.status.error is not None
         assert send.envelope.status.error.type == "asya.errors.ActorTimeout"
 
     def test_a_retry_that_would_begin_past_the_deadline_is_none(self):
@@ -278,6 +292,7 @@ class TestErrors:
         envelope = at("a", deadline_at=to_rfc3339(NOW + timedelta(milliseconds=1)))
         (send,) = sent(envelope, timed_out("a", 1.0, True), retrying(max_attempts=9))
         assert send.envelope.status.reason == "DeadlineExceeded"
+        assert send.envelope.status.error is not None
         assert send.envelope.status.error.type == "asya.errors.ActorTimeout"
 
     def test_a_deadline_passed_before_the_handler_ends_the_envelope(self):
@@ -289,7 +304,7 @@ class TestErrors:
 
 class TestOtherEnds:
     def test_a_death_gives_the_message_back(self):
-        assert decide(at("a"), Lost(1, "kill"), Resiliency(), NOW, max) == [Requeue()]
+        assert sent(at("a"), Lost(1, "kill")) == []
 
     def test_the_fifth_death_is_the_last(self):
         (send,) = sent(at("a", "b"), Lost(5, "kill"))
@@ -302,24 +317,31 @@ class TestOtherEnds:
 
     def test_an_unknown_actor_goes_to_the_sump_with_the_nearest_name(self):
         (send,) = sent(at("a", "rerankr", "c"), Returned([frame()]))
-        dead = undeliverable(send.envelope, ["embedder", "reranker"], NOW)
+        (dead,) = sent(send.envelope, Undeliverable(("embedder", "reranker")))
         assert dead.envelope.route == Route(["a"], "x-sump", ["rerankr", "c"])
         assert dead.envelope.status.error is not None
         assert "did you mean 'reranker'?" in dead.envelope.status.error.message
         assert dead.envelope.status.reason == "UnknownActor"
 
+    def test_a_message_that_the_broker_finds_too_large_fails(self) -> None:
+        (dead,) = sent(at("a", "b"), Oversized(BOOM))
+        assert (dead.envelope.route.curr, dead.envelope.status.reason) == (
+            "x-sink",
+            "MessageTooLarge",
+        )
+
     def test_bytes_that_are_no_envelope_are_kept(self):
-        dead = unparsable("a", "not JSON", b"\xff\x00", NOW).envelope
+        dead = reject(unparsable("a", "not JSON", b"\xff\x00"), NOW).envelope
         assert dead.status.reason == "ParseError"
         assert bytes(dead.payload) == b'{"received_base64":"/wA="}'
 
     def test_the_same_bytes_make_the_same_dead_letter(self):
-        first, second = (unparsable("a", "x", b"{", NOW) for _ in range(2))
+        first, second = (reject(unparsable("a", "x", b"{"), NOW) for _ in range(2))
         assert (first.envelope.id, first.dedup_id) == (second.envelope.id, second.dedup_id)
 
     def test_a_foreign_envelope_keeps_its_bytes_and_its_id(self):
         body = encode(at("b"))
-        dead = mismatch(decode(body), "a", body, NOW).envelope
+        dead = reject(mismatch("a", "e-1", "b", body), NOW).envelope
         assert (dead.id, dead.status.reason) == ("e-1", "RouteMismatch")
         assert msgspec.json.decode(dead.payload) == {"received": body.decode()}
 

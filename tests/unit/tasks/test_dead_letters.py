@@ -14,7 +14,9 @@ from asya.clock import to_rfc3339
 from asya.crew import Sink, Sump
 from asya.envelope import BLOB_HEADER, ErrorInfo, new_envelope
 from asya.errors import MessageTooLarge, TransportUnavailable
-from asya.sidecar.decide import fail, unparsable
+from asya.resiliency import Resiliency
+from asya.sidecar.decide import decide, reject
+from asya.sidecar.outcome import Raised, unparsable
 from asya.tasks import dead_letters as letters_module
 from asya.tasks.redrive import RedriveOptions
 from asya.tasks.refusals import Kind, Refusal
@@ -36,7 +38,9 @@ async def die(service, id, *route, payload=b'{"row":1}', message="row 1 is bad",
     envelope = new_envelope(list(route or ("a", "b")), Raw(payload), now=START, id=id)
     if claims is not None:
         await claims.check_in(envelope)
-    dead = fail(envelope, "PolicyExhausted", ErrorInfo("ValueError", message), START).envelope
+    raised = Raised(ErrorInfo("ValueError", message))
+    (send,) = decide(envelope, raised, Resiliency(), START, max)
+    dead = send.envelope
     await Sump(service).accept(dead)
     return dead
 
@@ -81,7 +85,9 @@ async def test_what_is_not_dead_is_not_sent(service, kill):
         await service.dead_letters.redrive("open-one-71", ONCE)
     assert reason(refused) == "unknown-envelope"
     late = new_envelope(["a"], Raw(b"1"), now=START, id="late")
-    late = fail(late, "DeadlineExceeded", ErrorInfo("TimeoutError"), START).envelope
+    raised = Raised(ErrorInfo("TimeoutError"), late=True)
+    (send,) = decide(late, raised, Resiliency(), START, max)
+    late = send.envelope
     await Sink(service, Sump(service)).accept(late)
     with pytest.raises(Refusal, match=r"it is failed \(DeadlineExceeded\)"):
         await service.dead_letters.redrive("late", ONCE)
@@ -189,7 +195,7 @@ async def test_a_full_queue_ends_a_page_early(service, mesh, kill):
 
 async def test_what_cannot_be_mended_is_named_and_passed_over(service, kill):
     await kill("t0")
-    await Sump(service).accept(unparsable("a", "not JSON", b"oops", START).envelope)
+    await Sump(service).accept(reject(unparsable("a", "not JSON", b"oops"), START).envelope)
     await kill("t1", payload=b"[]")
     options = RedriveOptions([(".payload.row", Raw(b"2"))])
     done = await service.dead_letters.redrive_many(DeadLetterQuery(), options)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from asya.envelope import Envelope, ErrorInfo, Route, Status, decode, encode, raw_json
-from asya.sidecar.decide import fail, mismatch, undeliverable, unparsable
+from asya.resiliency import Resiliency
+from asya.sidecar.decide import decide, reject
+from asya.sidecar.outcome import Raised, Undeliverable, mismatch, unparsable
 from asya.tasks.redrive import as_sent, needs_payload, new_try, retry_route
 from asya.tasks.refusals import Refusal
 
@@ -27,7 +29,8 @@ BODY = (
 
 @pytest.fixture
 def letter() -> Envelope:
-    return fail(decode(BODY), "PolicyExhausted", ErrorInfo("E"), NOW).envelope
+    (send,) = decide(decode(BODY), Raised(ErrorInfo("E")), Resiliency(), NOW, max)
+    return send.envelope
 
 
 def tried(letter, *assignments, route=None):
@@ -59,13 +62,15 @@ def test_a_route_may_be_given(letter):
 
 
 def test_an_unknown_actor_stands_first_and_nobody_works_twice():
-    letter = undeliverable(decode(BODY), ["other"], NOW).envelope
+    undeliverable = Undeliverable(("other",))
+    (send,) = decide(decode(BODY), undeliverable, Resiliency(), NOW, max)
+    letter = send.envelope
     assert tried(letter).route == Route([], "b", ["c", "d"])
     assert as_sent(letter).route == Route(["a"], "b", ["c", "d"])
 
 
 def test_a_foreign_envelope_goes_to_the_actor_that_it_names():
-    made = tried(mismatch(decode(BODY), "z", BODY, NOW).envelope)
+    made = tried(reject(mismatch("z", "e1", "b", BODY), NOW).envelope)
     assert made.route == Route([], "b", ["c", "d"])
     assert b'"text": "hello"' in bytes(made.payload)
     assert made.parent_id == "e1"
@@ -82,7 +87,7 @@ def test_a_foreign_envelope_goes_to_the_actor_that_it_names():
     ],
 )
 def test_what_was_no_envelope_needs_a_route(body, payload):
-    letter = unparsable("a", "not JSON", body, NOW).envelope
+    letter = reject(unparsable("a", "not JSON", body), NOW).envelope
     with pytest.raises(Refusal, match="it has no route; give one"):
         tried(letter)
     made = tried(letter, route=["a"])

@@ -12,7 +12,9 @@ from msgspec import Raw
 from asya.crew import Sump
 from asya.envelope import ErrorInfo, new_envelope
 from asya.gateway.app import make_app
-from asya.sidecar.decide import fail, mismatch
+from asya.resiliency import Resiliency
+from asya.sidecar.decide import decide, reject
+from asya.sidecar.outcome import Raised, mismatch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = SimpleNamespace(host="0.0.0.0", body_max_bytes=1 << 20, streams_max=5)
@@ -33,7 +35,8 @@ def kill(service):
             [actor, "b"], Raw(b'{"row": 1}'), now=START, id=id, headers={"priority": 3}
         )
         error = ErrorInfo("ValueError", message, traceback="Traceback …")
-        await Sump(service).accept(fail(envelope, "PolicyExhausted", error, START).envelope)
+        (dead,) = decide(envelope, Raised(error), Resiliency(), START, max)
+        await Sump(service).accept(dead.envelope)
 
     return kill
 
@@ -160,8 +163,7 @@ async def test_eight_characters_of_an_id_do(http, kill, service):
 
 async def test_a_foreign_envelope_goes_where_it_wanted_to(http, service, mesh):
     body = b'{"id":"lost","route":{"curr":"b","next":["a"]},"payload":[1]}'
-    envelope = new_envelope(["b", "a"], Raw(b"[1]"), now=START, id="lost")
-    await Sump(service).accept(mismatch(envelope, "a", body, START).envelope)
+    await Sump(service).accept(reject(mismatch("a", "lost", "b", body), START).envelope)
     shown = (await http.get("/v1/dead/lost")).json()
     assert (shown["actor"], shown["route"]["curr"], shown["payload"]) == ("a", "b", [1])
     assert (await http.post("/v1/dead/lost/retry")).status_code == 202
