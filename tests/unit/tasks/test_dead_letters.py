@@ -62,7 +62,7 @@ async def test_a_letter_is_sent_again_once(service, mesh, kill):
     assert (reason(refused), refused.value.retried_as) == ("not-dead", row.id)
     again = await service.dead_letters.redrive("t", RedriveOptions(force=True))
     assert [each.id for each in mesh.published] == [row.id, again.id]
-    found = (await service.facts("t")).letter
+    found = (await service.facts("t")).failure.letter
     assert found is not None
     assert (found.status, found.retried_as) == ("retried", again.id)
 
