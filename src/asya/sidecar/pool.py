@@ -1,5 +1,6 @@
-"""How many messages a sidecar holds: prefetch follows the handler. Pure.
+"""Which replica gets the next message, and how many messages a sidecar holds. Pure.
 
+Prefetch follows the handler.
 A slow handler must not let a message wait behind it while another replica idles; a fast one must
 not wait for the broker between two messages.
 """
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Final
+from collections.abc import Collection, Iterable
+from typing import Final, Protocol, TypeVar
 
 SLOW_S: Final = 0.05
 """A handler whose median is over this holds nothing in advance."""
@@ -30,7 +32,80 @@ PIPELINE_MAX: Final = 32
 a switch of the processor, which 8 calls do not pay for where it is shared."""
 
 
-def window(replicas: int, concurrency: int, median_s: float | None) -> int:
+class ReplicaView(Protocol):
+    """What the rules here need to know of a replica.
+
+    Attributes:
+        concurrency: Calls that it works on at a time.
+        reserved: It is kept free for a message that must run alone.
+    """
+
+    concurrency: int
+    reserved: bool
+
+    @property
+    def open(self) -> bool:
+        """Whether calls may be given to it."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that it was given, or is kept for, and has not answered."""
+        ...
+
+
+R = TypeVar("R", bound=ReplicaView)
+
+
+def freest(replicas: Iterable[R], ahead: int) -> R | None:
+    """The replica with the fewest calls that may get another one; of equals the first.
+
+    Args:
+        replicas: All of them, in the order in which they came.
+        ahead: Calls that each may have beyond its concurrency, as `pipeline` says.
+    """
+    best: R | None = None
+    for replica in replicas:
+        if not replica.open or replica.reserved:
+            continue
+        if replica.in_flight >= replica.concurrency + ahead:
+            continue
+        if best is None or replica.in_flight < best.in_flight:
+            best = replica
+    return best
+
+
+def for_suspect(replicas: Iterable[R]) -> R | None:
+    """The replica to reserve for a suspect message; None if there is none to give calls to.
+
+    A suspect message runs alone, so that another crash takes no other message with it: once it is
+    reserved a replica gets no other calls, and the suspect begins when those that it has are done.
+    One that is reserved already is used again.
+    """
+    free = [replica for replica in replicas if replica.open]
+    reserved = next((replica for replica in free if replica.reserved), None)
+    return reserved or min(free, key=lambda replica: replica.in_flight, default=None)
+
+
+def prefetch_of(
+    replicas: Collection[ReplicaView], concurrency: int, median_s: float | None, extra: int
+) -> int:
+    """Messages that a sidecar with these replicas holds at a time.
+
+    Args:
+        replicas: All of them, also those that get no more calls.
+        concurrency: Calls that one replica works on at a time.
+        median_s: Of the handler's time; None before the first.
+        extra: Messages held beyond those that replicas can work on.
+    """
+    working = sum(1 for replica in replicas if replica.open)
+    held = prefetch(working, concurrency, median_s)
+    # what a replica that goes still works on takes no place of those that take over
+    held += sum(replica.in_flight for replica in replicas if not replica.open)
+    return held + extra if working else held
+
+
+def prefetch(replicas: int, concurrency: int, median_s: float | None) -> int:
     """Messages to hold for `replicas` that each work on `concurrency` at a time.
 
     1 while there is no replica: that one is the wake-up call.

@@ -20,14 +20,11 @@ from msgspec import Raw
 
 from asya.envelope import Envelope, ErrorInfo, route_problem
 from asya.errors import ProtocolError
+from asya.runtime.protocol import FRAME_MAX, VERSION
 from asya.sidecar.outcome import NO_CHANGES, Changes, Frame
 from asya.tracecontext import headers_of_call
 
 log = logging.getLogger(__name__)
-
-PROTOCOL_VERSION: Final = 1
-FRAME_MAX: Final = 256 * 1024 * 1024
-"""The largest frame on the socket, in bytes."""
 
 ECHO_S: Final = 0.1
 """How long after a call's end what its replica prints is still taken for that call's."""
@@ -360,8 +357,8 @@ class Replica(asyncio.Protocol):
                 """A later version's kind: ignored, as the protocol says."""
 
     def _on_hello(self, header: _Header) -> None:
-        if header.v != PROTOCOL_VERSION:
-            raise ProtocolError(f"protocol version {header.v}, expected {PROTOCOL_VERSION}")
+        if header.v != VERSION:
+            raise ProtocolError(f"protocol version {header.v}, expected {VERSION}")
         if self.token and header.token != self.token:
             # Begun by a supervisor that was killed before it could note it: nobody here can end it.
             log.warning("the process %d is no replica of this run; it was sent away", header.pid)

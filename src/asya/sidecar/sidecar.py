@@ -1,7 +1,7 @@
 """The loop: take a message, check it, hand it to a free replica, perform what `decide` says, ack.
 
 One sidecar serves one actor and any number of its replicas. It holds no rule of its own: what it
-does with an envelope is in `decide`, how much it holds is in `window`, and what a call emitted is
+does with an envelope is in `decide`, who gets it and how much is held is in `pool`, and what a call emitted is
 in `work`. The order that keeps SPEC 9.2: every `Send` of a step is confirmed before the ack.
 """
 
@@ -63,10 +63,10 @@ from asya.sidecar.outcome import (
     misrouted,
     unparsable,
 )
+from asya.sidecar.pool import Median, for_suspect, freest, pipeline, prefetch_of
 from asya.sidecar.replica import Replica
 from asya.sidecar.restoring import Restoring
 from asya.sidecar.snapshot import Rate, ReplicaSnapshot, SidecarSnapshot
-from asya.sidecar.window import Median, pipeline, window
 from asya.sidecar.work import Work
 from asya.transports.base import Consumer, Delivery, Transport
 
@@ -218,7 +218,7 @@ class Sidecar:
         if lease_s is not None:
             self._leases = asyncio.create_task(self._keep_leases(lease_s / 3))
         self._consumer = await self._transport.consume(
-            self.config.queue, self._on_delivery, window=self._window()
+            self.config.queue, self._on_delivery, window=self._prefetch()
         )
 
     def connect(self) -> Replica:
@@ -328,7 +328,7 @@ class Sidecar:
             lost=counts.lost,
             handler_p50_s=self._median.value_s,
             canceled=counts.canceled,
-            full=waiting + in_flight >= self._window(),
+            full=waiting + in_flight >= self._prefetch(),
         )
 
     def about(self, envelope: Envelope) -> dict[str, str]:
@@ -537,47 +537,30 @@ class Sidecar:
             return
         ahead = pipeline(self._median.value_s)
         while self._waiting:
-            replica = self._freest(ahead)
+            replica = freest(self._replicas, ahead)
             if replica is None:
                 return
             if self.restoring.held_bytes and not self.restoring.has_room(self._waiting[0]):
                 return
             self._waiting.popleft().begin(replica)
 
-    def _freest(self, ahead: int) -> Replica | None:
-        best: Replica | None = None
-        for replica in self._replicas:
-            if not replica.open or replica.reserved:
-                continue
-            if replica.in_flight >= replica.concurrency + ahead:
-                continue
-            if best is None or replica.in_flight < best.in_flight:
-                best = replica
-        return best
-
     def _dispatch_alone(self) -> None:
-        """A message under suspicion runs without neighbours: none dies with it again."""
-        reserved = next((r for r in self._replicas if r.reserved and r.open), None)
-        if reserved is None:
-            free = [replica for replica in self._replicas if replica.open]
-            if not free:
-                return
-            reserved = min(free, key=lambda replica: replica.in_flight)
-            reserved.reserved = True
-        if not reserved.in_flight:
-            self._alone.popleft().begin(reserved)
+        """Run a suspect message alone, so that another crash takes no other message with it."""
+        replica = for_suspect(self._replicas)
+        if replica is None:
+            return
+        replica.reserved = True
+        if not replica.in_flight:
+            self._alone.popleft().begin(replica)
 
-    def _window(self) -> int:
-        working = sum(1 for replica in self._replicas if replica.open)
-        held = window(working, self.config.concurrency, self._median.value_s)
-        # what a replica that goes still works on takes no place of those that take over
-        held += sum(replica.in_flight for replica in self._replicas if not replica.open)
-        return held + self.config.ahead if working else held
+    def _prefetch(self) -> int:
+        config = self.config
+        return prefetch_of(self._replicas, config.concurrency, self._median.value_s, config.ahead)
 
     def _resize(self) -> None:
         consumer = self._consumer
         if consumer is not None and not self._draining:
-            wanted = self._window()
+            wanted = self._prefetch()
             if wanted != consumer.window:
                 consumer.set_window(wanted)
         for replica in self._replicas:

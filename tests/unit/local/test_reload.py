@@ -18,7 +18,7 @@ from asya.local.notices import ReplicaUp
 from asya.local.process import ReplicaProcess
 from asya.local.reload import Reloader
 from asya.scaling import Bounds
-from asya.sidecar.window import pipeline
+from asya.sidecar.pool import pipeline
 from asya.testing.loopback import LoopbackCall, LoopbackRuntime
 
 ONE = Bounds(minimum=1, maximum=1)
