@@ -295,6 +295,9 @@ class Work:
         if self.canceled:
             return
         self.canceled = True
+        if self._stopping is not None:
+            # its timer is the one that kills a handler which does not give way
+            return
         self._clear_timer()
         if self.running and self.replica is not None:
             self._stop(Canceled())

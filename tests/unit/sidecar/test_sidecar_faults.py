@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
+from tests.unit.sidecar.conftest import Bench
 
 from asya.envelope import child_id, queue_name
 from asya.events import HopStarted
+from asya.resiliency import Resiliency
+from asya.testing.loopback import LoopbackCall
 
 
 async def echo(call):
@@ -195,6 +199,27 @@ class TestCancel:
             assert bench.killed == ([] if cooperative else [1])
 
         play(scene)
+
+    def test_while_an_overrun_handler_is_asked_to_stop_it_is_killed_all_the_same(
+        self, play: Callable[..., None]
+    ) -> None:
+        async def stubborn(call: LoopbackCall) -> None:
+            while True:
+                try:
+                    await asyncio.sleep(1e6)
+                except asyncio.CancelledError:
+                    if not call._runtime.calls:
+                        raise
+
+        async def scene(bench: Bench) -> None:
+            bench.replica(stubborn, cooperative=True)
+            one = await bench.send(bench.envelope())
+            await asyncio.sleep(60.5)
+            bench.cancels.add([one])
+            end = await asyncio.wait_for(bench.ledger.end_of(one), 60)
+            assert (end.phase, bench.killed) == ("canceled", [1])
+
+        play(scene, resiliency=Resiliency(actor_timeout_s=60))
 
     def test_a_root_takes_its_children_with_it(self, play):
         async def spread(call):
