@@ -351,34 +351,53 @@ def _check(option: Option, value: str) -> None:
     """Raise `ValueError` unless the value is of the option's kind; never shows an URL."""
     name = f"the address's option {option.name}"
     try:
-        if option.kind == "duration":
-            seconds = parse_duration(value)
-            if not option.low <= seconds <= option.high:
-                low, high = format_duration(option.low), format_duration(option.high)
-                raise ValueError(f"expected {low} to {high}, got {quoted(value)}")
-        elif option.kind == "number":
-            if not value.isdecimal() or not option.low <= int(value) <= option.high:
-                raise ValueError(
-                    f"expected a number from {option.low:g} to {option.high:g}, got {quoted(value)}"
-                )
-        elif option.kind == "flag":
-            if value.lower() not in _TRUE | _FALSE:
-                raise ValueError(f"expected true or false, got {quoted(value)}")
-        elif option.kind == "host:port":
-            if not _HOST_PORT.fullmatch(value):
-                raise ValueError("expected host:port")
-        elif option.kind == "url":
-            if not re.match(r"https?://[^/?#]*[^/?#@:]", value):
-                raise ValueError("expected an address that starts with http:// or https://")
-        elif option.choices:
-            if value not in option.choices:
-                raise ValueError(
-                    f"expected {' or '.join(option.choices)}, got {quoted(value[:20])}"
-                )
-        elif not value:
-            raise ValueError("expected a non-empty string")
+        _CHECKS.get(option.kind, _check_text)(option, value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def _check_duration(option: Option, value: str) -> None:
+    if not option.low <= parse_duration(value) <= option.high:
+        low, high = format_duration(option.low), format_duration(option.high)
+        raise ValueError(f"expected {low} to {high}, got {quoted(value)}")
+
+
+def _check_number(option: Option, value: str) -> None:
+    if not value.isdecimal() or not option.low <= int(value) <= option.high:
+        raise ValueError(
+            f"expected a number from {option.low:g} to {option.high:g}, got {quoted(value)}"
+        )
+
+
+def _check_flag(option: Option, value: str) -> None:
+    if value.lower() not in _TRUE | _FALSE:
+        raise ValueError(f"expected true or false, got {quoted(value)}")
+
+
+def _check_host_port(option: Option, value: str) -> None:
+    if not _HOST_PORT.fullmatch(value):
+        raise ValueError("expected host:port")
+
+
+def _check_url(option: Option, value: str) -> None:
+    if not re.match(r"https?://[^/?#]*[^/?#@:]", value):
+        raise ValueError("expected an address that starts with http:// or https://")
+
+
+def _check_text(option: Option, value: str) -> None:
+    if option.choices and value not in option.choices:
+        raise ValueError(f"expected {' or '.join(option.choices)}, got {quoted(value[:20])}")
+    if not value:
+        raise ValueError("expected a non-empty string")
+
+
+_CHECKS: Final = {
+    "duration": _check_duration,
+    "number": _check_number,
+    "flag": _check_flag,
+    "host:port": _check_host_port,
+    "url": _check_url,
+}
 
 
 def _refuse(transport: str, got: str) -> NoReturn:

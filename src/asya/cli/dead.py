@@ -134,17 +134,7 @@ def dead_retry(
         how["timeout"] = timeout
     client = connect(url)
     if ids:
-        run = _Run(as_json)
-        for number, each in enumerate(ids):
-            if number and rate:
-                time.sleep(1 / rate)
-            path = f"/v1/dead/{quote(each, safe='')}/retry"
-            try:
-                run.sent(each, client.post(path, json.dumps(how).encode()).body["id"])
-            except Refused as error:
-                if len(ids) == 1:
-                    raise
-                run.refuse(each, error)
+        run = _retry_each(client, ids, how, rate, as_json)
     else:
         what = {"filter": chosen} if chosen else {"all": True}
         run = _retry_all(client, what | how | ({"rate": rate} if rate else {}), as_json)
@@ -155,6 +145,24 @@ def dead_retry(
         _watch(client, [new for _, new in run.retried])
     if run.refused:
         raise typer.Exit(1)
+
+
+def _retry_each(
+    client: MeshClient, ids: list[str], how: dict[str, Any], rate: float | None, as_json: bool
+) -> _Run:
+    """Retry the letters of these ids, `rate` a second; a single one that is refused raises."""
+    run = _Run(as_json)
+    for number, each in enumerate(ids):
+        if number and rate:
+            time.sleep(1 / rate)
+        path = f"/v1/dead/{quote(each, safe='')}/retry"
+        try:
+            run.sent(each, client.post(path, json.dumps(how).encode()).body["id"])
+        except Refused as error:
+            if len(ids) == 1:
+                raise
+            run.refuse(each, error)
+    return run
 
 
 def dead_purge(

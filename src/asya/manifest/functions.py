@@ -133,10 +133,8 @@ def _names(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
                 yield (alias.asname or alias.name.partition(".")[0]), node
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for target in targets:
-                for name in ast.walk(target):
-                    if isinstance(name, ast.Name):
-                        yield name.id, node
+            inner = (name for target in targets for name in ast.walk(target))
+            yield from ((name.id, node) for name in inner if isinstance(name, ast.Name))
         else:
             for block in ("body", "orelse", "finalbody"):
                 yield from _names(getattr(node, block, ()))
