@@ -309,7 +309,22 @@ class TaskService:
             # The time in its first queue counts from when it may be taken.
             envelope.status.updated_at = row.not_before
         reservation = None if key is None else key.reservation(content, now)
+        insertion = await self._insert(row, envelope, reservation)
+        found = insertion.row
+        if not found.ended:
+            self._deadlines.add(found.id, found.deadline_at)
+        return Admission(found, not insertion.created)
+
+    async def _insert(
+        self, row: TaskRow, envelope: Envelope, reservation: KeyReservation | None
+    ) -> Insertion:
+        """Store a new envelope, or find the task that its id or key leads to, and publish it.
+
+        Raises:
+            Refusal: The store or the broker failed, or the id or key belongs to another request.
+        """
         async with contextlib.AsyncExitStack() as alone:
+            # The key before the id, always: two requests with both must not wait for each other.
             for mark in (row.id,) if reservation is None else (reservation.mark, row.id):
                 await alone.enter_async_context(self._outbox.alone(mark))
             try:
@@ -317,18 +332,14 @@ class TaskService:
             except StoreError as error:
                 raise store_refusal(error) from error
             self.diagnosis.admitted()
-            found = insertion.row
             _check_found(row, insertion, reservation)
             if insertion.replaced is not None:
                 await self._canceled_by_key(insertion.replaced)
             if insertion.outgoing is not None:
                 again = envelope if insertion.created else decode(insertion.outgoing.body)
-                await self._outbox.publish(
-                    again, found.not_before, new=insertion.created, keyed=key is not None
-                )
-        if not found.ended:
-            self._deadlines.add(found.id, found.deadline_at)
-        return Admission(found, not insertion.created)
+                not_before, keyed = insertion.row.not_before, reservation is not None
+                await self._outbox.publish(again, not_before, new=insertion.created, keyed=keyed)
+        return insertion
 
     async def _check_in(self, payload: Raw) -> Raw | None:
         """Put a payload over the threshold into the blob store; gives its reference."""
