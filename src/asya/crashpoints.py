@@ -8,8 +8,9 @@ look-up when nothing is armed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
-POINTS = ("before-publish", "after-publish", "before-ack", "after-store", "before-unshelve")
+POINTS: Final = ("before-publish", "after-publish", "before-ack", "after-store", "before-unshelve")
 
 _armed: dict[str, Callable[[], None]] = {}
 

@@ -21,6 +21,9 @@ EXCEPTION = re.compile(
 )
 EXPLAINED_ONCE = {"A002": "`id` is the name on the wire"}
 """Codes whose one reason holds wherever they are ignored."""
+CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]+")
+WITHOUT_TYPING = "src/asya/runtime/"
+"""Runs in the user's Python from 3.9 on; it imports no `typing`, which costs start-up time."""
 
 _FLAT = "each field is one of a JSON document that users see; groups would change it"
 LARGE_CLASSES = {
@@ -79,6 +82,35 @@ def test_classes_have_few_attributes(root: Path, source_files: list[Path]) -> No
     assert large - set(LARGE_CLASSES) == set(), f"more than {ATTRIBUTES_MAX} attributes; split it"
     assert set(LARGE_CLASSES) - large == set(), "no longer large; remove it from LARGE_CLASSES"
     assert len(LARGE_CLASSES) < 10
+
+
+def test_constants_are_final(root: Path, source_files: list[Path]) -> None:
+    changeable = [
+        f"{path.relative_to(root)}:{node.lineno}: {name}"
+        for path in source_files
+        if not str(path.relative_to(root)).startswith(WITHOUT_TYPING)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for name in assigned(node)
+        if CONSTANT.fullmatch(name) and not is_final(node)
+    ]
+    assert changeable == []
+
+
+def assigned(statement: ast.stmt) -> list[str]:
+    """Names that a statement of a module assigns."""
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def is_final(statement: ast.stmt) -> bool:
+    """Whether an assignment says that nothing else is assigned later."""
+    return isinstance(statement, ast.AnnAssign) and ast.unparse(statement.annotation).startswith(
+        "Final"
+    )
 
 
 def test_no_module_has_a_vague_name(root: Path, python_files: list[Path]) -> None:

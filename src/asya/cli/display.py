@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from typing import Any, Protocol, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 from asya.cli.client import ServerEvent
 
-_MARKS = {
+_MARKS: Final = {
     "running": "…",
     "succeeded": "✓",
     "failed": "✗",
@@ -21,7 +21,7 @@ _MARKS = {
     "canceled": "✗",
     "lost": "↻",
 }
-_COLOURS = {"succeeded": 32, "failed": 31, "canceled": 33, "retrying": 33, "lost": 33}
+_COLOURS: Final = {"succeeded": 32, "failed": 31, "canceled": 33, "retrying": 33, "lost": 33}
 
 
 class Display(Protocol):

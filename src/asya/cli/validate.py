@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -14,7 +14,7 @@ from asya import manifest, settings
 from asya.codes import Code
 from asya.errors import Complaint, UsageError
 
-EXIT_PROBLEMS = 2
+EXIT_PROBLEMS: Final = 2
 
 
 def validate(

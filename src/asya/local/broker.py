@@ -20,27 +20,28 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 
 from asya.codes import Code
 from asya.errors import TransportUnavailable, UsageError, how_to_install
 
-HOST = "127.0.0.1"
-MAX_PAYLOAD = 8 * 1024 * 1024
-LOG_MAX_BYTES = 4 * 1024 * 1024
-LOG_FILES_MAX = 3
-RESERVE_BYTES = 64 * 1024 * 1024
+HOST: Final = "127.0.0.1"
+MAX_PAYLOAD: Final = 8 * 1024 * 1024
+LOG_MAX_BYTES: Final = 4 * 1024 * 1024
+LOG_FILES_MAX: Final = 3
+RESERVE_BYTES: Final = 64 * 1024 * 1024
 """Free bytes below which the broker counts as full. It does not recover from a full disk by itself."""
-READY_S = 60.0
+READY_S: Final = 60.0
 """A server reads its whole store before it answers. A million messages take seconds."""
-STOP_S = 5.0
+STOP_S: Final = 5.0
 """How long a stop may take, before SIGKILL, which loses nothing. Each queue takes 10 ms."""
-POLL_S = 0.005
-STARTS_MAX = 5
-DISK_FULL = b"no space left on device"
+POLL_S: Final = 0.005
+STARTS_MAX: Final = 5
+DISK_FULL: Final = b"no space left on device"
 
-_CREATED_TOLERANCE_S = 2.0
+_CREATED_TOLERANCE_S: Final = 2.0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from asya.envelope import Envelope, encode, queue_name
 from asya.errors import QueueMissing, TransportError, TransportUnavailable
@@ -12,7 +13,7 @@ from asya.local.actor import ScaledActor
 from asya.tasks.mesh import ActorStatus, FlowSpec, ReplicaStatus
 from asya.transports.base import Depth, Transport
 
-UNKNOWN_DEPTH = Depth(ready=0, in_flight=0, delayed=0)
+UNKNOWN_DEPTH: Final = Depth(ready=0, in_flight=0, delayed=0)
 
 
 class LocalMeshClient:

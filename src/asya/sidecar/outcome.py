@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from msgspec import Raw
 
@@ -28,7 +29,7 @@ class Changes:
     status: dict[str, Raw] = field(default_factory=dict)
 
 
-NO_CHANGES = Changes()
+NO_CHANGES: Final = Changes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from asya.events import Finished, Forked, HopEnded, HopSent, HopStarted
 from asya.tasks.store.payloads import Seen
 from asya.tasks.stored_events import EventRow, HopEvent, TaskEvent, hop_row
 
-PROGRESS_OPEN_MAX = 99
+PROGRESS_OPEN_MAX: Final = 99
 """Percent that an envelope shows at most while it has not succeeded."""
 
 

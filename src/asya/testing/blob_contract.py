@@ -31,6 +31,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import msgspec
 import pytest
@@ -41,8 +42,8 @@ from asya.errors import BlobMissing
 Damage = Callable[[BlobRef, bytes | None], Awaitable[None]]
 Age = Callable[[BlobRef, float], Awaitable[None]]
 
-BODY = b'{"text":"' + b"x" * 300_000 + b'"}'
-DAY_S = 86_400.0
+BODY: Final = b'{"text":"' + b"x" * 300_000 + b'"}'
+DAY_S: Final = 86_400.0
 
 
 async def whole(blobs: BlobStore, ref: BlobRef) -> bytes:

@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -48,8 +48,8 @@ from asya.testing.loopback import LoopbackCall, LoopbackRuntime
 from asya.testing.virtual_time import VirtualClock, run_virtual
 from asya.transports.memory.transport import MemoryBroker, MemoryTransport
 
-NAMESPACE = "box"
-BLOB_THRESHOLD_BYTES = 16 * 1024
+NAMESPACE: Final = "box"
+BLOB_THRESHOLD_BYTES: Final = 16 * 1024
 """Of a box; low, so that tests of big payloads need none that is big."""
 
 

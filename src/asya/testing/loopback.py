@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from asya.runtime import protocol
 from asya.sidecar import Sidecar
 from asya.sidecar.replica import Replica
 
-EXCEPTION_MRO = ["Exception", "BaseException", "object"]
+EXCEPTION_MRO: Final = ["Exception", "BaseException", "object"]
 
 
 class LoopbackCall:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import msgspec
 from msgspec import Raw
@@ -36,7 +37,7 @@ from asya.tasks.store.base import (
 )
 from asya.tasks.store.payloads import Keeping, Seen
 
-_START = datetime(2026, 1, 1, tzinfo=UTC)
+_START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def at(second: float) -> str:

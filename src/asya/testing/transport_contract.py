@@ -19,18 +19,19 @@ import asyncio
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Final
 
 import pytest
 
 from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
 from asya.transports.base import Consumer, Delivery, Transport
 
-QUEUE = "asya-kit-first"
-OTHER = "asya-kit-second"
-QUIET_S = 0.15
+QUEUE: Final = "asya-kit-first"
+OTHER: Final = "asya-kit-second"
+QUIET_S: Final = 0.15
 """How long nothing must come for nothing to be coming, in seconds."""
-PATIENCE_S = 15.0
-SLACK_S = 5.0
+PATIENCE_S: Final = 15.0
+SLACK_S: Final = 5.0
 """How late a broker may be with what it owes at a time, in seconds."""
 
 

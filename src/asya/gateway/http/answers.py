@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from typing import cast
+from typing import Final, cast
 
 import msgspec
 from msgspec import Raw
@@ -33,7 +33,7 @@ from asya.tasks.rules import TaskRow
 from asya.tasks.service import Ending, TaskService
 from asya.tasks.store.base import Detail
 
-_NAME = BLOB_HEADER.encode()
+_NAME: Final = BLOB_HEADER.encode()
 _encode = msgspec.json.Encoder().encode
 _decode_headers = msgspec.json.Decoder(dict[str, Raw]).decode
 

@@ -49,7 +49,7 @@ class Operation:
         return self.path.startswith("/v1/")
 
 
-_RETRY_PROBLEMS = (
+_RETRY_PROBLEMS: Final = (
     "not-json",
     "body-timeout",
     "too-large",
@@ -61,7 +61,7 @@ _RETRY_PROBLEMS = (
     "blobs-unavailable",
     "disk-full",
 )
-_POST_PROBLEMS = (
+_POST_PROBLEMS: Final = (
     "not-json",
     "body-timeout",
     "id-conflict",
@@ -76,7 +76,7 @@ _POST_PROBLEMS = (
     "unavailable",
     "disk-full",
 )
-_POST_ANSWERS = {
+_POST_ANSWERS: Final = {
     200: ("It has ended within `wait`, or before (an id that is known)", views.EnvelopeView),
     202: ("Accepted: it is stored and in its first queue", views.Accepted),
 }

@@ -386,4 +386,4 @@ class NatsTransport(Transport):
             consumer.tick()
 
 
-_RECEIPT = Receipt()
+_RECEIPT: Final = Receipt()

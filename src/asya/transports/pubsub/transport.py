@@ -460,4 +460,4 @@ class PubSubTransport(Transport):
             consumer.resume()
 
 
-_RECEIPT = Receipt()
+_RECEIPT: Final = Receipt()

@@ -13,7 +13,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from asya.addresses import Address
@@ -24,7 +24,7 @@ from asya.transports.rabbitmq.connection import Connection, without_place
 from asya.transports.rabbitmq.queues import Binding, Exchange, Layout, Part, Queue
 from asya.transports.rabbitmq.registry import Registry
 
-OLDEST = (3, 10)
+OLDEST: Final = (3, 10)
 
 
 async def probe(

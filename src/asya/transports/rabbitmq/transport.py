@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from asya.addresses import Address
 from asya.clock import Clock, SystemClock
@@ -45,14 +45,14 @@ from asya.transports.rabbitmq.queues import (
 )
 from asya.transports.rabbitmq.registry import Registry
 
-MESSAGE_MAX_BYTES = 8 * 1024 * 1024
+MESSAGE_MAX_BYTES: Final = 8 * 1024 * 1024
 """Half of what RabbitMQ 4 takes by default; 3.x takes more."""
-GENERATION_WAIT_S = 2.0
+GENERATION_WAIT_S: Final = 2.0
 """How long a delayed message may look for the current generation of its queue."""
-SETTLE_S = 1.5
+SETTLE_S: Final = 1.5
 """After a queue is made. RabbitMQ 3.10 answers before that is on disk: of queues that it was killed
 within 0.8 s of making, not one came back, and their confirmed messages with them; after 1.2 s, all."""
-SHOW_S = 5.0
+SHOW_S: Final = 5.0
 """How old the management plugin's numbers may be, with its default settings."""
 
 
@@ -364,7 +364,7 @@ class RabbitTransport(Transport):
             consumer.tick()
 
 
-_RECEIPT = Receipt()
+_RECEIPT: Final = Receipt()
 
 
 async def declare(channel: Channel, part: Part) -> None:

@@ -17,34 +17,34 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from asya.clock import seconds_until
 from asya.envelope import ROOT_HEADER
 
-REQUEST_MAX_BYTES = 1024 * 1024
+REQUEST_MAX_BYTES: Final = 1024 * 1024
 """Of one message, and of all messages of a batch: texts and attributes together."""
-BATCH_MAX = 10
-ATTRIBUTES_MAX_BYTES = 1024
+BATCH_MAX: Final = 10
+ATTRIBUTES_MAX_BYTES: Final = 1024
 """Room for our attributes, of which there are two."""
-MESSAGE_MAX_BYTES = (REQUEST_MAX_BYTES - ATTRIBUTES_MAX_BYTES) // 4 * 3
+MESSAGE_MAX_BYTES: Final = (REQUEST_MAX_BYTES - ATTRIBUTES_MAX_BYTES) // 4 * 3
 """Of a body: a binary one is a third longer on the way, so this is what passes whatever is in it."""
-HOP_S = 900
+HOP_S: Final = 900
 """The longest `DelaySeconds`."""
 
-ENCODING = "asya-encoding"
-NOT_BEFORE = "asya-not-before"
-ATTRIBUTES = [ENCODING, NOT_BEFORE]
+ENCODING: Final = "asya-encoding"
+NOT_BEFORE: Final = "asya-not-before"
+ATTRIBUTES: Final = [ENCODING, NOT_BEFORE]
 
-_BASE64 = "base64"
-_EMPTY = "empty"
-_NOTHING = "-"
+_BASE64: Final = "base64"
+_EMPTY: Final = "empty"
+_NOTHING: Final = "-"
 # A carriage return is legal, but XML's readers make a line feed of it; it is safer encoded.
-_ILLEGAL = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_DEDUP_ID = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
-_NO_FLOW = "-"
+_ILLEGAL: Final = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_DEDUP_ID: Final = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
+_NO_FLOW: Final = "-"
 
 
 @dataclass(frozen=True, slots=True)

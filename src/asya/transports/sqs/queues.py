@@ -11,18 +11,18 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from asya.addresses import Address
 from asya.transports.sqs.messages import REQUEST_MAX_BYTES
 
-NAME_MAX = 80
-RECEIVES_MAX = 100
+NAME_MAX: Final = 80
+RECEIVES_MAX: Final = 100
 """After so many receives the broker buries a message by itself; policy does it after a few."""
-RETENTION_S = 14 * 86_400
+RETENTION_S: Final = 14 * 86_400
 """The longest that SQS keeps a message."""
-TAG = "asya-namespace"
-FIFO = ".fifo"
+TAG: Final = "asya-namespace"
+FIFO: Final = ".fifo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Site:
         )
 
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def prefix(namespace: str) -> str:

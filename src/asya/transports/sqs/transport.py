@@ -480,7 +480,7 @@ class SqsTransport(Transport):
             consumer.reconnected()
 
 
-_RECEIPT = Receipt()
+_RECEIPT: Final = Receipt()
 _MAYBE_THERE: Final = frozenset(
     {"QueueNameExists", "QueueAlreadyExists", "AccessDenied", "AccessDeniedException"}
 )
