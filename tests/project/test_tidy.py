@@ -23,7 +23,7 @@ EXPLAINED_ONCE = {"A002": "`id` is the name on the wire"}
 """Codes whose one reason holds wherever they are ignored."""
 CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]+")
 WITHOUT_TYPING = "src/asya/runtime/"
-"""Runs in the user's Python from 3.9 on; it imports no `typing`, which costs start-up time."""
+"""Starts in the Python of the user, from 3.9 on, without `typing`, which costs start-up time."""
 
 _FLAT = "each field is one of a JSON document that users see; groups would change it"
 LARGE_CLASSES = {

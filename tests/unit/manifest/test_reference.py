@@ -7,7 +7,7 @@ import pytest
 from asya.manifest import json_schema, reference_markdown
 from asya.manifest.reference import markdown
 
-GENERATE = Path(__file__).resolve().parents[2] / "docs" / "generate.py"
+GENERATE = Path(__file__).resolve().parents[3] / "docs" / "generate.py"
 
 
 @pytest.fixture(scope="module")
