@@ -34,6 +34,7 @@ from asya.local.notices import (
     ReplicaUp,
     how_it_ended,
 )
+from asya.runtime.protocol import EXIT_NOT_LOADED
 
 START_TIMEOUT_S: Final = 600.0
 """How long a handler may take to load: models are fetched on a first start."""
@@ -51,9 +52,6 @@ END_WAIT_S: Final = 5.0
 
 KILL_WAIT_S: Final = 1.0
 """How long it may take after SIGTERM, before SIGKILL."""
-
-LOAD_FAILED_CODE: Final = 3
-"""The exit code of a runtime that has sent a `failed` frame with the reason."""
 
 FRAME_WAIT_S: Final = 0.5
 """The supervisor may learn of the exit before it reads that frame, so it waits this long for it."""
@@ -155,7 +153,7 @@ class Replica:
 
 @dataclass(frozen=True)
 class _Unexplained:
-    """A process that ended with `LOAD_FAILED_CODE` before its reason was read."""
+    """A process that ended with `EXIT_NOT_LOADED` before its reason was read."""
 
     state: State
     code: int
@@ -466,7 +464,7 @@ class ReplicaPlan:
                 delay_s = min(CRASH_MOST_S, CRASH_FIRST_S * 2 ** min(self._crashes - 2, 10))
             self.not_before_s = now_s + delay_s
             yield Tell(ReplicaCrashed(self._actor, pid, code))
-        elif code == LOAD_FAILED_CODE:
+        elif code == EXIT_NOT_LOADED:
             # Start none before it is known why this one could not load.
             until_s = now_s + FRAME_WAIT_S
             self.not_before_s = max(self.not_before_s, until_s)

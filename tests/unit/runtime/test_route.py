@@ -36,3 +36,8 @@ def test_the_runtime_and_the_envelope_agree_on_what_a_route_is() -> None:
     assert scope.ROUTE_MAX == envelope.ROUTE_MAX
     assert set(scope.END_ACTORS) == envelope.END_ACTORS
     assert scope.SYSTEM_PREFIX == envelope.SYSTEM_PREFIX
+
+
+@given(st.one_of(st.text("a-0B\n", max_size=4), st.text("a-", min_size=60, max_size=66)))
+def test_the_runtime_and_the_envelope_agree_on_names(name: str) -> None:
+    assert (scope._NAME.fullmatch(name) is not None) == envelope.is_actor_name(name)
