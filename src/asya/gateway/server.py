@@ -31,6 +31,12 @@ GRACE_S: Final = 5
 KEEP_ALIVE_S: Final = 75
 """Seconds that an idle connection is kept, for clients that pool connections."""
 
+INTERNALS: Final = {
+    "uvicorn:Server": ("capture_signals", "main_loop", "on_tick", "should_exit", "startup"),
+    "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": ("send_400_response", "transport"),
+}
+"""Undocumented methods that are replaced here; uvicorn has no options for what they do."""
+
 
 class HttpServer:
     """Serves an app at one address.

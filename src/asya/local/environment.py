@@ -32,6 +32,9 @@ _SUFFIXES: Final = {
     **{f"{unit}i": 1024.0**n for n, unit in enumerate("KMGTPE", start=1)},
 }
 
+INTERNALS: Final = {"dotenv.parser": ("parse_stream",)}
+"""The public functions of python-dotenv warn of a wrong line, but do not say which one it is."""
+
 
 def parse_dotenv(text: str, source: str) -> dict[str, str]:
     r"""The variables of a `.env` file, as `python-dotenv` reads it.
