@@ -23,7 +23,7 @@ from asya.envelope import (
     encode,
     raw_json,
 )
-from asya.events import Flown, HopEnded, HopSent, HopStarted
+from asya.events import Flown
 from asya.gateway.http import views
 from asya.gateway.http.views import (
     ContentView,
@@ -43,7 +43,14 @@ from asya.tasks.mesh import FlowSpec
 from asya.tasks.rules import Failure, StatusData, StuckData, TaskRow
 from asya.tasks.scheduler import ScheduleState
 from asya.tasks.store.base import DeadLetterGroup, DeadLetterRow, Detail
-from asya.tasks.stored_events import EventRow, hop_event, progress_of
+from asya.tasks.stored_events import (
+    EventRow,
+    StoredEnd,
+    StoredSent,
+    StoredStart,
+    progress_of,
+    stored_hop,
+)
 
 _NULL: Final = Raw(b"null")
 _EMPTY: Final = Raw(b"{}")
@@ -111,28 +118,28 @@ def hops(events: Iterable[EventRow]) -> list[HopView]:
     for event in events:
         if event.kind in {"status", "stuck"}:
             continue
-        hop = hop_event(event)
+        hop = stored_hop(event)
         at = (hop.n, hop.attempt)
         view = open_.get(at)
-        if isinstance(hop, HopSent):
+        if isinstance(hop, StoredSent):
             if view is not None:
                 view.sent_at = hop.at
             continue
-        if view is None or (isinstance(hop, HopStarted) and view.ended_at is not None):
+        if view is None or (isinstance(hop, StoredStart) and view.ended_at is not None):
             view = open_[at] = HopView(hop.n, hop.actor, hop.attempt, _state(hop))
             made.append(view)
         _fill(view, hop)
     return made
 
 
-def _state(hop: HopStarted | HopEnded) -> str:
-    return "running" if isinstance(hop, HopStarted) else hop.state
+def _state(hop: StoredStart | StoredEnd) -> str:
+    return "running" if isinstance(hop, StoredStart) else hop.state
 
 
-def _fill(view: HopView, hop: HopStarted | HopEnded) -> None:
+def _fill(view: HopView, hop: StoredStart | StoredEnd) -> None:
     content = None if hop.body is None else ContentView(hop.body.size, hop.body.sha256)
     view.state = _state(hop)
-    if isinstance(hop, HopStarted):
+    if isinstance(hop, StoredStart):
         view.enqueued_at = hop.enqueued_at or None
         view.started_at = hop.at
         view.replica = hop.replica
@@ -156,10 +163,10 @@ def event_text(id: str, event: EventRow) -> tuple[bytes, bool]:
         stuck = _decode_stuck(event.data)
         told = StuckEvent(id, stuck.at, stuck.actor, stuck.state, stuck.since, stuck.usual_s)
         return _sse("stuck", _encode(told), event.seq), False
-    hop = hop_event(event)
-    if isinstance(hop, HopSent):  # of interest to a trace only
+    hop = stored_hop(event)
+    if isinstance(hop, StoredSent):  # of interest to a trace only
         return b"", False
-    ended = hop if isinstance(hop, HopEnded) else None
+    ended = hop if isinstance(hop, StoredEnd) else None
     progress = ProgressEvent(
         id,
         progress_of(event),

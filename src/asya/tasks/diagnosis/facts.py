@@ -34,7 +34,7 @@ from asya.tasks.mesh import ActorStatus, MeshClient
 from asya.tasks.rules import Failure, StuckData, TaskRow
 from asya.tasks.store.base import DeadLetterQuery, OpenTask, Query, Store
 from asya.tasks.store.payloads import Keeping, Seen
-from asya.tasks.stored_events import EventRow, hop_event
+from asya.tasks.stored_events import EventRow, StoredEnd, StoredStart, stored_hop
 
 LOOK_EVERY_S: Final = 2.0
 """Time between two looks of the watcher, while anything is open."""
@@ -281,12 +281,12 @@ def position_of(row: TaskRow, event: EventRow | None) -> Position | None:
     assert updated is not None
     if event is None or event.kind == "status":
         return Position("queued", row.route.curr, updated, row.n)
-    hop = hop_event(event)
+    hop = stored_hop(event)
     at = moment(hop.at) or updated
-    if isinstance(hop, HopStarted):
+    if isinstance(hop, StoredStart):
         return Position("running", hop.actor, at, hop.n, hop.attempt, hop.replica)
-    error = _one_line(hop.error) if isinstance(hop, HopEnded) else None
-    if isinstance(hop, HopEnded) and hop.state == "retrying":
+    error = _one_line(hop.error) if isinstance(hop, StoredEnd) else None
+    if isinstance(hop, StoredEnd) and hop.state == "retrying":
         return Position(
             "retrying", hop.actor, at, hop.n, hop.attempt, None, moment(hop.retry_at),
             hop.attempts_max, error,
