@@ -88,18 +88,18 @@ payloadMax: 2MiB
 ENVELOPE: Final = """\
 # Envelope
 
-The message between actors: one JSON object in UTF-8. It carries its own route. The
-[JSON Schema](schema/Envelope.json) is what `asya schema Envelope` prints.
+An envelope is the message between actors. It is one JSON object in UTF-8, and it carries its own route.
+`asya schema Envelope` prints its [JSON Schema](schema/Envelope.json).
 
-- Fields that are not in the table travel on unchanged, as raw bytes, and so do the values of
-  `headers` and `payload`.
-- What is no envelope (not JSON, not UTF-8, a required field missing, a field of a wrong type) goes
-  to `x-sump` with its bytes kept and the reason `ParseError`; the text names the field.
-- Of a key that stands twice the last one counts.
-- A payload that is too big for a message is in the [blob store](blob-store.md): `payload` is `null` then,
-  and the header `x-asya-blob` says where it is. Handlers get the payload itself.
-- `prev` keeps the {prev} newest hops; the header `x-asya-hop` counts all, and an envelope may make
-  {hops}. A route may hold {route} actors. An id is 1 to {id} printable characters.
+- Fields that are not in the table are passed on unchanged, as raw bytes. So are the values of `headers` and
+  `payload`.
+- A message that isn't a valid envelope goes to `x-sump`, with its bytes kept and the reason `ParseError`. This
+  happens if it isn't JSON or UTF-8, or if a field is missing or has a wrong type. The error names the field.
+- If a key occurs twice, the last one counts.
+- A payload that is too big for a message is in the [blob store](blob-store.md). Then `payload` is `null`, and the
+  header `x-asya-blob` refers to the blob. Handlers still get the payload itself.
+- `prev` keeps the {prev} newest hops, and the header `x-asya-hop` counts all of them. An envelope may make {hops}
+  hops. A route may have {route} actors. An id has 1 to {id} printable characters.
 - Times are RFC 3339 in UTC.
 
 {table}"""
@@ -107,19 +107,19 @@ The message between actors: one JSON object in UTF-8. It carries its own route. 
 METRICS: Final = """\
 # Metrics
 
-`GET /metrics` on the gateway gives them in the text format of Prometheus, and so does a port of its
-own (`metricsPort`, `asya up --metrics-port 9090`). [Observe a mesh](../how-to/observe.md) shows how
+`GET /metrics` on the gateway returns the metrics of a mesh in the text format of Prometheus. You can also serve
+them on a port of their own (`metricsPort`, `asya up --metrics-port 9090`). [Observe a mesh](../how-to/observe.md) shows how
 to scrape them, a dashboard and alert rules.
 
-- All have the label `namespace`, too. Labels take few values: actors and routes of this mesh, and
+- Every metric also has the label `namespace`. Labels have few values: the actors and routes of this mesh, and
   fixed words.
-- Numbers are at most {fresh:g} s old, however many scrape. The broker gets {depth:g} s to tell the depths of
-  the queues.
-- Counters begin at 0 with the mesh.
-- Histograms have the buckets {buckets} seconds; an
-  actor has them from its first message on.
-- Beside them stand the usual `process_…` of the mesh's own process: sidecars, gateway, supervisor.
-  Replicas and the broker are processes of their own.
+- Numbers are at most {fresh:g} s old, however many clients scrape. The broker has {depth:g} s to report the depths
+  of the queues.
+- Counters start at 0 when the mesh starts.
+- Histograms have the buckets {buckets} seconds.
+  An actor has its histograms from its first message on.
+- The usual `process_…` metrics cover the process of the mesh, with sidecars, gateway and supervisor. Replicas and
+  the broker are separate processes.
 
 {table}"""
 

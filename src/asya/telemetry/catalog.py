@@ -51,20 +51,23 @@ READY: Final = "asya_ready"
 REQUESTS: Final = "asya_http_requests_total"
 
 METRICS: Final = (
-    Metric(RECEIVED, "counter", ("actor",), "Messages taken from the queue, redeliveries included"),
+    Metric(RECEIVED, "counter", ("actor",), "Messages received from the queue, with redeliveries"),
     Metric(
         PROCESSED,
         "counter",
         ("actor", "outcome"),
-        "Messages that the actor is done with: `succeeded`, `failed`, `retried` or `canceled`",
+        "Messages that the actor has completed: `succeeded`, `failed`, `retried` or `canceled`",
     ),
-    Metric(RETRIES, "counter", ("actor",), "Attempts that failed and are made again later"),
-    Metric(TIMEOUTS, "counter", ("actor",), "Handlers that were stopped because they overran"),
-    Metric(LOST, "counter", ("actor",), "Messages whose replica died while it worked on them"),
-    Metric(IN_FLIGHT, "gauge", ("actor",), "Messages that replicas work on"),
+    Metric(RETRIES, "counter", ("actor",), "Attempts that failed and will be retried"),
     Metric(
-        WAITING, "gauge", ("actor",), "Messages held by the sidecar, for which no replica is free"
+        TIMEOUTS,
+        "counter",
+        ("actor",),
+        "Handlers that were stopped because they exceeded their time limit",
     ),
+    Metric(LOST, "counter", ("actor",), "Messages whose replica crashed while it worked on them"),
+    Metric(IN_FLIGHT, "gauge", ("actor",), "Messages that replicas work on"),
+    Metric(WAITING, "gauge", ("actor",), "Messages that the sidecar holds until a replica is free"),
     Metric(
         REPLICAS,
         "gauge",
@@ -76,20 +79,20 @@ METRICS: Final = (
         HANDLER_TIME,
         "histogram",
         ("actor",),
-        "Time that a replica had a message, from its start to the handler's end, lost ones left out",
+        "Time from the start of a handler to its end, without messages whose replica crashed",
     ),
     Metric(
         QUEUE_TIME,
         "histogram",
         ("actor",),
-        "Time from when a message was sent to the start of its handler, first attempts only, "
-        "in whole milliseconds; the delay of a scheduled send counts",
+        "Time from the send of a message to the start of its handler, first attempts only, "
+        "in whole milliseconds; the delay of a scheduled send is included",
     ),
     Metric(
         COLD_START,
         "histogram",
         ("actor",),
-        "Time from the first message that found no replica to the first replica that is ready",
+        "Time from the first message without a replica to the first replica that is ready",
     ),
     Metric(
         DEPTH,
@@ -99,11 +102,18 @@ METRICS: Final = (
         "broker does not answer",
     ),
     Metric(ENDED, "counter", ("status",), "Envelopes ended: `succeeded`, `failed` or `canceled`"),
-    Metric(DEAD, "counter", ("actor", "reason"), "Envelopes that went to the dead letters"),
-    Metric(STORE_ERRORS, "counter", (), "Ends and dead letters that the task store did not take"),
-    Metric(DROPPED, "counter", (), "Events of hops that were not stored: too many, or no store"),
+    Metric(DEAD, "counter", ("actor", "reason"), "Envelopes that became dead letters"),
+    Metric(
+        STORE_ERRORS, "counter", (), "Ends and dead letters that the task store failed to store"
+    ),
+    Metric(
+        DROPPED,
+        "counter",
+        (),
+        "Events of hops that were not stored: there were too many, or no store took them",
+    ),
     Metric(BROKER_UP, "gauge", (), "1 while the broker answers, else 0"),
-    Metric(READY, "gauge", (), "1 while the mesh takes envelopes, else 0"),
+    Metric(READY, "gauge", (), "1 while the mesh accepts envelopes, else 0"),
     Metric(
         REQUESTS, "counter", ("route", "method", "status"), "HTTP requests, by the route's pattern"
     ),
