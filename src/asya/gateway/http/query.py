@@ -47,10 +47,13 @@ def text(description: str, *, pattern: str | None = None, name: str | None = Non
     return Parameter(description, schema, str, name)
 
 
-def choice(description: str, words: Sequence[str], *, name: str | None = None) -> Parameter:
-    """One of several words."""
+def choice(
+    description: str, words: Sequence[str], *, name: str | None = None, strip: bool = False
+) -> Parameter:
+    """One of several words. `strip` is for headers: the server keeps the blanks behind a value."""
 
     def read(given: str) -> str:
+        given = given.strip() if strip else given
         if given in words:
             return given
         close = nearest(given, words)

@@ -84,6 +84,7 @@ class KeyHeaders(msgspec.Struct, frozen=True):
             "`reject` refuses, `replace` cancels that task and admits the new one",
             POLICIES,
             name="Idempotency-Policy",
+            strip=True,
         ),
     ] = None
     life: Annotated[

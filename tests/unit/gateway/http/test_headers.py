@@ -44,6 +44,17 @@ def test_a_request_says_its_own_rules() -> None:
     assert read_key({}, "flow:f", Idempotency()) is None
 
 
+def test_blanks_around_a_rule_do_not_count() -> None:
+    headers = {
+        "Idempotency-Key": "k",
+        "Idempotency-Policy": "reject  ",
+        "Idempotency-Life": " 90s ",
+    }
+    found = read_key(headers, "flow:f", Idempotency())
+    assert found is not None
+    assert found.rules == Idempotency("reject", 90.0)
+
+
 @pytest.mark.parametrize(
     ("headers", "said"),
     [

@@ -49,6 +49,7 @@ def test_a_value_that_cannot_be_read_names_its_place() -> None:
     [
         (text(""), " as it is ", " as it is "),
         (choice("", ("a", "b")), "b", "b"),
+        (choice("", ("a", "b"), strip=True), " b  ", "b"),
         (whole("", 0), "0", 0),
         (whole("", 0), str(2**62), 2**62),
         (whole("", 1, 500), "500", 500),
