@@ -25,12 +25,12 @@ from asya.envelope import BLOB_HEADER, Envelope, decode, encode
 from asya.errors import (
     BlobError,
     BlobUnavailable,
-    MessageTooLarge,
     TransportError,
     TransportUnavailable,
 )
 from asya.tasks.admission import check_payload, check_route, new_row
 from asya.tasks.mesh import MeshClient
+from asya.tasks.outbox import publish_refusal
 from asya.tasks.redrive import RedriveOptions, as_sent, needs_payload, new_try, retry_route
 from asya.tasks.refusals import RETRY_AFTER_S, Kind, Refusal, refuses_store_errors
 from asya.tasks.rules import Failure, TaskRow
@@ -259,8 +259,7 @@ class DeadLetters:
             log.warning("not published yet: %s", error, extra={"envelope": envelope.id})
         except TransportError as error:
             await self._store.dead_letters.undo_redrive(letter, envelope.id)
-            kind = Kind.TOO_LARGE if isinstance(error, MessageTooLarge) else Kind.UNKNOWN_ACTOR
-            raise Refusal(kind, str(error), id=letter.id) from error
+            raise publish_refusal(envelope, error, id=letter.id) from error
         else:
             self._published(envelope)
 

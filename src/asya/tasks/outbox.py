@@ -143,11 +143,12 @@ class Outbox:
             log.warning("the task could not be discarded: %s", error, extra={"envelope": id})
 
 
-def publish_refusal(envelope: Envelope, error: TransportError) -> Refusal:
-    """The refusal of an envelope that its broker did not take."""
+def publish_refusal(envelope: Envelope, error: TransportError, *, id: str | None = None) -> Refusal:
+    """The refusal of an envelope that its broker did not take; `id` if it is about another one."""
+    about = id or envelope.id
     if isinstance(error, MessageTooLarge):
-        return Refusal(Kind.TOO_LARGE, str(error), id=envelope.id)
+        return Refusal(Kind.TOO_LARGE, str(error), id=about)
     if isinstance(error, QueueMissing):
         text = f"the actor {envelope.route.curr!r} has no queue"
-        return Refusal(Kind.UNKNOWN_ACTOR, text, id=envelope.id)
-    return Refusal(Kind.UNAVAILABLE, str(error), id=envelope.id, retry_after_s=RETRY_AFTER_S)
+        return Refusal(Kind.UNKNOWN_ACTOR, text, id=about)
+    return Refusal(Kind.UNAVAILABLE, str(error), id=about, retry_after_s=RETRY_AFTER_S)

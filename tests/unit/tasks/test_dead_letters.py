@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from msgspec import Raw
@@ -13,7 +14,7 @@ from asya.blobs.memory import MemoryBlobs
 from asya.clock import to_rfc3339
 from asya.crew import Sink, Sump
 from asya.envelope import BLOB_HEADER, ErrorInfo, new_envelope
-from asya.errors import MessageTooLarge, TransportUnavailable
+from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
 from asya.resiliency import Resiliency
 from asya.sidecar.decide import decide, reject
 from asya.sidecar.outcome import Raised, unparsable
@@ -108,6 +109,25 @@ async def test_a_route_that_cannot_be_taken_leaves_the_letter_dead(service, mesh
     mesh.failure = None
     await service.dead_letters.redrive("t", RedriveOptions(route=["a"], timeout_s=30))
     assert mesh.published[0].deadline is not None
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (MessageTooLarge("9 MB"), Kind.TOO_LARGE),
+        (QueueMissing("gone"), Kind.UNKNOWN_ACTOR),
+        (TransportError("no permission"), Kind.UNAVAILABLE),
+    ],
+)
+async def test_what_the_broker_refuses_is_told_of_the_letter(
+    service: TaskService, mesh: Any, kill: Any, failure: TransportError, kind: Kind
+) -> None:
+    await kill("t")
+    mesh.failure = failure
+    with pytest.raises(Refusal) as caught:
+        await service.dead_letters.redrive("t", ONCE)
+    assert (caught.value.kind, caught.value.id) == (kind, "t")
+    assert (await service.dead_letters.get("t")).status == "dead"
 
 
 async def test_a_broker_that_does_not_answer_delays_a_retry(service, mesh, kill, make_service):
