@@ -96,7 +96,7 @@ def find_mesh(url: str | None, folder: Path) -> str:
     return found.url
 
 
-class MeshClient:
+class GatewayClient:
     """Talks to one gateway.
 
     Args:

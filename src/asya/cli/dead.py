@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from asya.cli.client import RECONNECT_MAX_S, MeshClient, Refused
+from asya.cli.client import RECONNECT_MAX_S, GatewayClient, Refused
 from asya.cli.display import NullDisplay, make_display
 from asya.cli.outcome import Url, connect, describe_end, follow, follow_to_exit, say_kept
 from asya.cli.set_values import read_assignment
@@ -148,7 +148,7 @@ def dead_retry(
 
 
 def _retry_each(
-    client: MeshClient, ids: list[str], how: dict[str, Any], rate: float | None, as_json: bool
+    client: GatewayClient, ids: list[str], how: dict[str, Any], rate: float | None, as_json: bool
 ) -> _Run:
     """Retry the letters of these ids, `rate` a second; a single one that is refused raises."""
     run = _Run(as_json)
@@ -207,7 +207,7 @@ def dead_purge(
 
 
 def _confirm(
-    client: MeshClient, ids: Sequence[str] | None, chosen: Mapping[str, str], older: str | None
+    client: GatewayClient, ids: Sequence[str] | None, chosen: Mapping[str, str], older: str | None
 ) -> None:
     if not sys.stdin.isatty():
         raise UsageError(
@@ -269,7 +269,7 @@ class _Run:
         print(text, file=sys.stderr)
 
 
-def _retry_all(client: MeshClient, asked: dict[str, Any], as_json: bool) -> _Run:
+def _retry_all(client: GatewayClient, asked: dict[str, Any], as_json: bool) -> _Run:
     """Ask for page after page; over a mesh that is down for a moment."""
     run = _Run(as_json)
     alive = time.monotonic()
@@ -288,7 +288,7 @@ def _retry_all(client: MeshClient, asked: dict[str, Any], as_json: bool) -> _Run
         asked["cursor"] = answer["next_cursor"]
 
 
-def _watch(client: MeshClient, ids: Sequence[str]) -> None:
+def _watch(client: GatewayClient, ids: Sequence[str]) -> None:
     if len(ids) == 1:
         follow_to_exit(client, ids[0], make_display(progress=None), compact=False)
         return
@@ -337,7 +337,7 @@ def described(letter: Mapping[str, Any]) -> list[str]:
     return [*lines, "", "payload:", payload]
 
 
-def _say_none(client: MeshClient, chosen: Mapping[str, str]) -> None:
+def _say_none(client: GatewayClient, chosen: Mapping[str, str]) -> None:
     """Of a filter that leaves nothing, say which of its values no letter has."""
     groups = list(_pages(client, "groups", {})) if chosen else []
     for name, value in chosen.items():
@@ -356,7 +356,7 @@ def _filter(actor: str | None, reason: str | None, fingerprint: str | None) -> d
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _pages(client: MeshClient, kind: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _pages(client: GatewayClient, kind: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     cursor: str | None = None
     while True:
         asked = {**query, "limit": str(PAGE)} | ({"cursor": cursor} if cursor else {})

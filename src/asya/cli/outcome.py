@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from asya.cli.client import Answer, MeshClient, Refused, find_mesh
+from asya.cli.client import Answer, GatewayClient, Refused, find_mesh
 from asya.cli.display import Display
 from asya.cli.send_options import Terms
 from asya.cli.waiting import telling
@@ -47,9 +47,9 @@ Target = Annotated[
 ]
 
 
-def connect(url: str | None) -> MeshClient:
+def connect(url: str | None) -> GatewayClient:
     """A client of the mesh that the options or this folder name."""
-    return MeshClient(
+    return GatewayClient(
         find_mesh(url, Path.cwd()), say=lambda text: print(f"asya: {text}", file=sys.stderr)
     )
 
@@ -63,7 +63,7 @@ class Sender:
         terms: Time limit, begin and key.
     """
 
-    def __init__(self, client: MeshClient, target: str, terms: Terms) -> None:
+    def __init__(self, client: GatewayClient, target: str, terms: Terms) -> None:
         self.client = client
         self._target = target
         self._terms = terms
@@ -117,7 +117,7 @@ class Sender:
         return f"{self._target!r} is neither a flow nor an actor of this mesh; {hint}"
 
 
-def flow_names(client: MeshClient) -> list[str]:
+def flow_names(client: GatewayClient) -> list[str]:
     """Names of the flows of the mesh."""
     return [flow["name"] for flow in client.get("/v1/flows")["flows"]]
 
@@ -126,7 +126,7 @@ def _with_query(path: str, query: dict[str, str]) -> str:
     return f"{path}?{urlencode(query)}" if query else path
 
 
-def follow(client: MeshClient, envelope_id: str, display: Display) -> dict[str, Any]:
+def follow(client: GatewayClient, envelope_id: str, display: Display) -> dict[str, Any]:
     """Show an envelope's events until its end; the envelope, as the gateway shows it."""
     try:
         for event in client.events(envelope_id):
@@ -138,7 +138,7 @@ def follow(client: MeshClient, envelope_id: str, display: Display) -> dict[str, 
 
 
 def follow_to_exit(
-    client: MeshClient, envelope_id: str, display: Display, *, compact: bool
+    client: GatewayClient, envelope_id: str, display: Display, *, compact: bool
 ) -> None:
     """Follow an envelope, print its result, and end with the exit code that tells how it ended.
 
@@ -168,7 +168,7 @@ def say_kept(ids: Sequence[str], out: TextIO) -> None:
     )
 
 
-def tell_of_children(client: MeshClient, envelope: Mapping[str, Any]) -> list[str]:
+def tell_of_children(client: GatewayClient, envelope: Mapping[str, Any]) -> list[str]:
     """A line on what became of a fan-out's children, where not all of them have succeeded."""
     asked = urlencode({"root": envelope["id"], "limit": CHILDREN_MAX})
     found = client.get(f"/v1/envelopes?{asked}")["envelopes"]

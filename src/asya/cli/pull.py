@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 
-from asya.cli.client import MeshClient, Refused
+from asya.cli.client import GatewayClient, Refused
 from asya.cli.outcome import Url, connect
 from asya.errors import UsageError
 
@@ -34,7 +34,7 @@ def pull(
     print(json.dumps(case, indent=2, ensure_ascii=False))
 
 
-def _dead(client: MeshClient, envelope_id: str) -> dict[str, Any]:
+def _dead(client: GatewayClient, envelope_id: str) -> dict[str, Any]:
     try:
         letter = client.get(f"/v1/dead/{quote(envelope_id, safe='')}")
     except Refused as error:
@@ -48,7 +48,7 @@ def _dead(client: MeshClient, envelope_id: str) -> dict[str, Any]:
     return case | {"payload": letter["payload"]}
 
 
-def _captured(client: MeshClient, envelope_id: str, hop: int) -> dict[str, Any]:
+def _captured(client: GatewayClient, envelope_id: str, hop: int) -> dict[str, Any]:
     path = f"/v1/envelopes/{quote(envelope_id, safe='')}"
     envelope = client.get(path)
     attempts = [each for each in envelope["hops"] if each["n"] == hop]

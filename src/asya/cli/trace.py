@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import typer
 
-from asya.cli.client import MeshClient
+from asya.cli.client import GatewayClient
 from asya.cli.outcome import Url, connect
 from asya.cli.spans import parse, short
 from asya.errors import counted
@@ -69,7 +69,7 @@ def _path(envelope_id: str) -> str:
     return f"/v1/envelopes/{quote(envelope_id, safe='')}"
 
 
-def _children(client: MeshClient, envelope_id: str) -> list[dict[str, Any]]:
+def _children(client: GatewayClient, envelope_id: str) -> list[dict[str, Any]]:
     """The children of a root, oldest first."""
     found = client.get(f"/v1/envelopes?root={quote(envelope_id, safe='')}&limit={CHILDREN_MAX}")
     return [each for each in reversed(found["envelopes"]) if each["id"] != envelope_id]
@@ -205,7 +205,7 @@ def _error(error: Mapping[str, Any]) -> str:
     return f"{error['type']}: {first}" if first else str(error["type"])
 
 
-def _payloads(client: MeshClient, envelope: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _payloads(client: GatewayClient, envelope: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What was kept of each attempt, before and after."""
     found = []
     for hop in envelope.get("hops", ()):

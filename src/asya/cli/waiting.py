@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import quote
 
-from asya.cli.client import MeshClient
+from asya.cli.client import GatewayClient
 from asya.errors import AsyaError
 
 FIRST_S: Final = 2.0
@@ -27,7 +27,11 @@ HINDRANCES: Final = frozenset({"broken", "crashing", "no-actor", "no-replicas", 
 
 @contextmanager
 def telling(
-    client: MeshClient, envelope_id: str, tell: Callable[[str], None], *, first_s: float = FIRST_S
+    client: GatewayClient,
+    envelope_id: str,
+    tell: Callable[[str], None],
+    *,
+    first_s: float = FIRST_S,
 ) -> Iterator[None]:
     """For the time of the block, tell what hinders the envelope, each kind of it once."""
     over = threading.Event()
@@ -42,7 +46,7 @@ def telling(
 
 
 def _ask(
-    client: MeshClient,
+    client: GatewayClient,
     envelope_id: str,
     tell: Callable[[str], None],
     first_s: float,

@@ -12,7 +12,7 @@ import pytest
 
 from asya.cli import client as module
 from asya.cli.app import EXIT_UNREACHABLE, run
-from asya.cli.client import MeshClient, Refused, ServerEvent, find_mesh, parse_stream
+from asya.cli.client import GatewayClient, Refused, ServerEvent, find_mesh, parse_stream
 from asya.codes import Code
 from asya.errors import MeshUnreachable, UsageError
 
@@ -61,13 +61,13 @@ def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(MeshUnreachable, match=f"no mesh answers at http://127.0.0.1:{port}"):
-        MeshClient(f"127.0.0.1:{port}").get("/v1/flows")
+        GatewayClient(f"127.0.0.1:{port}").get("/v1/flows")
 
 
 @pytest.mark.parametrize("url", ["ftp://here", "http://", "//"])
 def test_an_address_that_is_none_is_wrong_use(url: str) -> None:
     with pytest.raises(UsageError, match="is not the address of a mesh"):
-        MeshClient(url)
+        GatewayClient(url)
 
 
 def test_a_refusal_says_what_the_gateway_said(gateway: "ScriptedGateway", reply: type[Any]) -> None:
@@ -79,7 +79,7 @@ def test_a_refusal_says_what_the_gateway_said(gateway: "ScriptedGateway", reply:
     }
     gateway.on("POST /v1/flows/search", reply(422, json.dumps(problem).encode()))
     with pytest.raises(Refused) as caught:
-        MeshClient(gateway.url).post("/v1/flows/search", b"{}")
+        GatewayClient(gateway.url).post("/v1/flows/search", b"{}")
     assert caught.value.is_about("invalid-payload")
     assert str(caught.value).splitlines() == [
         "the payload does not fit the flow `search`",
@@ -96,7 +96,7 @@ def test_the_code_of_a_refusal_is_the_gateways_where_it_is_known(
 ) -> None:
     gateway.on("GET /v1/flows", reply(422, json.dumps({"detail": "no", "code": said}).encode()))
     with pytest.raises(Refused) as caught:
-        MeshClient(gateway.url).get("/v1/flows")
+        GatewayClient(gateway.url).get("/v1/flows")
     assert caught.value.code is code
 
 
@@ -105,14 +105,14 @@ def test_a_mesh_that_cannot_work_now_is_not_reachable(
 ) -> None:
     gateway.on("GET /v1/flows", reply(503, b'{"detail": "the broker is gone"}'))
     with pytest.raises(MeshUnreachable, match="cannot do this now: the broker is gone"):
-        MeshClient(gateway.url).get("/v1/flows")
+        GatewayClient(gateway.url).get("/v1/flows")
 
 
 def test_full_queues_are_asked_again(gateway: "ScriptedGateway", reply: type[Any]) -> None:
     full = reply(429, b"{}", {"Retry-After": "0"})
     gateway.on("POST /v1/envelopes", full, full, reply(202, b'{"id": "e1"}'))
     said: list[str] = []
-    client = MeshClient(gateway.url, say=said.append)
+    client = GatewayClient(gateway.url, say=said.append)
     assert client.post("/v1/envelopes", b"{}").body == {"id": "e1"}
     assert len(gateway.seen("POST /v1/envelopes")) == 3
     assert len(said) == 1, "once is enough"
@@ -123,7 +123,7 @@ def test_a_request_whose_connection_broke_is_sent_again(
 ) -> None:
     torn = reply(headers={"Content-Length": "10"})
     gateway.on("POST /v1/envelopes", torn, reply(202, b'{"id": "e1"}'))
-    assert MeshClient(gateway.url).post("/v1/envelopes", b'{"id": "e1"}').body == {"id": "e1"}
+    assert GatewayClient(gateway.url).post("/v1/envelopes", b'{"id": "e1"}').body == {"id": "e1"}
     assert len(gateway.seen("POST /v1/envelopes")) == 2
 
 
@@ -153,7 +153,7 @@ def test_a_broken_stream_goes_on_after_the_last_event(
     gateway.on("GET /v1/envelopes/e1/events", reply(body=first), reply(body=last))
 
     said: list[str] = []
-    seen = [event.id for event in MeshClient(gateway.url, said.append).events("e1")]
+    seen = [event.id for event in GatewayClient(gateway.url, said.append).events("e1")]
 
     assert seen == ["1", "2"]
     reason = "the stream ended before the envelope did"
@@ -168,7 +168,7 @@ def test_a_gateway_that_has_no_stream_left_is_asked_again(
     last = b'id: 1\nevent: status\ndata: {"status": "succeeded"}\n\n'
     gateway.on("GET /v1/envelopes/e1/events", reply(429), reply(503), reply(body=last))
     said: list[str] = []
-    assert [event.id for event in MeshClient(gateway.url, said.append).events("e1")] == ["1"]
+    assert [event.id for event in GatewayClient(gateway.url, said.append).events("e1")] == ["1"]
     assert len(said) == 1, "once per outage"
 
 
@@ -178,7 +178,7 @@ def test_a_stream_that_stays_broken_ends_as_not_reachable(
     monkeypatch.setattr(module, "RECONNECT_MAX_S", 0.0)
     gateway.on("GET /v1/envelopes/e1/events", reply(body=b""))
     with pytest.raises(MeshUnreachable):
-        list(MeshClient(gateway.url).events("e1"))
+        list(GatewayClient(gateway.url).events("e1"))
 
 
 def test_a_stream_that_held_for_long_without_events_is_tried_again(
@@ -189,7 +189,7 @@ def test_a_stream_that_held_for_long_without_events_is_tried_again(
     gateway.on("GET /v1/envelopes/e1/events", reply(body=b""), reply(body=b""), reply(body=last))
     hours = iter(range(0, 1_000_000, 3600))
     monkeypatch.setattr("asya.cli.client.time.monotonic", lambda: float(next(hours)))
-    assert [event.id for event in MeshClient(gateway.url).events("e1")] == ["1"]
+    assert [event.id for event in GatewayClient(gateway.url).events("e1")] == ["1"]
 
 
 def test_watching_a_mesh_that_stops_says_so_and_how_to_go_on(

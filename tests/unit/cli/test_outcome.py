@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 
-from asya.cli.client import MeshClient
+from asya.cli.client import GatewayClient
 from asya.cli.outcome import describe_end, fail, tell_of_children
 
 if TYPE_CHECKING:
@@ -83,4 +83,4 @@ def test_children_that_have_not_succeeded_are_counted(
     family += [{"id": f"c{n}", "status": status} for n, status in enumerate(others)]
     body = json.dumps({"envelopes": family, "next_cursor": None}).encode()
     gateway.on("GET /v1/envelopes?root=e1&limit=500", reply(body=body))
-    assert tell_of_children(MeshClient(gateway.url), envelope()) == lines
+    assert tell_of_children(GatewayClient(gateway.url), envelope()) == lines

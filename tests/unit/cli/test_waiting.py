@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asya.cli.client import MeshClient
+from asya.cli.client import GatewayClient
 from asya.cli.waiting import hindrance, telling
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def test_a_hindrance_is_told_once_with_the_command_that_says_more(
     )
     told: queue.Queue[str] = queue.Queue()
 
-    with telling(MeshClient(gateway.url), "e1", told.put, first_s=0.0):
+    with telling(GatewayClient(gateway.url), "e1", told.put, first_s=0.0):
         first, second = told.get(timeout=10), told.get(timeout=10)
 
     assert first == f"asya: {BROKEN['cause']}\n  asya why e1"
