@@ -34,7 +34,7 @@ SETTLE_S: Final = 0.25
 
 LATE_TYPE: Final = "asya.errors.DeadlineExceeded"
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Deadlines:
@@ -107,7 +107,7 @@ class Deadlines:
                 if await self._end(id_):
                     ended.append(id_)
             except AsyaError as error:  # the watcher brings it in again
-                _log.warning("not ended at its deadline: %s", error, extra={"envelope": id_})
+                log.warning("not ended at its deadline: %s", error, extra={"envelope": id_})
         return ended
 
     async def _end(self, id: str) -> bool:

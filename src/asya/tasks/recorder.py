@@ -35,7 +35,7 @@ without a bound, hops with payloads of 60 KB would become half as fast."""
 PAYLOADS_BURST: Final = 4 * 1024 * 1024
 """Bytes that may come at once after a quiet time."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -150,14 +150,14 @@ class Recorder:
         try:
             await self._store.tasks.mark_published(ids)
         except StoreError as error:  # they are published once more after a restart: harmless
-            _log.warning("the task store does not take marks of publication: %s", error)
+            log.warning("the task store does not take marks of publication: %s", error)
 
     async def _record(self, notes: list[Recorded]) -> None:
         try:
             changed = await self._store.events.record(notes)
         except StoreError as error:
             self.dropped += len(notes)
-            _log.warning("%d events were not stored: %s", len(notes), error)
+            log.warning("%d events were not stored: %s", len(notes), error)
         else:
             self._on_recorded(changed)
         finally:

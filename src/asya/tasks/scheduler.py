@@ -35,7 +35,7 @@ RETRY_S: Final = 0.5
 SUSPENDED_NOTE: Final = timedelta(seconds=60)
 """How old `seen_at` of a suspended schedule may become: what was due meanwhile is not missed."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Admits(Protocol):
@@ -181,10 +181,10 @@ class Scheduler:
         try:
             return await self._look(spec)
         except StoreError as error:
-            _log.warning("schedule %s: %s", spec.name, error)
+            log.warning("schedule %s: %s", spec.name, error)
             return RETRY_S
         except Exception:
-            _log.exception("schedule %s failed", spec.name)
+            log.exception("schedule %s failed", spec.name)
             return SLEEP_MAX_S
 
     async def _look(self, spec: ScheduleSpec) -> float:
@@ -205,7 +205,7 @@ class Scheduler:
                 row.seen_at = to_rfc3339(steps.seen_at)
                 row.last_error = f"missed at {row.seen_at}: nothing could be sent at that time"
                 await self._store.save(row)
-                _log.warning("schedule %s: %s", spec.name, row.last_error)
+                log.warning("schedule %s: %s", spec.name, row.last_error)
             upcoming = spec.timetable.next_after(steps.seen_at)
         if upcoming is None:
             return SLEEP_MAX_S
@@ -221,7 +221,7 @@ class Scheduler:
                 if error.transient:
                     return False
                 row.last_error = f"no run at {at}: {_reason(error)}"
-                _log.warning("schedule %s: %s", spec.name, row.last_error)
+                log.warning("schedule %s: %s", spec.name, row.last_error)
             else:
                 row.last_at, row.last_id, row.last_error = at, task.id, None
             row.seen_at = at

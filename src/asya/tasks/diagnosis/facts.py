@@ -52,7 +52,7 @@ LINES_MAX: Final = 10
 """Lines of the log that one look may write."""
 
 _decode_failure = msgspec.json.Decoder(Failure).decode
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -244,14 +244,14 @@ class Diagnosis:
         self._on_marked(marked)
         told = [(each.row.id, data) for each, data in found if each.row.id in marked]
         for id_, data in told[:LINES_MAX]:
-            _log.warning(
+            log.warning(
                 "%s since %s, where %.3g s are usual; asya why %s",
                 data.state, data.since, data.usual_s, id_,
                 extra={"actor": data.actor, "envelope": id_},
             )  # fmt: skip
         if len(told) > LINES_MAX:
             rest = len(told) - LINES_MAX
-            _log.warning("%d more stand still; GET /v1/envelopes?stuck=true lists them", rest)
+            log.warning("%d more stand still; GET /v1/envelopes?stuck=true lists them", rest)
         return marked
 
     def _mark(self, standing: OpenTask, now: datetime) -> tuple[OpenTask, StuckData] | None:
