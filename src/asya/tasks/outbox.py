@@ -56,7 +56,8 @@ class Outbox:
         self._clock = clock
         self._recorder = recorder
         self._gate = gate
-        self._took_over = False
+        self._took_over_at: str | None = None
+        self._caught_up = False
         self.woken = asyncio.Event()
         self._admitting: dict[str, asyncio.Future[None]] = {}
 
@@ -106,27 +107,29 @@ class Outbox:
     async def run_once(self, now: datetime) -> float:
         """Publish what has been stored for longer than `AGE_S` and is not marked.
 
-        The first run takes all that is not marked, however young: it was left behind by a process
-        that died. See `asya.chores.Chore`.
+        Until one run succeeds, all that was stored before the first run is taken, however young:
+        a process that died left it behind. See `asya.chores.Chore`.
         """
-        await self._publish_leftovers(
-            to_rfc3339(now - timedelta(seconds=AGE_S)) if self._took_over else None
-        )
-        self._took_over = True
+        if self._took_over_at is None:
+            # Stays as it is when a run fails: what is admitted since is being published already.
+            self._took_over_at = to_rfc3339(now)
+        aged = to_rfc3339(now - timedelta(seconds=AGE_S))
+        await self._publish_leftovers(aged if self._caught_up else max(aged, self._took_over_at))
+        self._caught_up = True
         return EVERY_S
 
-    async def _publish_leftovers(self, created_before: str | None) -> None:
+    async def _publish_leftovers(self, created_before: str) -> None:
         after = 0
         while page := await self._store.tasks.outbox(after=after):
             after = page[-1].key
             for outgoing in page:
                 await self._publish_leftover(outgoing, created_before)
 
-    async def _publish_leftover(self, outgoing: Outgoing, created_before: str | None) -> None:
+    async def _publish_leftover(self, outgoing: Outgoing, created_before: str) -> None:
         if outgoing.id in self._admitting:
             return
         envelope = decode(outgoing.body)
-        if created_before is not None and envelope.status.created_at > created_before:
+        if envelope.status.created_at > created_before:
             return
         begin = None if outgoing.not_before is None else from_rfc3339(outgoing.not_before)
         try:

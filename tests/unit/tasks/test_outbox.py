@@ -12,13 +12,20 @@ from msgspec import Raw
 from tests.support.task_service import ListMesh, StandingClock
 
 from asya.envelope import encode, new_envelope
-from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
+from asya.errors import (
+    MessageTooLarge,
+    QueueMissing,
+    StoreError,
+    TransportError,
+    TransportUnavailable,
+)
 from asya.tasks.admission import Gate
 from asya.tasks.outbox import AGE_S, Outbox
 from asya.tasks.recorder import Recorder
 from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.rules import TaskRow
 from asya.tasks.service import TaskService
+from asya.tasks.store.base import Outgoing
 from asya.tasks.store.sqlite.store import SqliteStore
 
 PAYLOAD = Raw(b"1")
@@ -54,6 +61,29 @@ async def test_an_old_leftover_is_published_and_a_young_one_is_not(
     await stored(store, clock, "young")
     await outbox.run_once(clock.now())
     assert [each.id for each in mesh.published] == ["old"]
+
+
+async def test_after_a_first_run_that_failed_only_what_was_there_before_it_is_taken(
+    outbox: Outbox,
+    store: SqliteStore,
+    mesh: ListMesh,
+    clock: StandingClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await stored(store, clock, "left-behind")
+    clock.move(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.tasks, "outbox", failing)
+        with pytest.raises(StoreError):
+            await outbox.run_once(clock.now())
+    clock.move(1)
+    await stored(store, clock, "admitted-now")
+    await outbox.run_once(clock.now())
+    assert [each.id for each in mesh.published] == ["left-behind"]
+
+
+async def failing(*, after: int) -> list[Outgoing]:
+    raise StoreError("away")
 
 
 async def test_what_is_being_admitted_is_left_to_its_admission(
