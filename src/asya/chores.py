@@ -23,7 +23,10 @@ FOLLOWER_EVERY_S: Final = 1.0
 
 RETRY_FIRST_S: Final = 0.5
 RETRY_MOST_S: Final = 10.0
-"""Seconds until a chore that failed runs again: doubled from failure to failure."""
+"""Seconds until a chore that failed runs again: doubled from failure to failure.
+
+A wake ends it early, but not before the first of the two.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,8 @@ class Chore(Protocol):
             Seconds until it wants to run again, or None: as soon as it is woken.
 
         Raises:
-            AsyaError: It could not be done now. The runner logs it and tries again.
+            AsyaError: It could not be done now. The runner tries again, later and later, or when the
+                chore is woken. It logs the first failure, and when the chore works again.
         """
         ...
 
@@ -94,12 +98,12 @@ class ChoreRunner:
         self._leader = leader or FixedLeader()
         self._entries: list[_Entry] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._closing = asyncio.Event()
 
     @property
     def running(self) -> bool:
         """Whether it was started, and not closed."""
-        return bool(self._tasks) and not self._stopping
+        return bool(self._tasks) and not self._closing.is_set()
 
     def add(self, chore: Chore, name: str, *, first_s: float = 0.0, pause_s: float = 0.0) -> None:
         """Run a chore from `start` on.
@@ -115,14 +119,17 @@ class ChoreRunner:
 
     def start(self) -> None:
         """Begin to run."""
-        self._stopping = False
+        self._closing.clear()
         self._tasks = [
             asyncio.create_task(self._run(each), name=f"asya-{each.name}") for each in self._entries
         ]
 
     async def close(self, timeout_s: float = 0.0) -> None:
-        """Run nothing any more. Runs under way have `timeout_s` to end, then they are canceled."""
-        self._stopping = True
+        """Run nothing any more. Runs under way have `timeout_s` to end, then they are canceled.
+
+        A chore that sleeps ends at once.
+        """
+        self._closing.set()
         for entry in self._entries:
             entry.chore.woken.set()
         tasks, self._tasks = self._tasks, []
@@ -133,34 +140,56 @@ class ChoreRunner:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, entry: _Entry) -> None:
-        await asyncio.sleep(entry.first_s)
-        retry_s = RETRY_FIRST_S
-        while not self._stopping:
+        await self._sleep(entry.first_s)
+        failures = 0
+        while not self._closing.is_set():
             if self._leader.term() is None:
-                await asyncio.sleep(FOLLOWER_EVERY_S)
+                await self._sleep(FOLLOWER_EVERY_S)
                 continue
             # Cleared before the run: what comes in during it must not be missed.
             entry.chore.woken.clear()
             try:
                 wait_s = await entry.chore.run_once(self._clock.now())
             except Exception as error:
-                if isinstance(error, AsyaError):
-                    log.warning(
-                        "the chore %s failed; trying again in %g s: %s", entry.name, retry_s, error
-                    )
-                else:
-                    log.exception("the chore %s failed; trying again in %g s", entry.name, retry_s)
-                await asyncio.sleep(retry_s)
-                retry_s = min(retry_s * 2, RETRY_MOST_S)
+                failures += 1
+                _tell(entry.name, error, first=failures == 1)
+                retry_s = min(RETRY_FIRST_S * 2 ** min(failures - 1, 16), RETRY_MOST_S)
+                # A wake may end the back-off, but not the pause: under load a chore is woken all
+                # the time, and would try a store that is down without a stop.
+                await self._sleep(RETRY_FIRST_S)
+                await self._wait(entry.chore.woken, retry_s - RETRY_FIRST_S)
                 continue
-            retry_s = RETRY_FIRST_S
-            if entry.pause_s:
-                await asyncio.sleep(entry.pause_s)
-            if not self._stopping and (wait_s is None or wait_s > 0):
-                await _woken(entry.chore.woken, wait_s)
+            if failures:
+                log.warning("the chore %s works again after %d failures", entry.name, failures)
+                failures = 0
+            # At least once round the loop: a run that never waits would stop everything else.
+            await self._sleep(entry.pause_s)
+            if wait_s is None or wait_s > 0:
+                await self._wait(entry.chore.woken, wait_s)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, or until the close."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+
+    async def _wait(self, woken: asyncio.Event, timeout_s: float | None) -> None:
+        """Wait until a chore is woken, the time is over, or the close."""
+        if self._closing.is_set() or (timeout_s is not None and timeout_s <= 0):
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await woken.wait()  # `close` sets it too
 
 
-async def _woken(event: asyncio.Event, timeout_s: float | None) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
+def _tell(name: str, error: Exception, *, first: bool) -> None:
+    """Log a failure. An outage is told once; a bug has its traceback each time."""
+    if not isinstance(error, AsyaError):
+        log.error("the chore %s failed, and is tried again", name, exc_info=error)
+    elif first:
+        log.warning("the chore %s failed, and is tried until it works: %s", name, error)
+    else:
+        log.debug("the chore %s failed again: %s", name, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
@@ -136,3 +137,69 @@ def test_a_run_under_way_may_end_before_the_close() -> None:
 
     assert run_virtual(main(5.0))
     assert not run_virtual(main(0.0))
+
+
+def test_a_wake_ends_the_back_off_but_not_its_first_part() -> None:
+    chore = Recorded(1000.0, failures=4)  # at 0, 0.5, 1.5, 3.5, then 8 s of back-off
+
+    async def story() -> None:
+        await asyncio.sleep(3.6)
+        chore.woken.set()
+        await asyncio.sleep(1)
+
+    assert during(chore, story) == pytest.approx([0, 0.5, 1.5, 3.5, 3.5 + RETRY_FIRST_S])
+
+
+def test_an_outage_is_told_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "asya.chores"):
+        during(Recorded(10.0, failures=5), lambda: asyncio.sleep(100))
+    told = [(each.levelno, "recorded" in each.getMessage()) for each in caplog.records]
+    assert told == [(logging.WARNING, True)] * 2
+    assert "away" in caplog.records[0].getMessage()
+    assert "works again after 5" in caplog.records[1].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("chore", "first_s", "pause_s", "leads"),
+    [
+        (Recorded(), 100.0, 0.0, True),
+        (Recorded(), 0.0, 100.0, True),
+        (Recorded(), 0.0, 0.0, False),
+        (Recorded(failures=9), 0.0, 0.0, True),
+        (Recorded(None), 0.0, 0.0, True),
+    ],
+    ids=["first", "pause", "follower", "back-off", "unwoken"],
+)
+def test_a_close_does_not_wait_for_a_chore_that_sleeps(
+    chore: Recorded, first_s: float, pause_s: float, leads: bool
+) -> None:
+    async def main() -> float:
+        chore.woken = asyncio.Event()
+        runner = ChoreRunner(VirtualClock(), FixedLeader(1 if leads else None))
+        runner.add(chore, "sleeper", first_s=first_s, pause_s=pause_s)
+        runner.start()
+        await asyncio.sleep(1.7)
+        began = asyncio.get_running_loop().time()
+        await runner.close(60)
+        return asyncio.get_running_loop().time() - began
+
+    assert run_virtual(main()) == pytest.approx(0, abs=0.001)
+
+
+def test_a_chore_that_never_waits_lets_others_run() -> None:
+    class Busy(Recorded):
+        async def run_once(self, now: datetime) -> float | None:
+            self.ran.append(0.0)
+            return 0.0
+
+    async def main() -> int:
+        chore = Busy()
+        runner = ChoreRunner(VirtualClock())
+        runner.add(chore, "busy")
+        runner.start()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await runner.close()
+        return len(chore.ran)
+
+    assert 1 <= run_virtual(main()) <= 10
