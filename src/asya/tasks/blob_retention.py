@@ -78,24 +78,35 @@ class DeadLetterBlobs:
         self._blobs = blobs
         self._letters = letters
         self._kept_s = kept_s
+        self._began: datetime | None = None
+        self._after = 0
+        self._kept = 0
 
     async def run_once(self, now: datetime) -> float:
         """Touch the blobs well before their time is over; see `asya.chores.Chore`."""
+        self._began = self._began or now
         await self.keep()
-        return self._kept_s / 4
+        # After an outage, the letters that were read before it may be due again already.
+        due_at, self._began = self._began + timedelta(seconds=self._kept_s / 4), None
+        return max(0.0, (due_at - now).total_seconds())
 
     async def keep(self) -> int:
-        """Begin the age of all dead letters' payloads anew. How many there are."""
-        after, kept = 0, 0
+        """Begin the age of all dead letters' payloads anew. How many there are.
+
+        After a failure the next call goes on with the page that failed.
+        """
         while True:
-            query = DeadLetterQuery(after=after, newest_first=False, limit=PAGE)
+            query = DeadLetterQuery(after=self._after, newest_first=False, limit=PAGE)
             page = await self._letters.page(query)
+            kept = 0
             for row in page:
                 letter = await self._letters.get(row.id)
                 kept += letter is not None and await self._keep_one(letter.body)
+            self._kept += kept
             if len(page) < PAGE:
-                return kept
-            after = page[-1].key
+                all_kept, self._after, self._kept = self._kept, 0, 0
+                return all_kept
+            self._after = page[-1].key
             await asyncio.sleep(PAUSE_S)
 
     async def _keep_one(self, body: bytes) -> bool:

@@ -12,11 +12,11 @@ from asya.blobs.memory import MemoryBlobs
 from asya.chores import ChoreRunner
 from asya.clock import to_rfc3339
 from asya.envelope import Envelope, encode, new_envelope, raw_json
-from asya.errors import BlobMissing
+from asya.errors import BlobMissing, BlobUnavailable
 from asya.events import DeadLetter
 from asya.tasks import blob_retention as blob_care
 from asya.tasks.blob_retention import BlobRetention, DeadLetterBlobs
-from asya.tasks.store.base import Store
+from asya.tasks.store.base import DeadLetterRow, Store
 from asya.tasks.store.sqlite.store import SqliteStore
 
 KEPT_S = 14 * 86_400.0
@@ -91,6 +91,31 @@ async def test_a_dead_letter_keeps_its_payload_for_as_long_as_it_is_there(place,
         assert await place.letters.keep() == 5
         assert await place.retention.sweep() == 0
     assert bytes((await place.claims.restore(dead[0])).payload) == b'"0' + b"x" * 10_000 + b'"'
+
+
+async def test_after_an_outage_the_letters_that_were_read_are_not_read_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blob_care, "PAGE", 2)
+    monkeypatch.setattr(blob_care, "PAUSE_S", 0)
+    for number in range(5):
+        await place.dead(f"big-{number}", f"{number}" + "x" * 10_000)
+    read: list[str] = []
+    get = place.tasks.dead_letters.get
+
+    async def noted(id: str) -> DeadLetterRow | None:
+        read.append(id)
+        if len(read) == 4:
+            raise BlobUnavailable("away")
+        return await get(id)
+
+    monkeypatch.setattr(place.tasks.dead_letters, "get", noted)
+    with pytest.raises(BlobUnavailable):
+        await place.letters.run_once(place.clock.now())
+    place.clock.move(KEPT_S / 8)
+    due_s = await place.letters.run_once(place.clock.now())
+    assert due_s == pytest.approx(KEPT_S / 8), "counted from the first letter that was read"
+    assert read[4:] == ["big-2", "big-3", "big-4"]
 
 
 async def test_a_letter_whose_payload_is_gone_stops_nothing(place):
