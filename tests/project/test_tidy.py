@@ -96,6 +96,20 @@ def test_constants_are_final(root: Path, source_files: list[Path]) -> None:
     assert changeable == []
 
 
+def test_a_logger_is_called_log(root: Path, source_files: list[Path]) -> None:
+    other = [
+        f"{path.relative_to(root)}:{statement.lineno}: {name}"
+        for path in source_files
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(statement, ast.Assign | ast.AnnAssign)
+        and statement.value is not None
+        and ast.unparse(statement.value).startswith(("logging.getLogger(", "getLogger("))
+        for name in assigned(statement)
+        if name != "log"
+    ]
+    assert other == []
+
+
 def assigned(statement: ast.stmt) -> list[str]:
     """Names that a statement of a module assigns."""
     targets: list[ast.expr] = []
