@@ -1,4 +1,4 @@
-"""kill -9 of who sends delayed messages, between the broker's confirm and the shelf: none is lost."""
+"""kill -9 of who sends delayed messages, before the store removes what was confirmed: none is lost."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ KNOWN_S: Final = 60.0
 
 @dataclass(frozen=True)
 class ScheduledMessage:
-    """A message on the shelf; `key` names it there."""
+    """A message in the store; `key` names it there."""
 
     key: int
     queue: str
@@ -119,12 +119,12 @@ class _Held:
 class DelayingTransport(Transport):
     """A transport without a limit of delays.
 
-    `start` it when the shelf can be used, and `stop` it before that ends; in between it sends what
-    falls due. Publishing a delay that the broker cannot keep needs the shelf as well.
+    `start` it when the store can be used, and `stop` it before that is closed. In between it sends
+    what falls due. Publishing a delay that the broker cannot keep needs the store as well.
 
     Args:
         inner: Connected and closed with this one.
-        shelf: Where messages wait.
+        store: Where messages wait.
         clock: Wall time.
         leader: Whether this one sends what is due: of those that share a store exactly one does.
             Without one it sends.
@@ -133,13 +133,13 @@ class DelayingTransport(Transport):
     def __init__(
         self,
         inner: Transport,
-        shelf: DelayedMessageStore,
+        store: DelayedMessageStore,
         *,
         clock: Clock | None = None,
         leader: Leader | None = None,
     ) -> None:
         self.inner = inner
-        self._shelf = shelf
+        self._store = store
         self._clock = clock or SystemClock()
         self._able: dict[Capabilities, Capabilities] = {}
         self.capabilities = self._without_limit(inner.capabilities)
@@ -159,9 +159,9 @@ class DelayingTransport(Transport):
         """Begin to send what falls due.
 
         Raises:
-            StoreError: The shelf cannot be read.
+            StoreError: The store cannot be read.
         """
-        self._used.update(await self._shelf.counts())
+        self._used.update(await self._store.counts())
         self._chores.start()
 
     async def stop(self) -> None:
@@ -180,13 +180,13 @@ class DelayingTransport(Transport):
         dedup_id: str | None = None,
         not_before: datetime | None = None,
     ) -> Coroutine[Any, Any, Receipt]:
-        """Confirmed by the broker, or by the shelf where the broker cannot wait so long."""
+        """Confirmed by the broker, or by the store where the broker cannot wait so long."""
         if not_before is None or self._broker_keeps(queue, not_before):
             # Nothing of ours stands between: this is the way of every hop.
             return self.inner.publish(queue, body, dedup_id=dedup_id, not_before=not_before)
-        return self._shelve(queue, body, dedup_id, not_before)
+        return self._keep(queue, body, dedup_id, not_before)
 
-    async def _shelve(
+    async def _keep(
         self, queue: str, body: bytes, dedup_id: str | None, not_before: datetime
     ) -> Receipt:
         limit = self.inner.capabilities_of(queue).message_max_bytes
@@ -194,7 +194,7 @@ class DelayingTransport(Transport):
             raise MessageTooLarge(f"a message of {len(body)} bytes; the limit is {limit}")
         await self._check_exists(queue)
         try:
-            kept = await self._shelf.put(queue, bytes(body), not_before, dedup_id)
+            kept = await self._store.put(queue, bytes(body), not_before, dedup_id)
         except StoreError as error:
             raise TransportUnavailable(f"a delayed message cannot be stored: {error}") from error
         self._used.add(queue)
@@ -203,25 +203,25 @@ class DelayingTransport(Transport):
         return Receipt(duplicate=not kept)
 
     async def delete(self, queue: str) -> None:
-        """Remove the queue and its messages, those on the shelf too."""
+        """Remove the queue and its messages, delayed ones too."""
         async with self._turn:  # none of them is being sent now
             self._known.pop(queue, None)
             self._held.pop(queue, None)
             await self.inner.delete(queue)
             try:
-                await self._shelf.clear(queue)
+                await self._store.clear(queue)
             except StoreError as error:
                 raise TransportUnavailable(
                     f"the delayed messages of {queue} cannot be removed: {error}"
                 ) from error
 
     async def depth(self, queue: str) -> Depth:
-        """With those on the shelf."""
+        """With those in the store."""
         found = await self.inner.depth(queue)
         if queue not in self._used and self.inner.capabilities_of(queue).delay_max_s is None:
             return found
         try:
-            waiting = await self._shelf.count(queue)
+            waiting = await self._store.count(queue)
         except StoreError as error:
             raise TransportUnavailable(
                 f"the delayed messages of {queue} cannot be counted: {error}"
@@ -232,7 +232,7 @@ class DelayingTransport(Transport):
         able = self._able.get(broker)
         if able is None:
             limit_s = broker.delay_max_s
-            counts = broker.counts_delayed or limit_s == 0  # then all of them are on the shelf
+            counts = broker.counts_delayed or limit_s == 0  # then the store has all of them
             able = replace(broker, delay_max_s=None, counts_delayed=counts)
             self._able[broker] = able
         return able
@@ -261,20 +261,20 @@ class DelayingTransport(Transport):
         """Send one batch; gives how long nothing is to be done, in seconds."""
         now_s = asyncio.get_running_loop().time()
         waits = {queue: held.until_s for queue, held in self._held.items() if held.until_s > now_s}
-        # Set before the shelf is asked: what is put meanwhile wakes us.
+        # Set before the store is asked: what is put meanwhile wakes us.
         self._wake_at = None
-        parcels = await self._shelf.due(self._clock.now(), BATCH, waits)
-        if parcels:
+        messages = await self._store.due(self._clock.now(), BATCH, waits)
+        if messages:
             by_queue: dict[str, list[ScheduledMessage]] = defaultdict(list)
-            for parcel in parcels:
-                by_queue[parcel.queue].append(parcel)
+            for message in messages:
+                by_queue[message.queue].append(message)
             ends = await asyncio.gather(
                 *(self._send(*each) for each in by_queue.items()), return_exceptions=True
             )
             if failed := [end for end in ends if end is not None]:
                 raise failed[0]
             return 0.0
-        next_at = await self._shelf.next_due(waits)
+        next_at = await self._store.next_due(waits)
         until_s = min(waits.values(), default=float("inf")) - now_s
         if next_at is not None:
             until_s = min(until_s, seconds_until(next_at, self._clock.now()))
@@ -282,26 +282,26 @@ class DelayingTransport(Transport):
             self._wake_at = next_at
         return min(SLEEP_MAX_S, max(0.001, until_s))
 
-    async def _send(self, queue: str, parcels: list[ScheduledMessage]) -> None:
-        """Publish messages of one queue in their order, and take off the shelf what was confirmed."""
+    async def _send(self, queue: str, messages: list[ScheduledMessage]) -> None:
+        """Publish messages of one queue in their order, and remove what was confirmed."""
         tries = await asyncio.gather(
-            *(self._send_one(parcel) for parcel in parcels if parcel.key not in self._sent)
+            *(self._send_one(message) for message in messages if message.key not in self._sent)
         )
         failed = next((error for error in tries if error is not None), None)
-        keys = [parcel.key for parcel in parcels if parcel.key in self._sent]
+        keys = [message.key for message in messages if message.key in self._sent]
         if keys:
             crash("before-unshelve")
-            await self._shelf.remove(keys)
+            await self._store.remove(keys)
             self._sent.difference_update(keys)
         self._note(queue, failed)
 
-    async def _send_one(self, parcel: ScheduledMessage) -> TransportError | None:
+    async def _send_one(self, message: ScheduledMessage) -> TransportError | None:
         try:
-            await self.inner.publish(parcel.queue, parcel.body, dedup_id=parcel.dedup_id)
+            await self.inner.publish(message.queue, message.body, dedup_id=message.dedup_id)
         except TransportError as error:
             return error
-        # Where the shelf cannot take it off now, it is not published again for that.
-        self._sent.add(parcel.key)
+        # If the store cannot remove it now, it must not be published again for that.
+        self._sent.add(message.key)
         return None
 
     def _note(self, queue: str, failed: TransportError | None) -> None:
@@ -339,7 +339,7 @@ class DelayingTransport(Transport):
         return await self.inner.inspect(queues)
 
     async def connect(self) -> None:
-        """Connect the inner one; `start` comes when the shelf is there."""
+        """Connect the inner one; `start` comes when the store is open."""
         await self.inner.connect()
 
     async def close(self) -> None:

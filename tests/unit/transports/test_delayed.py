@@ -304,7 +304,7 @@ def test_a_store_that_cannot_be_read_for_a_while_is_read_again(
     assert "the chore delayed-messages failed" in caplog.text
 
 
-def test_a_repeated_id_is_shelved_once() -> None:
+def test_a_repeated_id_is_kept_once() -> None:
     async def scenario(world: World) -> None:
         later = await world.start()
         receipts = [
