@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -168,3 +169,12 @@ async def test_a_foreign_envelope_goes_where_it_wanted_to(http, service, mesh):
     assert (shown["actor"], shown["route"]["curr"], shown["payload"]) == ("a", "b", [1])
     assert (await http.post("/v1/dead/lost/retry")).status_code == 202
     assert mesh.published[0].route.curr == "b"
+
+
+async def test_a_timeout_that_cannot_be_used_refuses_the_whole_request(
+    http: httpx.AsyncClient, kill: Any
+) -> None:
+    await kill(ONE)
+    answer = await http.post("/v1/dead/retry", json={"all": True, "timeout": "soon"})
+    assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, "$.timeout")
+    assert (await http.get(f"/v1/dead/{ONE}")).json()["status"] == "dead"
