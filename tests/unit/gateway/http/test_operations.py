@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
+from typing import Any
 
+from asya.gateway.app import handlers
 from asya.gateway.http.operations import COMMON_PROBLEMS, OPERATIONS
 from asya.gateway.http.problems import PROBLEM_TYPES
 from asya.gateway.http.requests import PATH_PARAMETERS
+from asya.tasks.service import TaskService
+from asya.telemetry.metrics import Metrics
 
 
 def test_every_problem_is_one() -> None:
@@ -27,3 +32,11 @@ def test_names_and_routes_are_unique() -> None:
 def test_probes_are_not_strict() -> None:
     lenient = {each.path for each in OPERATIONS if not each.strict}
     assert lenient == {"/healthz", "/readyz", "/metrics", "/openapi.json", "/"}
+
+
+async def test_every_operation_has_a_handler_and_every_handler_an_operation(
+    service: TaskService, mesh: Any
+) -> None:
+    settings: Any = SimpleNamespace(body_max_bytes=1 << 20, streams_max=5)
+    made = handlers(service, mesh, settings, Metrics("default"))
+    assert set(made) == {each.name for each in OPERATIONS}
