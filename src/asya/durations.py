@@ -1,7 +1,7 @@
 """Durations as people write them: Go style, `500ms`, `30s`, `5m`, `1h30m`.
 
 The grammar is that of Go's `time.ParseDuration` without signs; the finest step is a nanosecond.
-Read by manifests, settings, the command line and the HTTP face; inside, a duration is always a
+Read by manifests, settings, the command line and the gateway; inside, a duration is always a
 number of seconds.
 """
 

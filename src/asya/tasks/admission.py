@@ -136,7 +136,7 @@ def begin_time(
         not_before: RFC 3339, or a duration from now.
         delay: A duration from now, or a number of seconds.
         now: The time.
-        where: What stands before the names in the refusals: `?` or `$.`.
+        where: What stands before the names of the fields in the refusals, such as `$.`.
 
     Raises:
         Refusal: Neither form, both fields, or over a year ahead.

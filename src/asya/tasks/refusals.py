@@ -1,7 +1,7 @@
 """What the task service refuses, for every protocol in front of it.
 
-One error, `Refusal`, whose `Kind` says what is wrong. A protocol turns it into an answer of its own
-by a table over the kinds (`gateway/http/problems.py` for HTTP). Rules branch on the kind only.
+One error, `Refusal`, whose `Kind` says what is wrong. The gateway turns it into an answer by a
+table over the kinds (`gateway/http/problems.py`). Rules branch on the kind only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The task service: every envelope that a client sent, from admission to its end.
 
-The HTTP API stands in front of it. Sidecars and the crew tell it what happens: it is their
+The gateway stands in front of it. Sidecars and the crew tell it what happens: it is their
 `events.Listener` and `events.Ledger`. The store holds what is true of a task. This file holds the
 order of steps: an envelope is stored before it is published, published before the client is
 answered, and its end is stored before the last actor's message is acked. One service runs in one
@@ -87,9 +87,9 @@ class ServiceLimits:
 
     Attributes:
         payload_max_bytes: The largest payload that is admitted.
-        queue_max: Messages that may wait in the first actor's queue before a 429.
+        queue_max: Messages that may wait in the first actor's queue; more are refused.
         retention_s: How long ended tasks are kept, in seconds.
-        wait_max_s: The longest `?wait=`, in seconds.
+        wait_max_s: How long a client may wait for an end, in seconds.
     """
 
     payload_max_bytes: int = 4 * 1024 * 1024

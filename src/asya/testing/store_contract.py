@@ -376,7 +376,7 @@ class StoreContract:
         assert await store.events.payload("t", 0, "out") is None
 
     async def test_dead_letters_are_kept_once(self, store: Store) -> None:
-        """Given a letter, when it is buried twice, then it is kept once, bytes and all."""
+        """Given a letter, when it is added twice, then it is kept once, bytes and all."""
         letter = DeadLetter("t", at(1), "ParseError", "a", b"\xff\x00{", ErrorInfo("E", "m"))
         await store.dead_letters.add(letter)
         await store.dead_letters.add(letter)
@@ -444,7 +444,7 @@ class StoreContract:
         assert await store.dead_letters.get("t") == letter
 
     async def test_purged_letters_do_not_come_back(self, store: Store) -> None:
-        """Given a purged letter, then its bytes are gone, and it cannot be retried or buried."""
+        """Given a purged letter, then its bytes are gone, and it cannot be retried or added again."""
         letter = await dead_letter(store, "t")
         await dead_letter(store, "other", actor="b")
         assert await store.dead_letters.purge(DeadLetterQuery(actor="a"), at(9)) == 1

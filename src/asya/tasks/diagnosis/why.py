@@ -1,8 +1,8 @@
 """Why an envelope is where it is: pure, from facts to one cause, its evidence, and what mends it.
 
 The first rule of `RULES` that has an answer gives it; their order is from what rules all else out
-(it is not known, it has ended) to what only looks idle. `facts` gathers them; HTTP and
-`asya why` show the outcome. Commands in remedies are commands of ours that exist.
+(it is not known, it has ended) to what only looks idle. `facts` gathers them; the gateway
+and `asya why` show the outcome. Commands in remedies are commands of ours that exist.
 """
 
 from __future__ import annotations
