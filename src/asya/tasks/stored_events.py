@@ -26,7 +26,7 @@ TaskEvent = HopStarted | HopEnded | HopSent | Forked
 HopEvent = HopStarted | HopEnded | HopSent
 
 
-class StoredStart(msgspec.Struct, omit_defaults=True):
+class StoredStart(msgspec.Struct, omit_defaults=True, gc=False):
     """What is stored of `HopStarted`."""
 
     n: int
@@ -38,7 +38,7 @@ class StoredStart(msgspec.Struct, omit_defaults=True):
     body: Content | None = None
 
 
-class StoredEnd(msgspec.Struct, omit_defaults=True):
+class StoredEnd(msgspec.Struct, omit_defaults=True, gc=False):
     """What is stored of `HopEnded`. The error comes without its arguments and classes."""
 
     n: int
@@ -52,7 +52,7 @@ class StoredEnd(msgspec.Struct, omit_defaults=True):
     attempts_max: int | None = None
 
 
-class StoredSent(msgspec.Struct, omit_defaults=True):
+class StoredSent(msgspec.Struct, omit_defaults=True, gc=False):
     """What is stored of `HopSent`."""
 
     n: int
@@ -71,7 +71,7 @@ _decoders: Final[Mapping[str, Callable[[bytes], StoredHop]]] = {
 }
 
 
-class EventRow(msgspec.Struct, frozen=True):
+class EventRow(msgspec.Struct, frozen=True, gc=False):
     """One event of a task.
 
     Attributes:
