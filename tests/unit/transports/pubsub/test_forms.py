@@ -28,7 +28,7 @@ SOUND = Found(
 )
 
 
-def test_a_queue_is_a_topic_and_a_subscription_that_stay_and_count_deliveries():
+def test_a_queue_is_a_topic_and_a_subscription_that_stay_and_count_deliveries() -> None:
     assert LAYOUT.topic_config(QUEUE) == {
         "name": "projects/my-project/topics/asya-shop-resize",
         "labels": {"asya-namespace": "shop"},
@@ -51,17 +51,17 @@ def test_a_queue_is_a_topic_and_a_subscription_that_stay_and_count_deliveries():
 @pytest.mark.parametrize(
     ("lease_s", "deadline_s"), [(1, 10), (10, 10), (10.5, 11), (60, 60), (600, 600), (900, 600)]
 )
-def test_a_lease_becomes_a_deadline_that_pubsub_takes(lease_s: float, deadline_s: int):
+def test_a_lease_becomes_a_deadline_that_pubsub_takes(lease_s: float, deadline_s: int) -> None:
     assert ack_deadline_s(lease_s) == deadline_s
 
 
 @pytest.mark.parametrize("name", ["ab", "goog-x", "1abc", "a b c", "", "a" * 256, "x/y/z", "äää"])
-def test_names_that_pubsub_cannot_have(name: str):
+def test_names_that_pubsub_cannot_have(name: str) -> None:
     with pytest.raises(QueueMissing):
         check_name(name)
 
 
-def test_what_is_as_it_should_be_has_no_findings():
+def test_what_is_as_it_should_be_has_no_findings() -> None:
     assert drift(LAYOUT, QUEUE, SOUND, 60.0) == []
     sump = replace(
         SOUND, name="asya-shop-x-sump", topic=LAYOUT.topic("asya-shop-x-sump"), dead_letter_topic=""
@@ -82,7 +82,9 @@ def test_what_is_as_it_should_be_has_no_findings():
         ({"labels": {}}, "no label", "--update-labels=asya-namespace=shop"),
     ],
 )
-def test_what_differs_is_found_with_its_remedy(changed: dict[str, Any], said: str, remedy: str):
+def test_what_differs_is_found_with_its_remedy(
+    changed: dict[str, Any], said: str, remedy: str
+) -> None:
     (finding,) = drift(LAYOUT, QUEUE, replace(SOUND, **changed), 60.0)
     assert said in finding.text
     assert remedy in finding.text
@@ -97,7 +99,7 @@ def test_what_differs_is_found_with_its_remedy(changed: dict[str, Any], said: st
         ({"pushes": True}, "pushes its messages"),
     ],
 )
-def test_a_subscription_that_gets_nothing_is_fatal(changed: dict[str, Any], said: str):
+def test_a_subscription_that_gets_nothing_is_fatal(changed: dict[str, Any], said: str) -> None:
     found = replace(SOUND, **changed)
     (finding,) = drift(LAYOUT, QUEUE, found, 60.0)
     assert said in finding.text
@@ -105,13 +107,13 @@ def test_a_subscription_that_gets_nothing_is_fatal(changed: dict[str, Any], said
     assert defect(LAYOUT, QUEUE, found) == finding.text
 
 
-def test_a_subscription_that_lost_its_topic_mends_itself():
+def test_a_subscription_that_lost_its_topic_mends_itself() -> None:
     (finding,) = drift(LAYOUT, QUEUE, replace(SOUND, topic="_deleted-topic_"), 60.0)
     assert "its consumer makes it again" in finding.text
     assert not finding.fatal
 
 
-def test_keda_asks_cloud_monitoring_by_prometheus():
+def test_keda_asks_cloud_monitoring_by_prometheus() -> None:
     transport = PubSubTransport(parse_address("pubsub://my-project"), "shop", environ={})
     assert transport.trigger(QUEUE, 5) == {
         "type": "prometheus",
@@ -129,7 +131,7 @@ def test_keda_asks_cloud_monitoring_by_prometheus():
     }
 
 
-def test_keda_has_a_scaler_of_its_own_too():
+def test_keda_has_a_scaler_of_its_own_too() -> None:
     address = parse_address("pubsub://my-project?keda=gcp-pubsub")
     trigger = PubSubTransport(address, "shop", environ={}).trigger(QUEUE, 5)
     assert trigger == {
@@ -147,12 +149,12 @@ def test_keda_has_a_scaler_of_its_own_too():
 
 
 @pytest.mark.parametrize("lease_s", [0.5, 601])
-def test_leases_that_pubsub_cannot_have(lease_s: float):
+def test_leases_that_pubsub_cannot_have(lease_s: float) -> None:
     with pytest.raises(TransportError, match="1 to 600 s"):
         PubSubTransport(parse_address("pubsub://p"), "shop", lease_s=lease_s, environ={})
 
 
-async def test_what_needs_no_broker_is_refused_without_one():
+async def test_what_needs_no_broker_is_refused_without_one() -> None:
     transport = PubSubTransport(parse_address("pubsub://p"), "shop", environ={})
     assert transport.trouble == "Pub/Sub in p does not answer (not connected)"
     with pytest.raises(MessageTooLarge, match="9995905"):
@@ -194,7 +196,7 @@ def publishing(outbox: Outbox, bodies: list[bytes]) -> list[asyncio.Task[None]]:
     return [asyncio.create_task(outbox.put(body, None)) for body in bodies]
 
 
-async def test_what_is_published_together_goes_in_one_request(link: Any):
+async def test_what_is_published_together_goes_in_one_request(link: Any) -> None:
     outbox = Outbox(link, "topic")
     tasks = publishing(outbox, [b"%d" % number for number in range(1500)])
     await settle()
@@ -204,7 +206,7 @@ async def test_what_is_published_together_goes_in_one_request(link: Any):
     await asyncio.gather(*tasks)
 
 
-async def test_a_request_is_no_larger_than_pubsub_takes(link: Any):
+async def test_a_request_is_no_larger_than_pubsub_takes(link: Any) -> None:
     outbox = Outbox(link, "topic")
     tasks = publishing(outbox, [b"x" * 4_000_000] * 5)
     await settle()
@@ -214,7 +216,7 @@ async def test_a_request_is_no_larger_than_pubsub_takes(link: Any):
     await asyncio.gather(*tasks)
 
 
-async def test_few_requests_are_on_their_way_and_the_rest_gathers(link: Any):
+async def test_few_requests_are_on_their_way_and_the_rest_gathers(link: Any) -> None:
     outbox = Outbox(link, "topic")
     tasks = []
     for number in range(10):
@@ -236,7 +238,7 @@ async def test_few_requests_are_on_their_way_and_the_rest_gathers(link: Any):
     await asyncio.gather(*tasks)
 
 
-async def test_a_message_that_is_refused_takes_no_other_with_it(link: Any):
+async def test_a_message_that_is_refused_takes_no_other_with_it(link: Any) -> None:
     outbox = Outbox(link, "topic")
     tasks = publishing(outbox, [b"good", b"bad", b"good too"])
     await settle()
@@ -252,7 +254,7 @@ async def test_a_message_that_is_refused_takes_no_other_with_it(link: Any):
     assert [type(result) for result in results] == [type(None), TransportError, type(None)]
 
 
-async def test_an_outage_is_everybodys_own_error(link: Any):
+async def test_an_outage_is_everybodys_own_error(link: Any) -> None:
     outbox = Outbox(link, "topic")
     tasks = publishing(outbox, [b"1", b"2"])
     await settle()
@@ -262,7 +264,7 @@ async def test_an_outage_is_everybodys_own_error(link: Any):
     assert first is not second
 
 
-async def test_who_has_gone_is_not_published_for(link: Any):
+async def test_who_has_gone_is_not_published_for(link: Any) -> None:
     outbox = Outbox(link, "topic")
     gone, stays = publishing(outbox, [b"gone", b"stays"])
     await asyncio.sleep(0)
@@ -273,7 +275,7 @@ async def test_who_has_gone_is_not_published_for(link: Any):
     await stays
 
 
-async def test_a_message_is_never_quite_empty(link: Any):
+async def test_a_message_is_never_quite_empty(link: Any) -> None:
     outbox = Outbox(link, "topic")
     tasks = [
         asyncio.create_task(outbox.put(*each))

@@ -34,7 +34,7 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_comes_in_one_turn_goes_together_in_the_next():
+async def test_what_comes_in_one_turn_goes_together_in_the_next() -> None:
     server = Server()
     batcher = Batcher(server.work)
     for number in range(3):
@@ -45,7 +45,7 @@ async def test_what_comes_in_one_turn_goes_together_in_the_next():
     batcher.cancel()
 
 
-async def test_while_two_are_under_way_the_rest_gathers():
+async def test_while_two_are_under_way_the_rest_gathers() -> None:
     server = Server()
     batcher = Batcher(server.work)
     for number in range(6):
@@ -59,7 +59,7 @@ async def test_while_two_are_under_way_the_rest_gathers():
     batcher.cancel()
 
 
-async def test_full_batches_do_not_wait_for_partial_ones():
+async def test_full_batches_do_not_wait_for_partial_ones() -> None:
     server = Server()
     batcher = Batcher(server.work)
     for number in range(35):
@@ -74,7 +74,7 @@ async def test_full_batches_do_not_wait_for_partial_ones():
     batcher.cancel()
 
 
-async def test_one_request_at_a_time_keeps_the_order():
+async def test_one_request_at_a_time_keeps_the_order() -> None:
     server = Server()
     batcher = Batcher(server.work, requests_max=1, partial_max=1)
     for number in range(25):
@@ -87,7 +87,7 @@ async def test_one_request_at_a_time_keeps_the_order():
     assert len(server.batches) == 3
 
 
-async def test_weight_cuts_a_batch_and_one_that_is_too_heavy_goes_alone():
+async def test_weight_cuts_a_batch_and_one_that_is_too_heavy_goes_alone() -> None:
     server = Server()
     batcher = Batcher(server.work)
     half = REQUEST_MAX_BYTES // 2
@@ -103,7 +103,7 @@ async def test_weight_cuts_a_batch_and_one_that_is_too_heavy_goes_alone():
     await asyncio.wait_for(batcher.drained(), 10)
 
 
-async def test_what_is_cancelled_is_given_back_and_nothing_stays():
+async def test_what_is_cancelled_is_given_back_and_nothing_stays() -> None:
     server = Server()
     batcher = Batcher(server.work, requests_max=1, partial_max=1)
     for number in range(12):
