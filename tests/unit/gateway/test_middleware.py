@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import httpx
 import pytest
+from httpx import AsyncClient
+from tests.support.task_service import ListMesh
 
 from asya.gateway.app import make_app
 from asya.gateway.metrics import make_metrics_app
 from asya.settings import Settings
+from asya.tasks.service import TaskService
 from asya.telemetry import catalog
 from asya.telemetry.metrics import Metrics
 from asya.telemetry.spans import Spans
@@ -18,18 +24,18 @@ BODY = {"route": ["a"], "payload": 1}
 
 
 @pytest.fixture
-def metrics():
+def metrics() -> Metrics:
     return Metrics("default")
 
 
 @pytest.fixture
-def recorded():
+def recorded() -> list[Any]:
     return []
 
 
 @pytest.fixture
-def client_for(service, mesh, metrics):
-    def make(spans=None):
+def client_for(service: TaskService, mesh: ListMesh, metrics: Metrics) -> Callable[..., Any]:
+    def make(spans: Spans | None = None) -> AsyncClient:
         app = make_app(service, mesh, Settings(), metrics, spans)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080")
@@ -42,7 +48,9 @@ async def requests(metrics: Metrics) -> dict[tuple[str, ...], float]:
     return {s.labels: s.value for s in samples if s.metric == catalog.REQUESTS}
 
 
-async def test_requests_are_counted_by_pattern_and_status(client_for, metrics, mesh):
+async def test_requests_are_counted_by_pattern_and_status(
+    client_for: Callable[..., Any], metrics: Metrics, mesh: ListMesh
+) -> None:
     async with client_for() as client:
         await client.post("/v1/envelopes", json=BODY)
         await client.get("/v1/envelopes/no-1")
@@ -61,14 +69,18 @@ async def test_requests_are_counted_by_pattern_and_status(client_for, metrics, m
     }
 
 
-async def test_a_bug_counts_as_500(client_for, metrics, mesh):
-    mesh.flows = lambda: 1 / 0
+async def test_a_bug_counts_as_500(
+    client_for: Callable[..., Any], metrics: Metrics, mesh: ListMesh
+) -> None:
+    mesh.flows = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]  # stands in for it here
     async with client_for() as client:
         assert (await client.get("/v1/flows")).status_code == 500
     assert await requests(metrics) == {("/v1/flows", "GET", "500"): 1}
 
 
-async def test_metrics_are_served_by_the_gateway_and_by_the_port_of_their_own(client_for, metrics):
+async def test_metrics_are_served_by_the_gateway_and_by_the_port_of_their_own(
+    client_for: Callable[..., Any], metrics: Metrics
+) -> None:
     async with client_for() as client:
         answer = await client.get("/metrics")
     assert answer.status_code == 200
@@ -82,7 +94,9 @@ async def test_metrics_are_served_by_the_gateway_and_by_the_port_of_their_own(cl
         assert foreign.status_code == 403
 
 
-async def test_without_spans_the_header_travels_on_as_it_came(client_for, mesh):
+async def test_without_spans_the_header_travels_on_as_it_came(
+    client_for: Callable[..., Any], mesh: ListMesh
+) -> None:
     async with client_for() as client:
         await client.post("/v1/envelopes", json=BODY, headers={"traceparent": GIVEN})
         await client.post("/v1/envelopes", json=BODY)
@@ -91,7 +105,9 @@ async def test_without_spans_the_header_travels_on_as_it_came(client_for, mesh):
     assert "traceparent" not in second.headers
 
 
-async def test_with_spans_the_request_s_span_is_the_parent(client_for, mesh, recorded):
+async def test_with_spans_the_request_s_span_is_the_parent(
+    client_for: Callable[..., Any], mesh: ListMesh, recorded: list[Any]
+) -> None:
     async with client_for(Spans(recorded.append)) as client:
         await client.post("/v1/envelopes", json=BODY, headers={"traceparent": GIVEN})
         await client.post("/v1/envelopes", json=BODY)
@@ -106,7 +122,9 @@ async def test_with_spans_the_request_s_span_is_the_parent(client_for, mesh, rec
     assert child.attributes["http.response.status_code"] == 202
 
 
-async def test_a_trace_that_is_not_sampled_stays_so(client_for, mesh, recorded):
+async def test_a_trace_that_is_not_sampled_stays_so(
+    client_for: Callable[..., Any], mesh: ListMesh, recorded: list[Any]
+) -> None:
     given = GIVEN[:-1] + "0"
     async with client_for(Spans(recorded.append)) as client:
         await client.post("/v1/envelopes", json=BODY, headers={"traceparent": given})

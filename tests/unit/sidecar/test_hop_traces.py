@@ -31,7 +31,7 @@ def see(payload: Any) -> Any:
     yield [*payload, seen]
 
 
-def test_hops_are_children_of_one_another_and_handlers_see_their_own():
+def test_hops_are_children_of_one_another_and_handlers_see_their_own() -> None:
     async def scene(box: MeshBox) -> None:
         end = await box.run(["a", "b"], [], id="e", headers=HEADERS)
         first, second = span_id("e", 0, 1), span_id("e", 1, 1)
@@ -42,7 +42,7 @@ def test_hops_are_children_of_one_another_and_handlers_see_their_own():
     play({"a": see, "b": see}, scene)
 
 
-def test_the_children_of_a_fan_out_have_the_hop_that_made_them_as_parent():
+def test_the_children_of_a_fan_out_have_the_hop_that_made_them_as_parent() -> None:
     def fan(payload: Any) -> Any:
         yield 1
         yield 2
@@ -60,7 +60,7 @@ def test_the_children_of_a_fan_out_have_the_hop_that_made_them_as_parent():
     play({"fan": fan, "b": lambda payload: payload}, scene)
 
 
-def test_attempts_are_siblings_and_the_next_hop_follows_the_last():
+def test_attempts_are_siblings_and_the_next_hop_follows_the_last() -> None:
     tries: list[int] = []
 
     def flaky(payload: Any) -> Any:
@@ -81,7 +81,7 @@ def test_attempts_are_siblings_and_the_next_hop_follows_the_last():
     play({"a": flaky, "b": lambda payload: payload}, scene, resiliency=twice)
 
 
-def test_a_failed_envelope_keeps_the_header_as_it_was_sent():
+def test_a_failed_envelope_keeps_the_header_as_it_was_sent() -> None:
     def broken(payload: Any) -> Any:
         raise ValueError("no")
 
@@ -93,7 +93,7 @@ def test_a_failed_envelope_keeps_the_header_as_it_was_sent():
     play({"a": broken}, scene)
 
 
-def test_a_handler_may_name_a_span_of_its_own():
+def test_a_handler_may_name_a_span_of_its_own() -> None:
     other = f"00-{TRACE}-00000000000000aa-01"
 
     def own(payload: Any) -> Any:
@@ -107,7 +107,7 @@ def test_a_handler_may_name_a_span_of_its_own():
     play({"a": own, "b": lambda payload: payload}, scene)
 
 
-def test_what_is_no_traceparent_travels_on_untouched():
+def test_what_is_no_traceparent_travels_on_untouched() -> None:
     async def scene(box: MeshBox) -> None:
         end = await box.run(["a"], 0, headers={"traceparent": "mine"})
         assert end.headers["traceparent"] == "mine"

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from asya.testing.loopback import LoopbackCall
 
-async def slow(call):
+if TYPE_CHECKING:
+    from tests.unit.sidecar.conftest import Bench
+
+
+async def slow(call: LoopbackCall) -> None:
     await asyncio.sleep(call.payload)
     call.frame(call.payload)
     call.done()
 
 
-def let_go(bench, how: str) -> None:
+def let_go(bench: Bench, how: str) -> None:
     if how == "finish_off":
         assert bench.sidecar.finish_off(1)
     else:
@@ -21,10 +28,12 @@ def let_go(bench, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["finish_off", "terminating"])
-def test_another_takes_what_comes_while_it_finishes_a_long_call(play, how):
+def test_another_takes_what_comes_while_it_finishes_a_long_call(
+    play: Callable[..., Any], how: str
+) -> None:
     """Given a slow handler, of which nothing is held in advance."""
 
-    async def scene(bench):
+    async def scene(bench: Bench) -> None:
         bench.replica(slow)
         await bench.ledger.end_of(await bench.send(bench.envelope(payload=1)))
         long = await bench.send(bench.envelope(payload=250))
@@ -43,8 +52,10 @@ def test_another_takes_what_comes_while_it_finishes_a_long_call(play, how):
 
 
 @pytest.mark.parametrize("how", ["finish_off", "terminating"])
-def test_what_comes_wakes_the_autoscaler_while_the_last_one_finishes(play, how):
-    async def scene(bench):
+def test_what_comes_wakes_the_autoscaler_while_the_last_one_finishes(
+    play: Callable[..., Any], how: str
+) -> None:
+    async def scene(bench: Bench) -> None:
         bench.replica(slow)
         long = await bench.send(bench.envelope(payload=250))
         await asyncio.sleep(1)

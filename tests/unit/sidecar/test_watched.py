@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from asya.sidecar.replica import ECHO_S
+from asya.testing.loopback import LoopbackCall
+
+if TYPE_CHECKING:
+    from tests.unit.sidecar.conftest import Bench
 
 
-async def slow(call):
+async def slow(call: LoopbackCall) -> None:
     await asyncio.sleep(10)
     call.frame(call.payload)
     call.done()
 
 
-async def echo(call):
+async def echo(call: LoopbackCall) -> None:
     call.frame(call.payload)
     call.done()
 
 
-def test_a_cold_start_lasts_from_the_first_message_to_the_first_replica(play):
-    async def scene(bench):
+def test_a_cold_start_lasts_from_the_first_message_to_the_first_replica(
+    play: Callable[..., Any],
+) -> None:
+    async def scene(bench: Bench) -> None:
         took: list[float] = []
         bench.sidecar.on_cold_start = took.append
         first = await bench.send(bench.envelope())
@@ -34,8 +42,8 @@ def test_a_cold_start_lasts_from_the_first_message_to_the_first_replica(play):
     play(scene)
 
 
-def test_a_replica_that_nobody_waits_for_is_no_cold_start(play):
-    async def scene(bench):
+def test_a_replica_that_nobody_waits_for_is_no_cold_start(play: Callable[..., Any]) -> None:
+    async def scene(bench: Bench) -> None:
         took: list[float] = []
         bench.sidecar.on_cold_start = took.append
         bench.replica(echo)
@@ -52,8 +60,10 @@ def test_a_replica_that_nobody_waits_for_is_no_cold_start(play):
     play(scene)
 
 
-def test_a_line_belongs_to_the_call_at_work_and_shortly_to_the_last(play):
-    async def scene(bench):
+def test_a_line_belongs_to_the_call_at_work_and_shortly_to_the_last(
+    play: Callable[..., Any],
+) -> None:
+    async def scene(bench: Bench) -> None:
         bench.replica(slow)
         assert bench.sidecar.working_on(1) is None
         first = await bench.send(bench.envelope())
@@ -72,8 +82,8 @@ def test_a_line_belongs_to_the_call_at_work_and_shortly_to_the_last(play):
     play(scene)
 
 
-def test_of_several_calls_at_a_time_nobody_can_tell(play):
-    async def scene(bench):
+def test_of_several_calls_at_a_time_nobody_can_tell(play: Callable[..., Any]) -> None:
+    async def scene(bench: Bench) -> None:
         bench.replica(slow, concurrency=2)
         id_ = await bench.send(bench.envelope())
         await asyncio.sleep(5)
@@ -84,8 +94,8 @@ def test_of_several_calls_at_a_time_nobody_can_tell(play):
     play(scene, concurrency=2)
 
 
-def test_what_is_canceled_is_counted_apart(play):
-    async def scene(bench):
+def test_what_is_canceled_is_counted_apart(play: Callable[..., Any]) -> None:
+    async def scene(bench: Bench) -> None:
         bench.replica(slow, cooperative=True)
         waiting = [await bench.send(bench.envelope()) for _ in range(2)]
         await asyncio.sleep(1)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,14 +58,14 @@ class MovedClock:
 
 
 @pytest.fixture
-async def place(tmp_path):
+async def place(tmp_path: Path) -> AsyncIterator[Any]:
     tasks = SqliteStore(tmp_path / "tasks.db")
     await tasks.open()
     yield Place(tasks)
     await tasks.close()
 
 
-async def test_what_nobody_used_for_its_time_goes(place):
+async def test_what_nobody_used_for_its_time_goes(place: Place) -> None:
     ref = await place.blobs.put(b"x" * 10_000)
     place.clock.move(KEPT_S - 1)
     assert await place.retention.sweep() == 0
@@ -72,7 +75,7 @@ async def test_what_nobody_used_for_its_time_goes(place):
         await place.blobs.get(ref)
 
 
-async def test_many_blobs_are_swept_in_steps(place, monkeypatch):
+async def test_many_blobs_are_swept_in_steps(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blob_care, "STEP", 3)
     monkeypatch.setattr(blob_care, "PAUSE_S", 0)
     for number in range(10):
@@ -81,7 +84,9 @@ async def test_many_blobs_are_swept_in_steps(place, monkeypatch):
     assert await place.retention.sweep() == 10
 
 
-async def test_a_dead_letter_keeps_its_payload_for_as_long_as_it_is_there(place, monkeypatch):
+async def test_a_dead_letter_keeps_its_payload_for_as_long_as_it_is_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(blob_care, "PAGE", 2)
     monkeypatch.setattr(blob_care, "PAUSE_S", 0)
     dead = [await place.dead(f"big-{n}", f"{n}" + "x" * 10_000) for n in range(5)]
@@ -118,14 +123,16 @@ async def test_after_an_outage_the_letters_that_were_read_are_not_read_again(
     assert read[4:] == ["big-2", "big-3", "big-4"]
 
 
-async def test_a_letter_whose_payload_is_gone_stops_nothing(place):
+async def test_a_letter_whose_payload_is_gone_stops_nothing(place: Place) -> None:
     await place.dead("lost", "x" * 10_000)
     place.blobs.blobs.clear()
     await place.dead("there", "y" * 10_000)
     assert await place.letters.keep() == 1
 
 
-async def test_the_chore_goes_on_after_an_outage(place, monkeypatch, caplog):
+async def test_the_chore_goes_on_after_an_outage(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(blob_care, "SWEEP_EVERY_S", 0.001)
     place.blobs.outage = "away"
     runner = ChoreRunner(place.clock)

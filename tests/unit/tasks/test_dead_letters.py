@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import Raw
+from tests.support.task_service import ListMesh, StandingClock
 
 from asya.blobs.claims import Claims
 from asya.blobs.memory import MemoryBlobs
 from asya.clock import to_rfc3339
 from asya.crew import Sink, Sump
-from asya.envelope import BLOB_HEADER, ErrorInfo, new_envelope
+from asya.envelope import BLOB_HEADER, Envelope, ErrorInfo, new_envelope
 from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
 from asya.resiliency import Resiliency
 from asya.sidecar.decide import decide, reject
@@ -30,12 +33,19 @@ ONCE = RedriveOptions()
 
 
 @pytest.fixture
-def kill(service):
+def kill(service: TaskService) -> Callable[..., Any]:
     """Let envelopes die at the first actor of their route; gives the sump's envelope."""
     return lambda *args, **more: die(service, *args, **more)
 
 
-async def die(service, id, *route, payload=b'{"row":1}', message="row 1 is bad", claims=None):
+async def die(
+    service: TaskService,
+    id: str,
+    *route: Any,
+    payload: bytes = b'{"row":1}',
+    message: str = "row 1 is bad",
+    claims: Claims | None = None,
+) -> Envelope:
     envelope = new_envelope(list(route or ("a", "b")), Raw(payload), now=START, id=id)
     if claims is not None:
         await claims.check_in(envelope)
@@ -46,11 +56,13 @@ async def die(service, id, *route, payload=b'{"row":1}', message="row 1 is bad",
     return dead
 
 
-def reason(refused) -> str:
+def reason(refused: Any) -> str:
     return str(refused.value.kind)
 
 
-async def test_a_letter_is_sent_again_once(service, mesh, kill):
+async def test_a_letter_is_sent_again_once(
+    service: TaskService, mesh: ListMesh, kill: Callable[..., Any]
+) -> None:
     await kill("t")
     row = await service.dead_letters.redrive("t", ONCE)
     (sent,) = mesh.published
@@ -68,7 +80,9 @@ async def test_a_letter_is_sent_again_once(service, mesh, kill):
     assert (found.status, found.retried_as) == ("retried", again.id)
 
 
-async def test_a_double_click_sends_once(service, mesh, kill):
+async def test_a_double_click_sends_once(
+    service: TaskService, mesh: ListMesh, kill: Callable[..., Any]
+) -> None:
     await kill("t")
     clicks = (service.dead_letters.redrive("t", ONCE) for _ in range(5))
     answers = await asyncio.gather(*clicks, return_exceptions=True)
@@ -76,7 +90,7 @@ async def test_a_double_click_sends_once(service, mesh, kill):
     assert len(mesh.published) == 1
 
 
-async def test_what_is_not_dead_is_not_sent(service, kill):
+async def test_what_is_not_dead_is_not_sent(service: TaskService, kill: Callable[..., Any]) -> None:
     await kill("t")
     await service.admit(["a"], Raw(b"1"), id="open-one-17")
     with pytest.raises(Refusal, match="it is pending") as refused:
@@ -97,7 +111,9 @@ async def test_what_is_not_dead_is_not_sent(service, kill):
         await service.dead_letters.redrive("t", RedriveOptions(force=True))
 
 
-async def test_a_route_that_cannot_be_taken_leaves_the_letter_dead(service, mesh, kill):
+async def test_a_route_that_cannot_be_taken_leaves_the_letter_dead(
+    service: TaskService, mesh: ListMesh, kill: Callable[..., Any]
+) -> None:
     await kill("t", "embeder")
     with pytest.raises(Refusal, match="did you mean 'embedder'"):
         await service.dead_letters.redrive("t", ONCE)
@@ -130,7 +146,9 @@ async def test_what_the_broker_refuses_is_told_of_the_letter(
     assert (await service.dead_letters.get("t")).status == "dead"
 
 
-async def test_a_broker_that_does_not_answer_delays_a_retry(service, mesh, kill, make_service):
+async def test_a_broker_that_does_not_answer_delays_a_retry(
+    service: TaskService, mesh: ListMesh, kill: Callable[..., Any], make_service: Callable[..., Any]
+) -> None:
     await kill("t")
     mesh.failure = TransportUnavailable("no answer")
     row = await service.dead_letters.redrive("t", ONCE)
@@ -145,7 +163,9 @@ async def test_a_broker_that_does_not_answer_delays_a_retry(service, mesh, kill,
     await heir.close()
 
 
-async def test_a_run_goes_page_by_page_and_stops_where_it_began(service, mesh, kill):
+async def test_a_run_goes_page_by_page_and_stops_where_it_began(
+    service: TaskService, mesh: ListMesh, kill: Callable[..., Any]
+) -> None:
     for number in range(5):
         await kill(f"t{number}")
     await kill("other", "b", message="no such page")
@@ -167,7 +187,9 @@ async def test_a_run_goes_page_by_page_and_stops_where_it_began(service, mesh, k
     assert len(mesh.published) == 5
 
 
-async def test_a_page_asked_for_twice_sends_nothing_twice(service, mesh, kill):
+async def test_a_page_asked_for_twice_sends_nothing_twice(
+    service: TaskService, mesh: ListMesh, kill: Callable[..., Any]
+) -> None:
     for number in range(4):
         await kill(f"t{number}")
     ids = ("t0", "t1", "t2", "t3", "none")
@@ -182,7 +204,7 @@ async def test_a_page_asked_for_twice_sends_nothing_twice(service, mesh, kill):
     assert len(mesh.published) == 4
 
 
-async def test_a_rate_is_kept(service, kill):
+async def test_a_rate_is_kept(service: TaskService, kill: Callable[..., Any]) -> None:
     for number in range(6):
         await kill(f"t{number}")
     loop = asyncio.get_running_loop()
@@ -192,7 +214,9 @@ async def test_a_rate_is_kept(service, kill):
     assert loop.time() - began >= 6 / 50
 
 
-async def test_a_request_ends_after_a_while(service, kill, monkeypatch):
+async def test_a_request_ends_after_a_while(
+    service: TaskService, kill: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(letters_module, "BATCH_S", 0.0)
     for number in range(3):
         await kill(f"t{number}")
@@ -201,7 +225,9 @@ async def test_a_request_ends_after_a_while(service, kill, monkeypatch):
     assert done.next_cursor is not None
 
 
-async def test_a_full_queue_ends_a_page_early(service, mesh, kill):
+async def test_a_full_queue_ends_a_page_early(
+    service: TaskService, mesh: ListMesh, kill: Callable[..., Any]
+) -> None:
     await kill("t0", "a")
     await kill("t1", "b")
     await kill("t2", "a")
@@ -213,7 +239,9 @@ async def test_a_full_queue_ends_a_page_early(service, mesh, kill):
     assert reason(refused) == "queue-full"
 
 
-async def test_what_cannot_be_mended_is_named_and_passed_over(service, kill):
+async def test_what_cannot_be_mended_is_named_and_passed_over(
+    service: TaskService, kill: Callable[..., Any]
+) -> None:
     await kill("t0")
     await Sump(service).accept(reject(unparsable("a", "not JSON", b"oops"), START).envelope)
     await kill("t1", payload=b"[]")
@@ -239,7 +267,9 @@ async def test_a_cursor_of_another_list_is_refused(
     assert [fault.path for fault in refused.value.faults] == ["$.cursor"]
 
 
-async def test_letters_are_purged_by_age_and_filter(service, clock, kill):
+async def test_letters_are_purged_by_age_and_filter(
+    service: TaskService, clock: StandingClock, kill: Callable[..., Any]
+) -> None:
     await kill("t0")
     await kill("t1", "b")
     clock.move(3600)
@@ -253,7 +283,7 @@ async def test_letters_are_purged_by_age_and_filter(service, clock, kill):
 
 
 @pytest.fixture
-async def claiming(tmp_path, mesh, clock):
+async def claiming(tmp_path: Path, mesh: ListMesh, clock: StandingClock) -> AsyncIterator[Any]:
     """A service whose payloads over 4 KiB go to a blob store."""
     claims = Claims(MemoryBlobs(), 4096)
     service = TaskService(SqliteStore(tmp_path / "big.db"), mesh, clock, claims=claims)
@@ -265,7 +295,7 @@ async def claiming(tmp_path, mesh, clock):
 BIG = b'{"text":"' + b"x" * 5000 + b'","row":1}'
 
 
-async def test_a_big_payload_stays_where_it_is(claiming, mesh):
+async def test_a_big_payload_stays_where_it_is(claiming: tuple[Any, ...], mesh: ListMesh) -> None:
     service, claims = claiming
     await die(service, "t", payload=BIG, claims=claims)
     sent, problem = await service.dead_letters.sent(await service.dead_letters.get("t"))
@@ -275,7 +305,7 @@ async def test_a_big_payload_stays_where_it_is(claiming, mesh):
     assert bytes((await claims.restore(mesh.published[0])).payload) == BIG
 
 
-async def test_a_part_of_a_big_payload_is_set(claiming, mesh):
+async def test_a_part_of_a_big_payload_is_set(claiming: tuple[Any, ...], mesh: ListMesh) -> None:
     service, claims = claiming
     await die(service, "t", payload=BIG, claims=claims)
     await service.dead_letters.redrive("t", RedriveOptions([(".payload.row", Raw(b"2"))]))
@@ -286,7 +316,7 @@ async def test_a_part_of_a_big_payload_is_set(claiming, mesh):
     assert bytes(mesh.published[1].payload) == b"3"
 
 
-async def test_a_big_payload_that_is_gone_is_said_to_be(claiming):
+async def test_a_big_payload_that_is_gone_is_said_to_be(claiming: tuple[Any, ...]) -> None:
     service, _ = claiming
     await die(service, "t", payload=BIG, claims=Claims(MemoryBlobs(), 4096))
     _, problem = await service.dead_letters.sent(await service.dead_letters.get("t"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from tests.support.task_service import StandingClock
 
 from asya.clock import to_rfc3339
 from asya.envelope import Route
@@ -14,12 +15,13 @@ from asya.events import Finished, Forked, HopEnded, HopStarted
 from asya.gateway.http.present import envelope_view
 from asya.tasks import deadlines
 from asya.tasks.deadlines import Deadlines
+from asya.tasks.service import TaskService
 
 PAYLOAD = Raw(b"1")
 
 
 @pytest.fixture
-def late(service, clock):
+def late(service: TaskService, clock: StandingClock) -> Any:
     """The service's deadlines, without their task: a test says when they look."""
     found = service._deadlines
     for chore in service.chores._tasks:
@@ -37,17 +39,23 @@ def late(service, clock):
     return Late()
 
 
-def started(service, clock, id_, actor="a", n=0):
+def started(
+    service: TaskService, clock: StandingClock, id_: str, actor: str = "a", n: int = 0
+) -> None:
     now = to_rfc3339(clock.now())
     service.emit(HopStarted(id_, n, actor, 1, now, id_, Route([], actor, ["b"]), now, 11))
 
 
-def ended(service, clock, id_, state, route, **fields):
+def ended(
+    service: TaskService, clock: StandingClock, id_: str, state: str, route: Route, **fields: Any
+) -> None:
     now = to_rfc3339(clock.now())
     service.emit(HopEnded(id_, 0, "a", 1, now, state, route, **fields))
 
 
-async def test_an_envelope_behind_others_ends_at_its_deadline(service, late):
+async def test_an_envelope_behind_others_ends_at_its_deadline(
+    service: TaskService, late: Any
+) -> None:
     """Given a deadline of 5 s, when the envelope is in its queue by then, then it has failed."""
     row = (await service.admit(["a", "b"], PAYLOAD, timeout_s=5)).row
     assert await late.after(5) == [], "what began before the deadline may not be told yet"
@@ -66,7 +74,9 @@ async def test_an_envelope_behind_others_ends_at_its_deadline(service, late):
     assert late.kept == 0
 
 
-async def test_the_sidecar_that_drops_the_message_later_changes_nothing(service, clock, late):
+async def test_the_sidecar_that_drops_the_message_later_changes_nothing(
+    service: TaskService, clock: StandingClock, late: Any
+) -> None:
     row = (await service.admit(["a"], PAYLOAD, timeout_s=1)).row
     assert await late.after(2) == [row.id]
     at = to_rfc3339(clock.now() + timedelta(seconds=60))
@@ -79,7 +89,9 @@ async def test_the_sidecar_that_drops_the_message_later_changes_nothing(service,
     assert [each.kind for each in detail.events] == ["status", "status"]
 
 
-async def test_what_a_replica_works_on_is_the_sidecars_to_stop(service, clock, late):
+async def test_what_a_replica_works_on_is_the_sidecars_to_stop(
+    service: TaskService, clock: StandingClock, late: Any
+) -> None:
     row = (await service.admit(["a", "b"], PAYLOAD, timeout_s=5)).row
     clock.move(4)
     started(service, clock, row.id)
@@ -87,7 +99,9 @@ async def test_what_a_replica_works_on_is_the_sidecars_to_stop(service, clock, l
     assert (await service.get(row.id)).row.status == "running"
 
 
-async def test_one_that_waits_for_its_next_attempt_ends_too(service, clock, late):
+async def test_one_that_waits_for_its_next_attempt_ends_too(
+    service: TaskService, clock: StandingClock, late: Any
+) -> None:
     row = (await service.admit(["a", "b"], PAYLOAD, timeout_s=5)).row
     started(service, clock, row.id)
     again = to_rfc3339(clock.now() + timedelta(seconds=4))
@@ -95,21 +109,27 @@ async def test_one_that_waits_for_its_next_attempt_ends_too(service, clock, late
     assert await late.after(6) == [row.id]
 
 
-async def test_one_whose_last_hop_is_done_is_about_to_succeed(service, clock, late):
+async def test_one_whose_last_hop_is_done_is_about_to_succeed(
+    service: TaskService, clock: StandingClock, late: Any
+) -> None:
     row = (await service.admit(["a"], PAYLOAD, timeout_s=5)).row
     started(service, clock, row.id)
     ended(service, clock, row.id, "succeeded", Route(["a"], "x-sink", []))
     assert await late.after(6) == []
 
 
-async def test_children_of_a_fan_out_have_the_deadline_too(service, clock, late):
+async def test_children_of_a_fan_out_have_the_deadline_too(
+    service: TaskService, clock: StandingClock, late: Any
+) -> None:
     at = to_rfc3339(clock.now())
     deadline = to_rfc3339(clock.now() + timedelta(seconds=5))
     service.emit(Forked("child", "root", "root", Route(["a"], "b", []), at, deadline_at=deadline))
     assert await late.after(6) == ["child"]
 
 
-async def test_one_that_has_ended_is_forgotten(service, clock, late):
+async def test_one_that_has_ended_is_forgotten(
+    service: TaskService, clock: StandingClock, late: Any
+) -> None:
     first = (await service.admit(["a"], PAYLOAD, timeout_s=5)).row
     second = (await service.admit(["a"], PAYLOAD, timeout_s=5)).row
     await service.admit(["a"], PAYLOAD)
@@ -121,7 +141,9 @@ async def test_one_that_has_ended_is_forgotten(service, clock, late):
     assert late.kept == 0
 
 
-async def test_after_a_restart_the_watcher_brings_deadlines_in(service, late):
+async def test_after_a_restart_the_watcher_brings_deadlines_in(
+    service: TaskService, late: Any
+) -> None:
     """Given an open task that this process never admitted, when the watcher passes, it is kept."""
     row = (await service.admit(["a"], PAYLOAD, timeout_s=5)).row
     service._deadlines.drop(row.id)
@@ -129,7 +151,7 @@ async def test_after_a_restart_the_watcher_brings_deadlines_in(service, late):
     assert await late.after(6) == [row.id]
 
 
-async def test_the_nearest_are_kept(clock, monkeypatch):
+async def test_the_nearest_are_kept(clock: StandingClock, monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(_: object) -> Any:
         raise AssertionError
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +32,7 @@ VARYING = {
 @pytest.mark.parametrize("kind", VARYING)
 @settings(max_examples=40)
 @given(words=WORDS, data=st.data())
-def test_what_varies_does_not_count(kind, words, data):
+def test_what_varies_does_not_count(kind: str, words: list[str], data: Any) -> None:
     one, other = (data.draw(VARYING[kind], label=kind) for _ in range(2))
     before = " ".join(words)
     assert normalised(f"{before} {one} here") == normalised(f"{before} {other} here")
@@ -38,7 +40,7 @@ def test_what_varies_does_not_count(kind, words, data):
 
 
 @given(st.text())
-def test_any_text_is_taken_and_normalised_once(message):
+def test_any_text_is_taken_and_normalised_once(message: str) -> None:
     once = normalised(message)
     assert fingerprint("Failed", ErrorInfo("E", message, traceback=message))
     assert len(once) <= 500
@@ -46,18 +48,18 @@ def test_any_text_is_taken_and_normalised_once(message):
 
 
 @given(WORDS)
-def test_what_is_normal_stays(words):
+def test_what_is_normal_stays(words: list[str]) -> None:
     once = normalised(f"{' '.join(words)} 17 '/a/b' 0f8fad5b-d9cb-469f-a165-70867728950e")
     assert normalised(once) == once
 
 
 @given(st.lists(WORDS.map(" ".join), min_size=2, max_size=2, unique=True))
-def test_other_words_are_another_error(messages):
+def test_other_words_are_another_error(messages: list[str]) -> None:
     one, other = (fingerprint("Failed", ErrorInfo("E", message)) for message in messages)
     assert one != other
 
 
-def error_of(call) -> ErrorInfo:
+def error_of(call: Callable[..., Any]) -> ErrorInfo:
     try:
         call()
     except Exception as error:
@@ -78,8 +80,8 @@ def chained() -> None:
         raise ValueError("row 7") from error
 
 
-def test_depth_and_lines_do_not_count():
-    def from_here():
+def test_depth_and_lines_do_not_count() -> None:
+    def from_here() -> None:
         fall(1)
 
     deep, deeper = error_of(from_here), error_of(lambda: fall(5))
@@ -90,7 +92,7 @@ def test_depth_and_lines_do_not_count():
     assert top_functions(deeper.traceback)[-1] == "fall"
 
 
-def test_of_a_chain_the_last_error_counts():
+def test_of_a_chain_the_last_error_counts() -> None:
     assert top_functions(error_of(chained).traceback)[-1] == "chained"
     assert fingerprint("Failed", error_of(chained)) != fingerprint("Failed", error_of(fall_once))
 
@@ -99,7 +101,7 @@ def fall_once() -> None:
     fall(0)
 
 
-def test_the_frames_of_libraries_are_passed_over():
+def test_the_frames_of_libraries_are_passed_over() -> None:
     text = (
         "Traceback (most recent call last):\n"
         '  File "/shop/handlers.py", line 3, in charge\n    get()\n'
@@ -109,7 +111,7 @@ def test_the_frames_of_libraries_are_passed_over():
     assert top_functions(text.replace("/shop/", "/v/lib/python3.11/")) == ["charge", "get"]
 
 
-def test_type_and_reason_count():
+def test_type_and_reason_count() -> None:
     assert fingerprint("ParseError", None) != fingerprint("HopLimit", None)
     assert fingerprint("Failed", ErrorInfo("A")) != fingerprint("Failed", ErrorInfo("B"))
     assert fingerprint("Failed", ErrorInfo("A")) == fingerprint("PolicyExhausted", ErrorInfo("A"))

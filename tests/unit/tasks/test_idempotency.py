@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from msgspec import Raw
+from tests.support.task_service import ListMesh, StandingClock
 
 from asya.errors import QueueMissing, TransportUnavailable
 from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.mesh import Idempotency
 from asya.tasks.refusals import Kind, Refusal
+from asya.tasks.service import TaskService
 from asya.tasks.store.base import Query
 
 PAYLOAD = Raw(b'{"q": 1.0}')
@@ -23,7 +26,7 @@ def key(policy: Any = "return-existing", life_s: float | None = 3600.0) -> Idemp
     return IdempotencyKey("route:a", "order-17", Idempotency(policy, life_s))
 
 
-async def refusal(awaitable) -> Refusal:
+async def refusal(awaitable: asyncio.Task[Any] | Coroutine[Any, Any, Any]) -> Refusal:
     with pytest.raises(Refusal) as caught:
         await awaitable
     return caught.value
@@ -33,14 +36,18 @@ def name_of(error: Refusal) -> str:
     return str(error.kind)
 
 
-async def test_two_hundred_requests_with_one_key_are_one_task(service, mesh):
+async def test_two_hundred_requests_with_one_key_are_one_task(
+    service: TaskService, mesh: ListMesh
+) -> None:
     taken = await asyncio.gather(*(service.admit(["a"], PAYLOAD, key=key()) for _ in range(200)))
     assert len({each.row.id for each in taken}) == 1
     assert [each.replayed for each in taken].count(False) == 1
     assert [envelope.id for envelope in mesh.published] == [taken[0].row.id]
 
 
-async def test_a_second_request_waits_until_the_first_one_is_sure(service, mesh):
+async def test_a_second_request_waits_until_the_first_one_is_sure(
+    service: TaskService, mesh: ListMesh
+) -> None:
     # given a first request whose publish hangs, and a second one with its key
     mesh.gate = asyncio.Event()
     first = asyncio.create_task(service.admit(["a"], PAYLOAD, key=key()))
@@ -54,7 +61,7 @@ async def test_a_second_request_waits_until_the_first_one_is_sure(service, mesh)
     assert await service.page(Query()) == []
 
 
-async def test_a_key_survives_a_restart(make_service, mesh):
+async def test_a_key_survives_a_restart(make_service: Callable[..., Any], mesh: ListMesh) -> None:
     ids = set()
     for _ in range(3):
         service = make_service()
@@ -64,21 +71,21 @@ async def test_a_key_survives_a_restart(make_service, mesh):
     assert len(ids) == 1
 
 
-async def test_reject_names_the_task_that_holds_the_key(service):
+async def test_reject_names_the_task_that_holds_the_key(service: TaskService) -> None:
     first = (await service.admit(["a"], PAYLOAD, key=key())).row
     error = await refusal(service.admit(["a"], PAYLOAD, key=key("reject")))
     assert error.kind is Kind.KEY_TAKEN
     assert error.id == first.id
 
 
-async def test_the_same_key_with_another_payload_is_refused(service):
+async def test_the_same_key_with_another_payload_is_refused(service: TaskService) -> None:
     first = (await service.admit(["a"], PAYLOAD, key=key())).row
     error = await refusal(service.admit(["a"], Raw(b"2"), key=key()))
     assert error.kind is Kind.KEY_REUSED
     assert error.id == first.id
 
 
-async def test_replace_cancels_the_old_one_everywhere(service, mesh):
+async def test_replace_cancels_the_old_one_everywhere(service: TaskService, mesh: ListMesh) -> None:
     first = (await service.admit(["a"], PAYLOAD, key=key())).row
     with service.ending(first.id) as ending:
         second = await service.admit(["a"], Raw(b"2"), key=key("replace"))
@@ -89,7 +96,9 @@ async def test_replace_cancels_the_old_one_everywhere(service, mesh):
     assert (await service.get(second.row.id)).row.status == "pending"
 
 
-async def test_an_active_key_is_free_after_the_end(service, clock):
+async def test_an_active_key_is_free_after_the_end(
+    service: TaskService, clock: StandingClock
+) -> None:
     first = (await service.admit(["a"], PAYLOAD, key=key(life_s=None))).row
     clock.move(10**7)
     assert (await service.admit(["a"], PAYLOAD, key=key(life_s=None))).row.id == first.id
@@ -97,7 +106,9 @@ async def test_an_active_key_is_free_after_the_end(service, clock):
     assert (await service.admit(["a"], PAYLOAD, key=key(life_s=None))).row.id != first.id
 
 
-async def test_a_key_outlives_a_broker_that_gave_no_answer(service, mesh):
+async def test_a_key_outlives_a_broker_that_gave_no_answer(
+    service: TaskService, mesh: ListMesh
+) -> None:
     # given a broker that takes the envelope and does not say so
     mesh.failure, mesh.keeps_on_failure = TransportUnavailable("no answer"), True
     error = await refusal(service.admit(["a"], PAYLOAD, key=key()))
@@ -109,7 +120,9 @@ async def test_a_key_outlives_a_broker_that_gave_no_answer(service, mesh):
     assert len(mesh.published) == 1
 
 
-async def test_an_envelope_for_later_is_pending_with_its_time(service, mesh, clock):
+async def test_an_envelope_for_later_is_pending_with_its_time(
+    service: TaskService, mesh: ListMesh, clock: StandingClock
+) -> None:
     later = clock.now() + timedelta(hours=1)
     row = (await service.admit(["a"], PAYLOAD, not_before=later, timeout_s=30)).row
     assert (row.status, row.not_before) == ("pending", "2026-01-01T01:00:00.000Z")
@@ -121,7 +134,9 @@ async def test_an_envelope_for_later_is_pending_with_its_time(service, mesh, clo
     assert mesh.times == [later]
 
 
-async def test_a_time_that_has_passed_is_now(service, mesh, clock):
+async def test_a_time_that_has_passed_is_now(
+    service: TaskService, mesh: ListMesh, clock: StandingClock
+) -> None:
     row = (
         await service.admit(
             ["a"], PAYLOAD, not_before=clock.now() - timedelta(hours=1), timeout_s=30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -33,13 +34,13 @@ def letter() -> Envelope:
     return send.envelope
 
 
-def tried(letter, *assignments, route=None):
+def tried(letter: Envelope, *assignments: Any, route: list[str] | None = None) -> Envelope:
     sent = as_sent(letter)
     actors = retry_route(letter, sent, route)
     return new_try(sent, actors, assignments, id="new", now=NOW)
 
 
-def test_the_failing_actor_gets_it_again_and_the_rest_of_its_route(letter):
+def test_the_failing_actor_gets_it_again_and_the_rest_of_its_route(letter: Envelope) -> None:
     made = tried(letter)
     assert made.route == Route([], "b", ["c", "d"])
     assert (made.id, made.parent_id, made.hop, made.root) == ("new", "e1", 0, "new")
@@ -50,18 +51,18 @@ def test_the_failing_actor_gets_it_again_and_the_rest_of_its_route(letter):
     assert made.deadline is None
 
 
-def test_what_the_failing_actor_got_can_be_seen(letter):
+def test_what_the_failing_actor_got_can_be_seen(letter: Envelope) -> None:
     sent = as_sent(letter)
     assert sent.route == Route(["a"], "b", ["c", "d"])
     assert (sent.status.phase, sent.status.attempt, sent.status.reason) == ("processing", 2, None)
     assert sent.headers.keys() == decode(BODY).headers.keys()
 
 
-def test_a_route_may_be_given(letter):
+def test_a_route_may_be_given(letter: Envelope) -> None:
     assert tried(letter, route=["x", "y"]).route == Route([], "x", ["y"])
 
 
-def test_an_unknown_actor_stands_first_and_nobody_works_twice():
+def test_an_unknown_actor_stands_first_and_nobody_works_twice() -> None:
     undeliverable = Undeliverable(("other",))
     (send,) = decide(decode(BODY), undeliverable, Resiliency(), NOW, max)
     letter = send.envelope
@@ -69,7 +70,7 @@ def test_an_unknown_actor_stands_first_and_nobody_works_twice():
     assert as_sent(letter).route == Route(["a"], "b", ["c", "d"])
 
 
-def test_a_foreign_envelope_goes_to_the_actor_that_it_names():
+def test_a_foreign_envelope_goes_to_the_actor_that_it_names() -> None:
     made = tried(reject(mismatch("z", "e1", "b", BODY), NOW).envelope)
     assert made.route == Route([], "b", ["c", "d"])
     assert b'"text": "hello"' in bytes(made.payload)
@@ -86,7 +87,9 @@ def test_a_foreign_envelope_goes_to_the_actor_that_it_names():
         (b"\xff\x00", {"received_base64": "/wA="}),
     ],
 )
-def test_what_was_no_envelope_needs_a_route(body, payload):
+def test_what_was_no_envelope_needs_a_route(
+    body: bytes, payload: dict[str, Any] | list[int]
+) -> None:
     letter = reject(unparsable("a", "not JSON", body), NOW).envelope
     with pytest.raises(Refusal, match="it has no route; give one"):
         tried(letter)
@@ -104,11 +107,13 @@ def test_what_was_no_envelope_needs_a_route(body, payload):
         (".payload", b"0"),
     ],
 )
-def test_a_value_in_the_payload_is_set_and_nothing_else(letter, path, payload):
+def test_a_value_in_the_payload_is_set_and_nothing_else(
+    letter: Envelope, path: str, payload: bytes
+) -> None:
     assert bytes(tried(letter, (path, Raw(b"0"))).payload) == payload
 
 
-def test_a_header_is_set(letter):
+def test_a_header_is_set(letter: Envelope) -> None:
     made = tried(letter, (".headers.priority", Raw(b"9")), (".headers.deep.list[1].k", Raw(b"2")))
     assert bytes(made.headers["priority"]) == b"9"
     assert bytes(made.headers["deep"]) == b'{"list":[1,{"k":2}]}'
@@ -131,7 +136,9 @@ def test_a_header_is_set(letter):
         ("payload", "is no path", None),
     ],
 )
-def test_a_path_that_does_not_exist_is_refused(letter, path, text, close):
+def test_a_path_that_does_not_exist_is_refused(
+    letter: Envelope, path: str, text: str, close: str | None
+) -> None:
     with pytest.raises(Refusal, match=re.escape(text)) as refused:
         tried(letter, (".payload.text", Raw(b"1")), (path, Raw(b"1")))
     assert refused.value.nearest == close
@@ -140,7 +147,7 @@ def test_a_path_that_does_not_exist_is_refused(letter, path, text, close):
     assert faults[0].path == "$.set[1].path"
 
 
-def test_only_parts_of_the_payload_need_it():
+def test_only_parts_of_the_payload_need_it() -> None:
     assert needs_payload([(".payload.x", Raw(b"1"))])
     assert not needs_payload([(".payload", Raw(b"1")), (".headers.x", Raw(b""))])
 
@@ -149,7 +156,7 @@ def test_only_parts_of_the_payload_need_it():
     st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), min_size=1),
     st.data(),
 )
-def test_any_key_can_be_set(payload, data):
+def test_any_key_can_be_set(payload: dict[str, Any], data: Any) -> None:
     key = data.draw(st.sampled_from(sorted(payload)))
     letter = Envelope("e", Route([], "x-sink", []), raw_json(payload), status=Status(actor="a"))
     made = tried(letter, (f".payload[{json.dumps(key)}]", Raw(b"[true]")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -15,14 +17,14 @@ from asya.testing.store_contract import ended, finished, forked, new_task, start
 PHASES = ["succeeded", "failed", "canceled"]
 
 
-def end(phase) -> Finished:
+def end(phase: str) -> Finished:
     return finished("t", phase)
 
 
 @pytest.mark.parametrize(
     ("done", "to_go", "percent"), [(0, 1, 0), (0, 0, 0), (1, 1, 50), (2, 1, 66), (999, 1, 99), (5, 0, 99)]
 )  # fmt: skip
-def test_progress_counts_the_hops_that_are_known(done, to_go, percent):
+def test_progress_counts_the_hops_that_are_known(done: int, to_go: int, percent: int) -> None:
     assert rules.percent(done, to_go) == percent
 
 
@@ -37,11 +39,13 @@ def test_progress_counts_the_hops_that_are_known(done, to_go, percent):
         ("lost", Route([], "a", ["b"]), 0),
     ],
 )
-def test_progress_after_a_hop_looks_at_the_route_that_is_left(state, route, progress):
+def test_progress_after_a_hop_looks_at_the_route_that_is_left(
+    state: str, route: Route, progress: int
+) -> None:
     assert rules.progress_after(HopEnded("t", 0, "a", 1, "2026", state, route)) == progress
 
 
-def test_a_failure_without_an_error_has_its_reason_for_a_name():
+def test_a_failure_without_an_error_has_its_reason_for_a_name() -> None:
     step = rules.finished(new_task("t"), finished("t", "failed", reason="DeadlineExceeded"))
     assert step is not None
     assert step.row.error is not None
@@ -49,13 +53,13 @@ def test_a_failure_without_an_error_has_its_reason_for_a_name():
     assert error == {"type": "DeadlineExceeded", "reason": "DeadlineExceeded"}
 
 
-def test_a_cancel_has_no_error():
+def test_a_cancel_has_no_error() -> None:
     step = rules.finished(new_task("t"), end("canceled"))
     assert step is not None
     assert step.row.error is None
 
 
-def test_events_leave_tracebacks_to_the_task():
+def test_events_leave_tracebacks_to_the_task() -> None:
     error = ErrorInfo("E", "m", traceback="long")
     step = rules.finished(None, finished("t", "failed", error=error))
     assert step is not None
@@ -79,7 +83,9 @@ STEP = st.one_of(
 
 
 @given(steps=st.lists(STEP, max_size=12), known=st.booleans(), root_canceled=st.booleans())
-def test_no_order_of_events_leads_backward(steps, known, root_canceled):
+def test_no_order_of_events_leads_backward(
+    steps: list[Any], known: bool, root_canceled: bool
+) -> None:
     """Given any events in any order, then status and progress only go forward, the first terminal
     state stays, and events are numbered without gaps."""
     row = new_task("t") if known else None
@@ -107,7 +113,7 @@ def test_no_order_of_events_leads_backward(steps, known, root_canceled):
         assert (row.progress == 100) == (row.status == "succeeded")
 
 
-def test_a_task_that_failed_stays_where_it_failed():
+def test_a_task_that_failed_stays_where_it_failed() -> None:
     """Given a hop that failed, when the end comes by way of the sink, then the route shows it."""
     row = rules.TaskRow(
         id="e", root="e", route=Route(["a"], "b", ["c"]), created_at="", updated_at=""
@@ -120,7 +126,7 @@ def test_a_task_that_failed_stays_where_it_failed():
     assert done.row.route == Route(["a"], "b", ["c"])
 
 
-def test_a_task_whose_hops_are_not_known_shows_its_end():
+def test_a_task_whose_hops_are_not_known_shows_its_end() -> None:
     row = rules.TaskRow(id="e", root="e", route=Route([], "a", ["b"]), created_at="", updated_at="")
     at_end = Finished("e", "failed", "3", 1, "e", Route(["a"], "x-sink", ["c"]), "1")
     done = rules.finished(row, at_end)

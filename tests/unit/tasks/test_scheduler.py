@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from asya.clock import to_rfc3339
 from asya.envelope import Route
 from asya.errors import StoreError
 from asya.tasks.admission import Admission
+from asya.tasks.idempotency import IdempotencyKey
 from asya.tasks.refusals import Kind, Refusal
 from asya.tasks.rules import TaskRow
 from asya.tasks.schedule import MISSED_MAX, ScheduleSpec, plan, run_id
@@ -27,12 +29,12 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3600.0
 
 
-def hourly(name="report", **fields) -> ScheduleSpec:
+def hourly(name: str = "report", **fields: Any) -> ScheduleSpec:
     timetable = Timetable(cron="0 * * * *")
     return ScheduleSpec(name, ("a", "b"), Raw(b'{"x":1}'), timetable, "0 * * * *", **fields)
 
 
-def hour(number) -> str:
+def hour(number: int) -> str:
     return to_rfc3339(START + timedelta(hours=number))
 
 
@@ -52,7 +54,7 @@ class Rows:
             raise StoreError("locked")
         return [msgspec.structs.replace(row) for row in self.kept.values()]
 
-    async def save(self, row) -> None:
+    async def save(self, row: ScheduleRow) -> None:
         if self.broken:
             self.broken -= 1
             raise StoreError("locked")
@@ -69,7 +71,17 @@ class Admissions:
         self.refusals: list[Refusal] = []
         self.trouble: Refusal | None = None
 
-    async def admit(self, actors, payload, *, id, headers, timeout_s, flow, key) -> Admission:
+    async def admit(
+        self,
+        actors: Sequence[str],
+        payload: Raw,
+        *,
+        id: str,
+        headers: Mapping[str, Any],
+        timeout_s: float | None,
+        flow: str | None,
+        key: IdempotencyKey | None,
+    ) -> Admission:
         self.asked.append(id)
         refusal = self.trouble or (self.refusals.pop(0) if self.refusals else None)
         if refusal is not None:
@@ -106,7 +118,7 @@ class World:
         self.rows = Rows()
         self.admissions = Admissions()
 
-    def scheduler(self, *specs) -> Scheduler:
+    def scheduler(self, *specs: Any) -> Scheduler:
         return Scheduler(
             self.admissions, self.rows, specs, namespace="default", clock=VirtualClock(START)
         )
@@ -115,7 +127,7 @@ class World:
         """A scheduler that is run, as the task service does it."""
         return Running(self.scheduler(*specs))
 
-    async def during(self, seconds, *specs, count=1) -> None:
+    async def during(self, seconds: float, *specs: Any, count: int = 1) -> None:
         """Run schedulers side by side for a time."""
         running = [self.running(*specs) for _ in range(count)]
         await asyncio.sleep(seconds)
@@ -123,15 +135,15 @@ class World:
             await each.close()
 
 
-def play(story) -> World:
+def play(story: Callable[..., Any]) -> World:
     """Run a story in a world of its own, on virtual time."""
     world = World()
     run_virtual(story(world))
     return world
 
 
-def test_a_run_goes_into_the_trace_that_somebody_records():
-    async def story(world):
+def test_a_run_goes_into_the_trace_that_somebody_records() -> None:
+    async def story(world: World) -> None:
         scheduler = world.scheduler(hourly())
         scheduler.trace_headers = lambda name: {"traceparent": f"trace of {name}"}
         running = Running(scheduler)
@@ -141,7 +153,7 @@ def test_a_run_goes_into_the_trace_that_somebody_records():
     assert play(story).admissions.traces == ["trace of report"]
 
 
-def test_each_due_time_is_one_run():
+def test_each_due_time_is_one_run() -> None:
     world = play(lambda world: world.during(3 * HOUR + 60, hourly(flow="search")))
     assert world.admissions.due == [hour(1), hour(2), hour(3)]
     assert list(world.admissions.taken) == [
@@ -154,7 +166,7 @@ def test_each_due_time_is_one_run():
     assert row.last_id == list(world.admissions.taken)[-1]
 
 
-def test_two_gateways_fire_once():
+def test_two_gateways_fire_once() -> None:
     world = play(lambda world: world.during(3 * HOUR + 60, hourly(), count=2))
     assert world.admissions.due == [hour(1), hour(2), hour(3)]
 
@@ -163,8 +175,8 @@ def test_two_gateways_fire_once():
     ("policy", "expected"),
     [("skip", [1, 5]), ("last", [1, 4, 5]), ("all", [1, 2, 3, 4, 5])],
 )
-def test_runs_missed_during_a_downtime(policy, expected):
-    async def story(world):
+def test_runs_missed_during_a_downtime(policy: str, expected: list[int]) -> None:
+    async def story(world: World) -> None:
         spec = hourly(missed_runs=policy)
         await world.during(1.5 * HOUR, spec)
         await asyncio.sleep(3 * HOUR)  # down from 1:30 to 4:30
@@ -173,8 +185,8 @@ def test_runs_missed_during_a_downtime(policy, expected):
     assert play(story).admissions.due == [hour(n) for n in expected]
 
 
-def test_a_missed_run_that_is_skipped_is_told_of():
-    async def story(world):
+def test_a_missed_run_that_is_skipped_is_told_of() -> None:
+    async def story(world: World) -> None:
         await world.during(60, hourly(missed_runs="skip"))
         await asyncio.sleep(2.5 * HOUR)
         await world.during(60, hourly(missed_runs="skip"))
@@ -186,8 +198,8 @@ def test_a_missed_run_that_is_skipped_is_told_of():
     )
 
 
-def test_a_restart_right_after_a_due_time_is_on_time():
-    async def story(world):
+def test_a_restart_right_after_a_due_time_is_on_time() -> None:
+    async def story(world: World) -> None:
         spec = hourly(missed_runs="skip")
         await world.during(HOUR - 10, spec)
         await asyncio.sleep(30)
@@ -196,7 +208,7 @@ def test_a_restart_right_after_a_due_time_is_on_time():
     assert play(story).admissions.due == [hour(1)]
 
 
-def test_what_is_made_up_for_is_bounded():
+def test_what_is_made_up_for_is_bounded() -> None:
     every = ScheduleSpec(
         "tick", ("a",), Raw(b"null"), Timetable(every_s=1.0), "every 1s", missed_runs="all"
     )
@@ -206,8 +218,8 @@ def test_what_is_made_up_for_is_bounded():
     assert (steps.runs[-1], steps.seen_at, steps.missed) == (now, now, None)
 
 
-def test_a_death_between_admission_and_note_makes_the_same_run_again():
-    async def story(world):
+def test_a_death_between_admission_and_note_makes_the_same_run_again() -> None:
+    async def story(world: World) -> None:
         await world.during(60, hourly())
         await asyncio.sleep(HOUR - 120)
         world.rows.broken = 3
@@ -219,8 +231,8 @@ def test_a_death_between_admission_and_note_makes_the_same_run_again():
     assert world.rows.kept["report"].last_at == hour(1)
 
 
-def test_a_store_that_cannot_be_read_at_the_start_is_no_new_store():
-    async def story(world):
+def test_a_store_that_cannot_be_read_at_the_start_is_no_new_store() -> None:
+    async def story(world: World) -> None:
         await world.during(60, hourly())
         await asyncio.sleep(2.5 * HOUR)
         world.rows.unreadable = 4
@@ -230,15 +242,15 @@ def test_a_store_that_cannot_be_read_at_the_start_is_no_new_store():
     assert play(story).admissions.due == [hour(2)]
 
 
-def test_a_thousand_schedules_are_looked_at_when_they_are_due():
+def test_a_thousand_schedules_are_looked_at_when_they_are_due() -> None:
     class Counted(Timetable):
         asked = 0
 
-        def next_after(self, moment):
+        def next_after(self, moment: datetime) -> datetime | None:
             Counted.asked += 1
             return super().next_after(moment)
 
-    async def story(world):
+    async def story(world: World) -> None:
         often = ScheduleSpec("often", ("a",), Raw(b"1"), Timetable(every_s=1.0), "every 1s")
         rare = [
             ScheduleSpec(f"rare-{n}", ("a",), Raw(b"1"), Counted(every_s=86400.0), "every 24h")
@@ -252,8 +264,8 @@ def test_a_thousand_schedules_are_looked_at_when_they_are_due():
     assert world.rows.reads < 50
 
 
-def test_a_mesh_in_trouble_gets_the_run_when_it_is_back():
-    async def story(world):
+def test_a_mesh_in_trouble_gets_the_run_when_it_is_back() -> None:
+    async def story(world: World) -> None:
         world.admissions.trouble = Refusal(Kind.UNAVAILABLE, "the broker is gone")
         running = asyncio.create_task(world.during(HOUR + 120, hourly(missed_runs="skip")))
         await asyncio.sleep(HOUR + 20)
@@ -265,8 +277,8 @@ def test_a_mesh_in_trouble_gets_the_run_when_it_is_back():
     assert world.rows.kept["report"].last_error is None
 
 
-def test_a_run_that_can_never_be_admitted_is_left_out_and_told_of():
-    async def story(world):
+def test_a_run_that_can_never_be_admitted_is_left_out_and_told_of() -> None:
+    async def story(world: World) -> None:
         world.admissions.refusals = [Refusal(Kind.UNKNOWN_ACTOR, "there is no actor 'a'")]
         running = world.running(hourly())
         await asyncio.sleep(HOUR + 60)
@@ -281,8 +293,8 @@ def test_a_run_that_can_never_be_admitted_is_left_out_and_told_of():
     play(story)
 
 
-def test_forbid_leaves_a_run_out_while_the_one_before_runs():
-    async def story(world):
+def test_forbid_leaves_a_run_out_while_the_one_before_runs() -> None:
+    async def story(world: World) -> None:
         world.admissions.refusals = [Refusal(Kind.KEY_TAKEN, "held", id="before")]
         await world.during(HOUR + 60, hourly(concurrency_policy="forbid"))
 
@@ -294,14 +306,14 @@ def test_forbid_leaves_a_run_out_while_the_one_before_runs():
 
 
 @pytest.mark.parametrize(("policy", "asked"), [("forbid", "reject"), ("replace", "replace")])
-def test_runs_that_may_not_overlap_hold_a_key_until_they_end(policy, asked):
+def test_runs_that_may_not_overlap_hold_a_key_until_they_end(policy: str, asked: str) -> None:
     key = hourly(concurrency_policy=policy).key
     assert key is not None
     assert (key.scope, key.rules.policy, key.rules.life_s) == ("schedule:report", asked, None)
 
 
-def test_a_suspended_schedule_makes_no_runs_and_makes_none_up():
-    async def story(world):
+def test_a_suspended_schedule_makes_no_runs_and_makes_none_up() -> None:
+    async def story(world: World) -> None:
         running = world.running(hourly(missed_runs="all"))
         await asyncio.sleep(HOUR / 2)
         state = await running.scheduler.suspend("report", suspended=True)
@@ -320,8 +332,8 @@ def test_a_suspended_schedule_makes_no_runs_and_makes_none_up():
     assert play(story).admissions.due == [hour(6)]
 
 
-def test_a_schedule_that_its_manifest_suspends_can_be_resumed():
-    async def story(world):
+def test_a_schedule_that_its_manifest_suspends_can_be_resumed() -> None:
+    async def story(world: World) -> None:
         running = world.running(hourly(suspended=True))
         await asyncio.sleep(2 * HOUR)
         await running.scheduler.suspend("report", suspended=False)
@@ -334,8 +346,8 @@ def test_a_schedule_that_its_manifest_suspends_can_be_resumed():
     assert play(story).admissions.due == [hour(3)]
 
 
-def test_run_now_is_a_run_of_its_own():
-    async def story(world):
+def test_run_now_is_a_run_of_its_own() -> None:
+    async def story(world: World) -> None:
         running = world.scheduler(hourly(suspended=True))
         await asyncio.sleep(10)
         task = await running.run("report", "mine")
@@ -351,21 +363,23 @@ def test_run_now_is_a_run_of_its_own():
     play(story)
 
 
-def test_a_schedule_that_is_over_fires_no_more():
+def test_a_schedule_that_is_over_fires_no_more() -> None:
     spec = hourly()
     ended = Timetable(cron="0 * * * *", ends_at=START + timedelta(hours=2))
     spec = ScheduleSpec("report", ("a",), Raw(b"1"), ended, "0 * * * *")
     assert play(lambda world: world.during(5 * HOUR, spec)).admissions.due == [hour(1), hour(2)]
 
 
-def test_schedules_do_not_stand_in_one_anothers_way():
+def test_schedules_do_not_stand_in_one_anothers_way() -> None:
     class Moody(Admissions):
-        async def admit(self, actors, payload, *, headers, **rest) -> Admission:
+        async def admit(
+            self, actors: Sequence[str], payload: Raw, *, headers: Mapping[str, Any], **rest: Any
+        ) -> Admission:
             if headers["schedule"] == "sick":
                 raise RuntimeError("a bug")
             return await super().admit(actors, payload, headers=headers, **rest)
 
-    async def story(world):
+    async def story(world: World) -> None:
         world.admissions = Moody()
         await world.during(2 * HOUR + 60, hourly("sick"), hourly("well"))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from httpx import AsyncClient
 from msgspec import Raw
+from tests.support.task_service import ListMesh
 
 from asya.crew import Sump
 from asya.envelope import ErrorInfo, new_envelope
@@ -16,6 +19,7 @@ from asya.gateway.app import make_app
 from asya.resiliency import Resiliency
 from asya.sidecar.decide import decide, reject
 from asya.sidecar.outcome import Raised, mismatch
+from asya.tasks.service import TaskService
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = SimpleNamespace(host="0.0.0.0", body_max_bytes=1 << 20, streams_max=5)
@@ -23,15 +27,15 @@ ONE, OTHER = "11111111-aaaa", "11111111-bbbb"
 
 
 @pytest.fixture
-async def http(service, mesh):
+async def http(service: TaskService, mesh: ListMesh) -> AsyncIterator[Any]:
     transport = httpx.ASGITransport(make_app(service, mesh, SETTINGS))
     async with httpx.AsyncClient(transport=transport, base_url="http://mesh") as client:
         yield client
 
 
 @pytest.fixture
-def kill(service):
-    async def kill(id, *, actor="a", message="row 1"):
+def kill(service: TaskService) -> Callable[..., Any]:
+    async def kill(id: str, *, actor: str = "a", message: str = "row 1") -> None:
         envelope = new_envelope(
             [actor, "b"], Raw(b'{"row": 1}'), now=START, id=id, headers={"priority": 3}
         )
@@ -42,7 +46,7 @@ def kill(service):
     return kill
 
 
-async def test_groups_and_letters_are_listed(http, kill):
+async def test_groups_and_letters_are_listed(http: AsyncClient, kill: Callable[..., Any]) -> None:
     await kill("first")
     await kill("second", message="row 2")
     await kill("third", actor="b")
@@ -63,13 +67,13 @@ async def test_groups_and_letters_are_listed(http, kill):
 
 
 @pytest.mark.parametrize("query", ["group=actor", "status=alive", "limit=0", "cursor=x"])
-async def test_a_query_that_is_none_is_refused(http, query):
+async def test_a_query_that_is_none_is_refused(http: AsyncClient, query: str) -> None:
     answer = await http.get(f"/v1/dead?{query}")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["path"] == f"?{query.partition('=')[0]}"
 
 
-async def test_a_letter_is_shown_whole(http, kill):
+async def test_a_letter_is_shown_whole(http: AsyncClient, kill: Callable[..., Any]) -> None:
     await kill(ONE)
     letter = (await http.get(f"/v1/dead/{ONE}")).json()
     assert letter["route"] == {"prev": [], "curr": "a", "next": ["b"]}
@@ -80,7 +84,9 @@ async def test_a_letter_is_shown_whole(http, kill):
     assert (letter["hops"], letter["payload_problem"]) == ([], None)
 
 
-async def test_a_letter_is_sent_again_and_known_to_be(http, kill, mesh):
+async def test_a_letter_is_sent_again_and_known_to_be(
+    http: AsyncClient, kill: Callable[..., Any], mesh: ListMesh
+) -> None:
     await kill(ONE)
     body = {"set": [{"path": ".payload.row", "value": 2}], "route": ["b"], "timeout": "1m"}
     answer = await http.post(f"/v1/dead/{ONE}/retry", json=body)
@@ -96,7 +102,7 @@ async def test_a_letter_is_sent_again_and_known_to_be(http, kill, mesh):
     assert (await http.get(f"/v1/envelopes/{new}")).json()["parent_id"] == ONE
 
 
-async def test_many_are_sent_again(http, kill):
+async def test_many_are_sent_again(http: AsyncClient, kill: Callable[..., Any]) -> None:
     for number in range(3):
         await kill(f"t{number}")
     first = (await http.post("/v1/dead/retry", json={"all": True, "limit": 2})).json()
@@ -118,11 +124,11 @@ async def test_many_are_sent_again(http, kill):
         {"all": True, "older_than": "1h"},
     ],
 )
-async def test_a_run_that_is_none_is_refused(http, body):
+async def test_a_run_that_is_none_is_refused(http: AsyncClient, body: dict[str, Any]) -> None:
     assert (await http.post("/v1/dead/retry", json=body)).status_code == 422
 
 
-async def test_letters_are_thrown_away(http, kill):
+async def test_letters_are_thrown_away(http: AsyncClient, kill: Callable[..., Any]) -> None:
     await kill(ONE)
     await kill("t1")
     assert (await http.delete(f"/v1/dead/{ONE}")).status_code == 204
@@ -136,7 +142,7 @@ async def test_letters_are_thrown_away(http, kill):
     assert bad.json()["errors"][0]["path"] == "$.older_than"
 
 
-async def test_what_is_not_dead_has_no_letter(http, service):
+async def test_what_is_not_dead_has_no_letter(http: AsyncClient, service: TaskService) -> None:
     await service.admit(["a"], Raw(b"1"), id="open-one-17")
     answer = await http.get("/v1/dead/open-one-17")
     assert answer.status_code == 409
@@ -145,7 +151,9 @@ async def test_what_is_not_dead_has_no_letter(http, service):
     assert (missing.status_code, missing.json()["nearest"]) == (404, "open-one-17")
 
 
-async def test_eight_characters_of_an_id_do(http, kill, service):
+async def test_eight_characters_of_an_id_do(
+    http: AsyncClient, kill: Callable[..., Any], service: TaskService
+) -> None:
     await kill("22222222-cccc")
     await kill(ONE)
     assert (await http.get("/v1/envelopes/22222222")).json()["id"] == "22222222-cccc"
@@ -162,7 +170,9 @@ async def test_eight_characters_of_an_id_do(http, kill, service):
     assert (await http.get("/v1/dead/11111111-b")).json()["id"] == OTHER
 
 
-async def test_a_foreign_envelope_goes_where_it_wanted_to(http, service, mesh):
+async def test_a_foreign_envelope_goes_where_it_wanted_to(
+    http: AsyncClient, service: TaskService, mesh: ListMesh
+) -> None:
     body = b'{"id":"lost","route":{"curr":"b","next":["a"]},"payload":[1]}'
     await Sump(service).accept(reject(mismatch("a", "lost", "b", body), START).envelope)
     shown = (await http.get("/v1/dead/lost")).json()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from msgspec import Raw
 
@@ -13,13 +15,13 @@ from asya.tasks.stored_events import EventRow
 from asya.testing.store_contract import ended, finished, new_task, started
 
 
-def rows(*notes) -> list[EventRow]:
+def rows(*notes: Any) -> list[EventRow]:
     step = rules.advance(new_task("t"), [each.event for each in notes], canceled=False)
     assert step is not None
     return step.events
 
 
-def test_a_retry_is_a_hop_of_its_own():
+def test_a_retry_is_a_hop_of_its_own() -> None:
     hops = present.hops(
         rows(
             started("t"),
@@ -34,12 +36,12 @@ def test_a_retry_is_a_hop_of_its_own():
     ]
 
 
-def test_a_run_again_after_a_lost_replica_is_a_hop_of_its_own():
+def test_a_run_again_after_a_lost_replica_is_a_hop_of_its_own() -> None:
     hops = present.hops(rows(started("t"), ended("t", state="lost"), started("t"), ended("t")))
     assert [hop.state for hop in hops] == ["lost", "succeeded"]
 
 
-def test_dropped_events_leave_hops_that_make_sense():
+def test_dropped_events_leave_hops_that_make_sense() -> None:
     hops = present.hops(rows(started("t"), started("t"), ended("t", 1)))
     assert [(hop.n, hop.state, hop.started_at is None) for hop in hops] == [
         (0, "running", False),
@@ -47,7 +49,7 @@ def test_dropped_events_leave_hops_that_make_sense():
     ]
 
 
-def test_a_view_has_the_fields_that_are_promised():
+def test_a_view_has_the_fields_that_are_promised() -> None:
     step = rules.finished(new_task("t"), finished("t"))
     assert step is not None
     detail = Detail(step.row, b'{"raw": 1.0}', rows(started("t")))
@@ -64,7 +66,7 @@ def test_a_view_has_the_fields_that_are_promised():
     }  # fmt: skip
 
 
-def test_json_over_several_lines_stays_one_event():
+def test_json_over_several_lines_stays_one_event() -> None:
     data = Raw(b'{"a":\n\r\n 1,\r"b": 2}')
     text = present.fly_text(Flown("t", "t", "a", 1, "2026", data)).decode()
     lines = text.rstrip("\n").split("\n")

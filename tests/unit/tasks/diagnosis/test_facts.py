@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from tests.support.task_service import ListMesh, StandingClock
 
 from asya.clock import to_rfc3339
 from asya.envelope import ErrorInfo, Route
@@ -19,14 +20,15 @@ from asya.tasks.diagnosis.stuck import SAMPLES_MIN
 from asya.tasks.diagnosis.why import why
 from asya.tasks.mesh import ActorStatus
 from asya.tasks.refusals import Refusal
-from asya.tasks.store.base import Query
+from asya.tasks.service import TaskService
+from asya.tasks.store.base import OpenTask, Query
 from asya.transports.base import Depth
 
 PAYLOAD = Raw(b'{"a": 1}')
 
 
 @pytest.fixture
-def tell(service, clock):
+def tell(service: TaskService, clock: StandingClock) -> Any:
     """Tells the service of hops, at the clock's time."""
 
     class Tell:
@@ -62,7 +64,9 @@ async def flushed(service: Any, id: str) -> Any:
     return await service.get(id)
 
 
-async def test_one_that_runs_far_longer_than_usual_is_marked_once(service, clock, tell, caplog):
+async def test_one_that_runs_far_longer_than_usual_is_marked_once(
+    service: TaskService, clock: StandingClock, tell: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """Given an actor that takes two seconds, when a call runs for 21, then it is stuck."""
     row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.usual(2)
@@ -86,7 +90,9 @@ async def test_one_that_runs_far_longer_than_usual_is_marked_once(service, clock
     assert (await flushed(service, row.id)).row.stuck_at is None
 
 
-async def test_without_enough_samples_nothing_is_stuck(service, clock, tell):
+async def test_without_enough_samples_nothing_is_stuck(
+    service: TaskService, clock: StandingClock, tell: Any
+) -> None:
     row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.usual(2, calls=SAMPLES_MIN - 1)
     tell.started(row.id)
@@ -95,7 +101,13 @@ async def test_without_enough_samples_nothing_is_stuck(service, clock, tell):
     assert row.id not in await service.diagnosis.look()
 
 
-async def test_a_backlog_is_not_told_line_by_line(service, clock, tell, caplog, monkeypatch):
+async def test_a_backlog_is_not_told_line_by_line(
+    service: TaskService,
+    clock: StandingClock,
+    tell: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(insight, "LINES_MAX", 3)
     for number in range(8):
         await service.admit(["b", "a"], PAYLOAD, id=f"t{number}")
@@ -109,7 +121,9 @@ async def test_a_backlog_is_not_told_line_by_line(service, clock, tell, caplog, 
     assert caplog.messages[-1] == "5 more stand still; GET /v1/envelopes?stuck=true lists them"
 
 
-async def test_one_that_waits_for_its_time_is_not_stuck(service, clock, tell):
+async def test_one_that_waits_for_its_time_is_not_stuck(
+    service: TaskService, clock: StandingClock, tell: Any
+) -> None:
     later = clock.now() + timedelta(hours=1)
     row = (await service.admit(["a"], PAYLOAD, not_before=later)).row
     tell.usual(2)
@@ -120,12 +134,14 @@ async def test_one_that_waits_for_its_time_is_not_stuck(service, clock, tell):
     assert row.id in await service.diagnosis.look()
 
 
-async def test_the_watcher_reads_page_after_page(service, monkeypatch):
+async def test_the_watcher_reads_page_after_page(
+    service: TaskService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(insight, "PAGE", 2)
     reads = []
     read = service._store.events.open_tasks
 
-    async def standing(*, after, limit):
+    async def standing(*, after: int, limit: int) -> list[OpenTask]:
         page = await read(after=after, limit=limit)
         reads.append([each.row.id for each in page])
         return page
@@ -138,7 +154,9 @@ async def test_the_watcher_reads_page_after_page(service, monkeypatch):
     assert reads == [["t0", "t1"], ["t2"], ["t0", "t1"]]
 
 
-async def test_facts_of_one_that_waits(service, mesh, clock):
+async def test_facts_of_one_that_waits(
+    service: TaskService, mesh: ListMesh, clock: StandingClock
+) -> None:
     mesh.statuses["a"] = ActorStatus("a", "nats", Depth(2, 0, 0), replicas_max=3)
     await service.admit(["a", "b"], PAYLOAD)
     row = (await service.admit(["a", "b"], PAYLOAD)).row
@@ -152,7 +170,9 @@ async def test_facts_of_one_that_waits(service, mesh, clock):
     assert why(facts).kind == "starting"
 
 
-async def test_facts_of_one_that_is_tried_again(service, mesh, clock, tell):
+async def test_facts_of_one_that_is_tried_again(
+    service: TaskService, mesh: ListMesh, clock: StandingClock, tell: Any
+) -> None:
     mesh.statuses["a"] = ActorStatus("a", "nats", Depth(0, 0, 1))
     row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.started(row.id)
@@ -164,7 +184,7 @@ async def test_facts_of_one_that_is_tried_again(service, mesh, clock, tell):
     assert found.evidence[0] == "attempt 1 failed: ValueError: no"
 
 
-async def test_facts_count_the_children(service):
+async def test_facts_count_the_children(service: TaskService) -> None:
     row = (await service.admit(["a", "b"], PAYLOAD)).row
     for number in range(2):
         now = row.created_at
@@ -173,7 +193,7 @@ async def test_facts_count_the_children(service):
     assert (await service.facts("child-0")).children == {}
 
 
-async def test_an_unknown_id_has_the_nearest(service):
+async def test_an_unknown_id_has_the_nearest(service: TaskService) -> None:
     row = (await service.admit(["a"], PAYLOAD, id="order-4711")).row
     assert (await service.facts("order-4712")).nearest == row.id
     assert (await service.facts("order")).nearest == row.id
@@ -183,7 +203,9 @@ async def test_an_unknown_id_has_the_nearest(service):
     assert caught.value.nearest == row.id
 
 
-async def test_hops_tell_when_the_next_queue_had_it(service, clock, tell):
+async def test_hops_tell_when_the_next_queue_had_it(
+    service: TaskService, clock: StandingClock, tell: Any
+) -> None:
     row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.started(row.id)
     tell.ended(row.id)
@@ -200,7 +222,7 @@ async def test_hops_tell_when_the_next_queue_had_it(service, clock, tell):
     assert (facts.position.state, facts.position.actor) == ("queued", "b")
 
 
-async def test_payloads_are_kept_before_and_after(service, tell):
+async def test_payloads_are_kept_before_and_after(service: TaskService, tell: Any) -> None:
     row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.started(row.id, payload=Raw(b'{"in": 1.0}'))
     tell.ended(row.id, payload=Raw(b'{"out":2}'))
@@ -212,7 +234,9 @@ async def test_payloads_are_kept_before_and_after(service, tell):
         await service.payload("none", 0, "in", None)
 
 
-async def test_payloads_that_wait_for_the_store_are_bounded(service, tell, monkeypatch):
+async def test_payloads_that_wait_for_the_store_are_bounded(
+    service: TaskService, tell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recorder, "PAYLOADS_MAX_BYTES", 10)
     row = (await service.admit(["a", "b"], PAYLOAD)).row
     tell.started(row.id, payload=Raw(b"12345678"))
@@ -225,7 +249,9 @@ async def test_payloads_that_wait_for_the_store_are_bounded(service, tell, monke
     assert (await service.payload(row.id, 1, "in", None)).size == 8
 
 
-async def test_payloads_per_second_are_bounded(service, tell, monkeypatch):
+async def test_payloads_per_second_are_bounded(
+    service: TaskService, tell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recorder, "PAYLOADS_BURST", 10)
     monkeypatch.setattr(recorder, "PAYLOADS_PER_S", 0)
     row = (await service.admit(["a", "b"], PAYLOAD)).row
@@ -238,7 +264,7 @@ async def test_payloads_per_second_are_bounded(service, tell, monkeypatch):
         await service.payload(row.id, 1, "in", None)
 
 
-async def test_actors_are_shown_with_their_pace(service, tell):
+async def test_actors_are_shown_with_their_pace(service: TaskService, tell: Any) -> None:
     tell.usual(2)
     shown = service.diagnosis.with_latency(ActorStatus("a", "nats", Depth(0, 0, 0)))
     assert (shown.p50_ms, shown.p99_ms, shown.queue_p99_ms) == (2000.0, 2000.0, 0.0)

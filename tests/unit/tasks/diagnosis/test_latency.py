@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from asya.envelope import Route
 from asya.events import HopEnded, HopStarted
 from asya.tasks.diagnosis import latency as pace
@@ -20,11 +22,11 @@ def ended(id: str, *, end: float, state: str = "succeeded", attempt: int = 1) ->
     return HopEnded(id, 0, "a", attempt, at(end), state, ROUTE)
 
 
-def test_without_calls_nothing_is_known():
+def test_without_calls_nothing_is_known() -> None:
     assert Latencies().of("a") == ActorLatency(Latency(), Latency())
 
 
-def test_percentiles_are_those_of_the_newest_calls():
+def test_percentiles_are_those_of_the_newest_calls() -> None:
     paces = Latencies()
     for number in range(300):
         paces.started(started(str(number), begin=1))
@@ -34,7 +36,7 @@ def test_percentiles_are_those_of_the_newest_calls():
     assert paces.of("a").queue.p99_s == 1.0
 
 
-def test_what_was_stopped_from_outside_is_no_sample():
+def test_what_was_stopped_from_outside_is_no_sample() -> None:
     paces = Latencies()
     for number, state in enumerate(("canceled", "lost")):
         paces.started(started(str(number)))
@@ -42,13 +44,13 @@ def test_what_was_stopped_from_outside_is_no_sample():
     assert paces.of("a").handler == Latency()
 
 
-def test_the_wait_for_a_retry_is_none_of_the_queue():
+def test_the_wait_for_a_retry_is_none_of_the_queue() -> None:
     paces = Latencies()
     paces.started(started("e", enqueued=0, begin=30, attempt=2))
     assert paces.of("a").queue == Latency()
 
 
-def test_calls_without_an_end_are_forgotten(monkeypatch):
+def test_calls_without_an_end_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "OPEN_MAX", 2)
     paces = Latencies()
     for name in ("x", "y", "z"):
@@ -61,5 +63,5 @@ def test_calls_without_an_end_are_forgotten(monkeypatch):
     assert paces.of("a").handler.samples == 1
 
 
-def test_a_time_that_is_none_counts_as_nothing():
+def test_a_time_that_is_none_counts_as_nothing() -> None:
     assert between_s("yesterday", at(1)) == 0.0

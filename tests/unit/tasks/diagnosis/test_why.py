@@ -66,7 +66,7 @@ def running(for_s: float, replica: int = 11) -> dict[str, Any]:
     return {"status": "running", "position": position, "actor": actor("busy")}
 
 
-def test_one_that_nobody_knows_was_never_accepted():
+def test_one_that_nobody_knows_was_never_accepted() -> None:
     found = why(Facts("e9", NOON, nearest="e1"))
     assert found.kind == "unknown"
     assert found.cause.startswith("Never accepted: no envelope e9 is known")
@@ -75,19 +75,19 @@ def test_one_that_nobody_knows_was_never_accepted():
     assert why(Facts("e9", NOON)).remedy == []
 
 
-def test_one_that_succeeded_is_done():
+def test_one_that_succeeded_is_done() -> None:
     found = why(facts(status="succeeded", updated_at=after(-58), position=None, actor=None))
     assert found.cause == "Done: it succeeded at 2026-01-01 11:59:02 UTC, 2 s after it came."
     assert found.remedy[0].command == "asya watch e"
 
 
-def test_one_that_was_canceled_says_so():
+def test_one_that_was_canceled_says_so() -> None:
     found = why(facts(status="canceled", position=None, actor=None))
     assert found.kind == "canceled"
     assert found.cause.startswith("Canceled at 2026-01-01 11:59:00 UTC")
 
 
-def test_a_dead_one_has_its_error_and_how_to_send_it_again():
+def test_a_dead_one_has_its_error_and_how_to_send_it_again() -> None:
     found = why(
         facts(
             status="failed", error="ValueError: no", reason="PolicyExhausted", dead_at=after(-5),
@@ -100,7 +100,7 @@ def test_a_dead_one_has_its_error_and_how_to_send_it_again():
     assert [each.command for each in found.remedy][:2] == ["asya dead retry e", "asya dead show e"]
 
 
-def test_a_dead_one_that_was_sent_again_leads_to_its_successor():
+def test_a_dead_one_that_was_sent_again_leads_to_its_successor() -> None:
     """Given a dead letter that was retried, then it is not offered as if nothing had happened."""
     found = why(
         facts(
@@ -116,7 +116,7 @@ def test_a_dead_one_that_was_sent_again_leads_to_its_successor():
     ]
 
 
-def test_a_dead_one_that_was_thrown_away_cannot_be_sent_again():
+def test_a_dead_one_that_was_thrown_away_cannot_be_sent_again() -> None:
     letter = DeadLetterFact("purged", after(-2))
     found = why(
         facts(status="failed", error="ValueError: no", dead_at=NOON, letter=letter, position=None)
@@ -126,7 +126,7 @@ def test_a_dead_one_that_was_thrown_away_cannot_be_sent_again():
     assert [each.command for each in found.remedy] == ["asya trace e"]
 
 
-def test_one_that_failed_by_its_deadline_is_no_dead_letter():
+def test_one_that_failed_by_its_deadline_is_no_dead_letter() -> None:
     found = why(
         facts(status="failed", error="x", reason="DeadlineExceeded", position=None, actor=None)
     )
@@ -134,14 +134,14 @@ def test_one_that_failed_by_its_deadline_is_no_dead_letter():
     assert found.cause.startswith("Its deadline passed: it failed at")
 
 
-def test_one_that_others_deal_with_failed():
+def test_one_that_others_deal_with_failed() -> None:
     found = why(
         facts(status="failed", error=None, reason="PolicyRouted", position=None, actor=None)
     )
     assert (found.kind, found.cause.endswith(": PolicyRouted")) == ("failed", True)
 
 
-def test_a_running_one_tells_how_long_and_what_is_usual():
+def test_a_running_one_tells_how_long_and_what_is_usual() -> None:
     found = why(facts(**running(12.0)))
     assert found.cause == "Running for 12 s in replica 11 of embedder (its p99 is 4 s)."
     assert [each.command for each in found.remedy] == [
@@ -151,41 +151,41 @@ def test_a_running_one_tells_how_long_and_what_is_usual():
     assert "handler: p50 1.2 s, p99 4 s; queue: p99 500 ms (last 100 calls)" in found.evidence
 
 
-def test_one_that_runs_ten_times_longer_than_usual_may_be_stuck():
+def test_one_that_runs_ten_times_longer_than_usual_may_be_stuck() -> None:
     assert why(facts(**running(41.0))).cause.startswith("Stuck? Running for 41 s")
     assert not why(facts(**running(39.0))).cause.startswith("Stuck?")
 
 
-def test_one_whose_replica_is_gone_comes_back():
+def test_one_whose_replica_is_gone_comes_back() -> None:
     found = why(facts(**running(12.0, replica=99)))
     assert found.kind == "replica-gone"
     assert "replica 99 of embedder is gone" in found.cause
 
 
-def test_a_paused_one_waits_for_somebody():
+def test_a_paused_one_waits_for_somebody() -> None:
     found = why(facts(status="paused"))
     assert found.cause.startswith("Paused since 2026-01-01 11:59:00 UTC")
 
 
 @pytest.mark.parametrize("problem", ["the disk is full", "the broker does not answer"])
-def test_a_mesh_in_trouble_is_the_cause_of_all_that_waits(problem):
+def test_a_mesh_in_trouble_is_the_cause_of_all_that_waits(problem: str) -> None:
     found = why(facts(problem=problem))
     assert found.cause == f"The mesh cannot work now: {problem}."
     assert why(facts(problem=problem, **running(1.0))).kind == "running"
 
 
-def test_one_that_was_asked_for_later_is_delayed():
+def test_one_that_was_asked_for_later_is_delayed() -> None:
     found = why(facts(not_before=after(3600)))
     assert found.cause.startswith("Delayed: it may begin at 2026-01-01 13:00:00 UTC, in 1h")
     assert why(facts(not_before=after(-1))).kind != "delayed"
 
 
-def test_one_that_is_stored_and_not_published_waits_for_that():
+def test_one_that_is_stored_and_not_published_waits_for_that() -> None:
     found = why(facts(published=False))
     assert found.cause == "Stored, and not yet known to be in its first queue."
 
 
-def test_one_that_waits_for_its_retry_says_which_and_when():
+def test_one_that_waits_for_its_retry_says_which_and_when() -> None:
     position = Position(
         "retrying", "embedder", after(-2), 0, 1, None, after(18), 3, "ConnectionError: reset"
     )
@@ -196,20 +196,20 @@ def test_one_that_waits_for_its_retry_says_which_and_when():
     assert found.evidence[0] == "attempt 1 failed: ConnectionError: reset"
 
 
-def test_a_retry_whose_time_has_come_stands_in_the_queue():
+def test_a_retry_whose_time_has_come_stands_in_the_queue() -> None:
     position = Position("retrying", "embedder", after(-20), 0, 1, None, after(-2), 3, "x")
     found = why(facts(status="running", position=position, actor=actor()))
     assert found.kind == "starting"
 
 
-def test_one_whose_end_is_being_stored_is_nearly_done():
+def test_one_whose_end_is_being_stored_is_nearly_done() -> None:
     found = why(
         facts(status="running", position=Position("queued", "x-sink", after(-1)), actor=None)
     )
     assert found.kind == "ending"
 
 
-def test_one_that_waits_for_an_actor_of_no_mesh_gets_the_nearest_name():
+def test_one_that_waits_for_an_actor_of_no_mesh_gets_the_nearest_name() -> None:
     position = Position("queued", "embeder", after(-60))
     found = why(facts(position=position, actor=None, nearest_actor="embedder"))
     assert found.cause == (
@@ -218,12 +218,12 @@ def test_one_that_waits_for_an_actor_of_no_mesh_gets_the_nearest_name():
     assert found.remedy[0].command == "asya ps"
 
 
-def test_one_whose_deadline_passed_in_the_queue_ends_when_its_turn_comes():
+def test_one_whose_deadline_passed_in_the_queue_ends_when_its_turn_comes() -> None:
     found = why(facts(deadline=after(-3), actor=actor("busy")))
     assert found.cause.startswith("Its deadline passed 3 s ago")
 
 
-def test_one_whose_actor_cannot_load_has_the_last_error():
+def test_one_whose_actor_cannot_load_has_the_last_error() -> None:
     broken = actor(load_error="there is no module 'nope'", start_at=after(30))
     found = why(facts(actor=broken))
     assert found.cause == (
@@ -250,12 +250,12 @@ def test_one_whose_actor_cannot_load_has_the_last_error():
         ),
     ],
 )
-def test_one_without_a_replica_waits_for_it(runs, kind, cause):
+def test_one_without_a_replica_waits_for_it(runs: ActorStatus, kind: str, cause: str) -> None:
     found = why(facts(actor=runs))
     assert (found.kind, found.cause) == (kind, cause)
 
 
-def test_one_behind_others_has_their_number_and_an_estimate():
+def test_one_behind_others_has_their_number_and_an_estimate() -> None:
     runs = actor("busy", "busy", rate=2.0, queue=Depth(ready=40, in_flight=2, delayed=0))
     found = why(facts(ahead=20, actor=runs))
     assert found.cause == (
@@ -265,7 +265,7 @@ def test_one_behind_others_has_their_number_and_an_estimate():
     assert "maxReplicaCount" in found.remedy[0].does
 
 
-def test_an_estimate_is_no_good_while_what_runs_is_slow():
+def test_an_estimate_is_no_good_while_what_runs_is_slow() -> None:
     runs = actor("busy", rate=2.0, queue=Depth(ready=3, in_flight=1, delayed=0))
     found = why(facts(ahead=3, actor=runs, newest_start=after(-30)))
     assert found.cause.endswith(
@@ -274,19 +274,19 @@ def test_an_estimate_is_no_good_while_what_runs_is_slow():
     assert "At 2 per second" in why(facts(ahead=3, actor=runs, newest_start=after(-3))).cause
 
 
-def test_behind_are_never_more_than_the_broker_has():
+def test_behind_are_never_more_than_the_broker_has() -> None:
     runs = actor("busy", queue=Depth(ready=1, in_flight=0, delayed=0), replicas_max=5)
     found = why(facts(ahead=20, actor=runs))
     assert found.cause == "Queued behind about 1 other at embedder: its one replica is busy."
     assert "more replicas start" in found.remedy[0].does
 
 
-def test_one_that_has_just_come_is_on_its_way():
+def test_one_that_has_just_come_is_on_its_way() -> None:
     assert why(facts(position=Position("queued", "embedder", after(-0.2)))).kind == "on-its-way"
     assert why(facts()).kind == "next"
 
 
-def test_children_are_told_whatever_the_cause():
+def test_children_are_told_whatever_the_cause() -> None:
     told = "its fan-out made 3 children: 1 running, 2 succeeded (asya trace e --children)"
     children = {"succeeded": 2, "running": 1}
     done = why(facts(status="succeeded", position=None, actor=None, children=children))
@@ -294,7 +294,7 @@ def test_children_are_told_whatever_the_cause():
     assert why(facts(children=children)).evidence[-1] == told
 
 
-def test_remedies_are_commands_that_exist():
+def test_remedies_are_commands_that_exist() -> None:
     every = [
         facts(), facts(**running(1)), facts(status="paused"), facts(problem="x"),
         facts(actor=actor()), facts(actor=None), facts(not_before=after(9)),

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from asya.testing.store_contract import (
 
 
 @pytest.fixture
-async def store(tmp_path):
+async def store(tmp_path: Path) -> AsyncIterator[Any]:
     store = SqliteStore(tmp_path / "data" / "tasks.db")
     await store.open()
     yield store
@@ -42,7 +43,7 @@ class TestSqliteStore(StoreContract):
     pass
 
 
-async def test_a_store_that_is_opened_again_has_everything(tmp_path):
+async def test_a_store_that_is_opened_again_has_everything(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     first = SqliteStore(path)
     await first.open()
@@ -57,7 +58,7 @@ async def test_a_store_that_is_opened_again_has_everything(tmp_path):
     await second.close()
 
 
-async def test_jobs_that_were_asked_before_the_close_are_done(tmp_path):
+async def test_jobs_that_were_asked_before_the_close_are_done(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "tasks.db")
     await store.open()
     inserts = [asyncio.create_task(store.tasks.insert(new_task(f"t{n}"), b"")) for n in range(50)]
@@ -68,7 +69,7 @@ async def test_jobs_that_were_asked_before_the_close_are_done(tmp_path):
         await store.tasks.get("t0")
 
 
-async def test_a_newer_schema_is_refused(tmp_path):
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     newest = migrations()[-1][0]
     with sqlite3.connect(path) as connection:
@@ -78,7 +79,7 @@ async def test_a_newer_schema_is_refused(tmp_path):
         await SqliteStore(path).open()
 
 
-async def test_letters_of_an_older_schema_get_their_fingerprints(tmp_path):
+async def test_letters_of_an_older_schema_get_their_fingerprints(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     with sqlite3.connect(path) as connection:
         for number, sql in migrations()[:3]:
@@ -100,7 +101,7 @@ async def test_letters_of_an_older_schema_get_their_fingerprints(tmp_path):
     await store.close()
 
 
-async def test_a_damaged_file_is_named(tmp_path):
+async def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     path.write_bytes(b"this is no database, and long enough to be read as one" * 100)
     with pytest.raises(StoreError, match=r"tasks\.db is damaged .* move the file away"):
@@ -108,13 +109,13 @@ async def test_a_damaged_file_is_named(tmp_path):
     assert path.read_bytes().startswith(b"this is no database")
 
 
-async def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"file/data .* cannot be made .* --data"):
         await SqliteStore(tmp_path / "file" / "data" / "tasks.db").open()
 
 
-def test_a_folder_without_write_permission_is_named(tmp_path):
+def test_a_folder_without_write_permission_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir()
     folder.chmod(0o555)
@@ -143,7 +144,7 @@ def test_a_folder_without_write_permission_is_named(tmp_path):
     assert "--data" in done.stdout
 
 
-async def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+async def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
     """Given no more room, when a task is inserted, then it is refused; what was there stays."""
     path = tmp_path / "tasks.db"
     store = SqliteStore(path, pages_max=60)
@@ -164,16 +165,16 @@ async def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
     await roomy.close()
 
 
-async def test_one_bad_job_does_not_harm_its_neighbours(tmp_path):
+async def test_one_bad_job_does_not_harm_its_neighbours(tmp_path: Path) -> None:
     """Given jobs of one transaction, when one fails, then only that one does."""
     path = tmp_path / "jobs.db"
 
-    def connect():
+    def connect() -> Any:
         connection = sqlite3.connect(path, isolation_level=None)
         connection.execute("CREATE TABLE IF NOT EXISTS numbers (n INTEGER PRIMARY KEY)")
         return connection
 
-    def add(number) -> Any:
+    def add(number: int) -> Any:
         return lambda connection: connection.execute("INSERT INTO numbers VALUES (?)", (number,))
 
     worker = Worker("test-writer", str(path), connect, writes=True)
@@ -187,14 +188,16 @@ async def test_one_bad_job_does_not_harm_its_neighbours(tmp_path):
     assert numbers == [1, 2, 3]
 
 
-async def test_a_caller_that_gives_up_does_not_undo_its_job(store):
+async def test_a_caller_that_gives_up_does_not_undo_its_job(store: SqliteStore) -> None:
     insert = asyncio.create_task(store.tasks.insert(new_task("t"), b""))
     await asyncio.sleep(0)
     insert.cancel()
     await asyncio.gather(insert, return_exceptions=True)
     await store.events.record([started("t")])
     detail = await store.tasks.get("t")
+    assert detail is not None
     assert detail.row.digest == b"digest"
+    assert detail is not None
     assert detail.row.status == "running"
 
 
