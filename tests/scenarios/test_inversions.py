@@ -21,39 +21,39 @@ WORK: Final = "asya.sidecar.work:Work"
 RULES: Final = {
     # where envelopes go
     "forward": Inversion(
-        f"{DECIDE}:forward",
-        "Route(prev, upcoming[0], list(upcoming[1:]))",
-        "Route(prev, upcoming[-1], list(upcoming[:-1]))",
+        "asya.runtime.route:advance",
+        "upcoming[0], list(upcoming[1:])",
+        "upcoming[-1], list(upcoming[:-1])",
     ),
-    "fan-out-ids": Inversion(f"{DECIDE}:forward", "hop, index)\n", "hop, index + 1)\n"),
-    "fan-out-root": Inversion(f"{DECIDE}:forward", "if fan_out:", "if False:"),
+    "fan-out-ids": Inversion(f"{DECIDE}:_forward", "hop, index)\n", "hop, index + 1)\n"),
+    "fan-out-root": Inversion(f"{DECIDE}:_forward", "if fan_out:", "if False:"),
     "stop": Inversion(f"{DECIDE}:_stop", "Changes([], ", "Changes(None, "),
     "route-override": Inversion(
-        f"{DECIDE}:forward", "if frame.changes.next is None else frame.changes.next", ""
+        f"{DECIDE}:_forward", "if frame.changes.next is None else frame.changes.next", ""
     ),
     "header-set": Inversion(f"{DECIDE}:_apply", "out.headers.update(changes.headers)", "pass"),
     "header-removed": Inversion(f"{DECIDE}:_apply", "out.headers.pop(name, None)", "pass"),
     "own-status": Inversion(f"{DECIDE}:_apply", "if name not in SYSTEM_STATUS", "if name"),
-    "history-bound": Inversion(f"{DECIDE}:forward", "[-PREV_MAX:]", ""),
+    "history-bound": Inversion("asya.runtime.route:advance", "[-PREV_MAX:]", ""),
     "trace-handed-on": Inversion(f"{DECIDE}:_trace", "if own is not None", "if False"),
     "trace-of-the-handler": Inversion(
-        f"{DECIDE}:forward",
+        f"{DECIDE}:_forward",
         "    _trace(out, envelope)\n    _apply(out, frame.changes)\n",
         "    _apply(out, frame.changes)\n    _trace(out, envelope)\n",
     ),
     "failed-stays-failed": Inversion(
-        f"{DECIDE}:forward",
-        'if status.phase != "failed":\n            status.phase = "succeeded"',
-        'if True:\n            status.phase = "succeeded"',
+        f"{DECIDE}:_forward",
+        'if status.phase != "failed"',
+        "if True",
     ),
-    "hop-limit": Inversion(f"{DECIDE}:decide", "> HOPS_MAX", "> HOPS_MAX + 1"),
+    "hop-limit": Inversion(f"{DECIDE}:_after_return", "> HOPS_MAX", "> HOPS_MAX + 1"),
     "claim-check-kept": Inversion(
-        f"{DECIDE}:forward", "if frame.payload is not envelope.payload", "if True"
+        f"{DECIDE}:_forward", "if frame.payload is not envelope.payload", "if True"
     ),
     "unknown-fields": Inversion(
         "asya.envelope:Envelope.copy", "extra=dict(self.extra)", "extra={}"
     ),
-    "claim-check": Inversion(f"{DECIDE}:forward", "out.headers.pop(BLOB_HEADER, None)", "pass"),
+    "claim-check": Inversion(f"{DECIDE}:_forward", "out.headers.pop(BLOB_HEADER, None)", "pass"),
     # errors
     "retry-delay": Inversion(f"{DECIDE}:_after_error", "delay_s(policy, attempt, uniform)", "0"),
     "retry-at-once": Inversion(f"{DECIDE}:_retry", "at if at > now else None", "at"),
@@ -79,9 +79,9 @@ RULES: Final = {
     ),
     # time
     "late-before-start": Inversion(
-        f"{DECIDE}:decide",
-        '[fail(envelope, "DeadlineExceeded", _late(envelope), now)]',
-        '[_end(envelope, "canceled", None, None, now)]',
+        f"{DECIDE}:_failure",
+        'return "DeadlineExceeded", _late(envelope)',
+        'return "Canceled", _late(envelope)',
     ),
     "late-in-line": Inversion(f"{WORK}.wait", "left_s = max(0.0, ", "left_s = 1 + max(0.0, "),
     "no-retry-past-the-deadline": Inversion(
@@ -95,7 +95,7 @@ RULES: Final = {
     "late-while-sending": Inversion(
         f"{DECIDE}:_after_error", "or (deadline is not None and now >= deadline)", ""
     ),
-    "actor-timeout": Inversion(f"{DECIDE}:timed_out", "late=by_deadline", "late=True"),
+    "actor-timeout": Inversion("asya.sidecar.outcome:timed_out", "late=by_deadline", "late=True"),
     "async-is-asked-first": Inversion(f"{WORK}._stop", "if replica.cooperative", "if False"),
     # cancels
     "stopped-for-sure": Inversion(
@@ -115,9 +115,13 @@ RULES: Final = {
     ),
     # crashes
     "lost-goes-back": Inversion(
-        f"{DECIDE}:decide", "return [Requeue()]", "return [poison(envelope, deaths, how, now)]"
+        f"{DECIDE}:decide",
+        "if deaths >= DEATHS_MAX else []",
+        "if True else []",
     ),
-    "poison": Inversion(f"{DECIDE}:decide", "if deaths >= DEATHS_MAX", "if deaths > DEATHS_MAX"),
+    "poison": Inversion(
+        f"{DECIDE}:decide", "if deaths >= DEATHS_MAX else", "if deaths > DEATHS_MAX else"
+    ),
     "suspects-run-alone": Inversion(
         f"{WORK}.__init__", "sidecar.is_suspected(envelope.id)", "False"
     ),
@@ -148,13 +152,13 @@ RULES: Final = {
     "drain-waits": Inversion(f"{SIDECAR}.drain", "self.loop_time() + grace_s", "self.loop_time()"),
     # dead letters
     "unknown-actor": Inversion(
-        f"{DECIDE}:undeliverable", "[wanted, *envelope.route.next]", "envelope.route.next"
+        f"{DECIDE}:_undeliverable", "[wanted, *envelope.route.next]", "envelope.route.next"
     ),
     "foreign-envelope": Inversion(
-        f"{DECIDE}:mismatch", "_kept(envelope.id, actor", "_kept(None, actor"
+        "asya.sidecar.outcome:mismatch", "body, envelope_id)", "body, None)"
     ),
-    "unparsable": Inversion(f"{DECIDE}:_kept", "raw_json(_as_text(body))", "raw_json(None)"),
-    "unparsable-once": Inversion(f"{DECIDE}:_kept", "0, _fingerprint(body))", "0, id(now))"),
+    "unparsable": Inversion(f"{DECIDE}:_keep", "raw_json(_as_text(body))", "raw_json(None)"),
+    "unparsable-once": Inversion(f"{DECIDE}:_keep", "0, _fingerprint(body))", "0, id(now))"),
     "route-to-an-end-actor": Inversion(
         "asya.envelope:route_problem", "if name in END_ACTORS", "if False"
     ),
@@ -162,9 +166,7 @@ RULES: Final = {
     "payload-bound-is-inclusive": Inversion(
         f"{WORK}.on_frame", "if size > limit", "if size >= limit"
     ),
-    "blob-missing": Inversion(
-        f"{DECIDE}:decide", '"BlobMissing", error, now', '"PolicyExhausted", error, now'
-    ),
+    "blob-missing": Inversion(f"{DECIDE}:_failure", '"BlobMissing"', '"PolicyExhausted"'),
     "message-too-large": Inversion(
         f"{SIDECAR}._perform", "kept = origin if origin.id == sent.id else sent", "kept = sent"
     ),
@@ -178,7 +180,7 @@ RULES: Final = {
         "asyncio.gather(",
     ),
     "run-again-is-the-same": Inversion(
-        f"{DECIDE}:forward", 'f"{out.id}:{hop + 1}"', 'f"{out.id}:{hop + 1}:{now}"'
+        f"{DECIDE}:_forward", 'f"{out.id}:{hop + 1}"', 'f"{out.id}:{hop + 1}:{now}"'
     ),
     "end-kept-by-the-broker": Inversion(
         f"{SIDECAR}._deliver",
