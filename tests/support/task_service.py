@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from asya.blobs.base import CHUNK_BYTES
+from asya.blobs.claims import Claims
+from asya.blobs.memory import MemoryBlobs
 from asya.envelope import Envelope
 from asya.tasks.mesh import ActorStatus, FlowSpec
 from asya.tasks.service import ServiceLimits, TaskService
@@ -109,6 +112,24 @@ def make_service(tmp_path: Path, mesh: ListMesh, clock: StandingClock) -> MakeSe
 @pytest.fixture
 async def service(make_service: MakeService) -> AsyncIterator[TaskService]:
     service = make_service(queue_max=10)
+    await service.start()
+    yield service
+    await service.close()
+
+
+@pytest.fixture
+def blobs() -> MemoryBlobs:
+    return MemoryBlobs()
+
+
+@pytest.fixture
+async def claiming_service(
+    tmp_path: Path, mesh: ListMesh, clock: StandingClock, blobs: MemoryBlobs
+) -> AsyncIterator[TaskService]:
+    """A service whose payloads over 5,000 bytes go to `blobs`."""
+    store = SqliteStore(tmp_path / "tasks.db")
+    limits = ServiceLimits(payload_max_bytes=10 * CHUNK_BYTES)
+    service = TaskService(store, mesh, clock, limits, claims=Claims(blobs, 5_000))
     await service.start()
     yield service
     await service.close()

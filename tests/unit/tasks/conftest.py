@@ -1,3 +1,3 @@
-from tests.support.task_service import clock, make_service, mesh, service
+from tests.support.task_service import blobs, claiming_service, clock, make_service, mesh, service
 
-__all__ = ["clock", "make_service", "mesh", "service"]
+__all__ = ["blobs", "claiming_service", "clock", "make_service", "mesh", "service"]

@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 from msgspec import Raw
-from tests.support.task_service import ListMesh, StandingClock
+from tests.support.task_service import ListMesh
 
-from asya.blobs.base import CHUNK_BYTES
-from asya.blobs.claims import Claims, read_reference
+from asya.blobs.claims import read_reference
 from asya.blobs.memory import MemoryBlobs
 from asya.envelope import BLOB_HEADER, raw_json
 from asya.tasks.refusals import Kind, Refusal
-from asya.tasks.service import ServiceLimits, TaskService
-from asya.tasks.store.sqlite.store import SqliteStore
+from asya.tasks.service import TaskService
 
 BIG = raw_json("x" * 10_000)
 LARGE = 1024 * 1024
 
 
 @pytest.fixture
-def blobs() -> MemoryBlobs:
-    return MemoryBlobs()
-
-
-@pytest.fixture
-async def service(
-    tmp_path: Path, mesh: ListMesh, clock: StandingClock, blobs: MemoryBlobs
-) -> AsyncIterator[Any]:
-    store = SqliteStore(tmp_path / "tasks.db")
-    limits = ServiceLimits(payload_max_bytes=10 * CHUNK_BYTES)
-    service = TaskService(store, mesh, clock, limits, claims=Claims(blobs, 5_000))
-    await service.start()
-    yield service
-    await service.close()
+def service(claiming_service: TaskService) -> TaskService:
+    return claiming_service
 
 
 class TestAdmission:

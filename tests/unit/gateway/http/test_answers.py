@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
 from msgspec import Raw
 from starlette.responses import Response, StreamingResponse
 from tests.support.gateway import Gateway
-from tests.support.task_service import ListMesh, StandingClock
 
 from asya.blobs.base import CHUNK_BYTES
-from asya.blobs.claims import CHECKED_IN, Claims
+from asya.blobs.claims import CHECKED_IN
 from asya.blobs.memory import MemoryBlobs
 from asya.envelope import BLOB_HEADER, Route, raw_json
 from asya.events import Finished
 from asya.gateway.http.answers import envelope_response
 from asya.gateway.http.problems import HttpProblem
 from asya.tasks.refusals import Kind, Refusal
-from asya.tasks.service import ServiceLimits, TaskService
+from asya.tasks.service import TaskService
 from asya.tasks.store.base import Detail
-from asya.tasks.store.sqlite.store import SqliteStore
 
 BIG = raw_json("x" * 10_000)
 
@@ -49,20 +45,8 @@ async def test_a_client_that_goes_away_frees_its_place(gateway: Gateway) -> None
 
 
 @pytest.fixture
-def blobs() -> MemoryBlobs:
-    return MemoryBlobs()
-
-
-@pytest.fixture
-async def service(
-    tmp_path: Path, mesh: ListMesh, clock: StandingClock, blobs: MemoryBlobs
-) -> AsyncIterator[TaskService]:
-    store = SqliteStore(tmp_path / "tasks.db")
-    limits = ServiceLimits(payload_max_bytes=10 * CHUNK_BYTES)
-    service = TaskService(store, mesh, clock, limits, claims=Claims(blobs, 5_000))
-    await service.start()
-    yield service
-    await service.close()
+def service(claiming_service: TaskService) -> TaskService:
+    return claiming_service
 
 
 async def body_of(response: Response) -> bytes:
