@@ -17,6 +17,7 @@ from asya.addresses import parse_address
 from asya.errors import MessageTooLarge, QueueMissing, TransportError, TransportUnavailable
 from asya.testing.transport_contract import Mailbox, publish_soon
 from asya.transports.sqs import messages as sqs_messages
+from asya.transports.sqs.consumer import SqsDelivery
 from asya.transports.sqs.transport import SqsTransport
 
 QUEUE = "asya-kit-first"
@@ -455,7 +456,8 @@ async def test_an_extension_that_is_refused_ends_the_lease(
     (delivery,) = await box.wait_for(1)
     # given that somebody else deletes the message
     url = await transport.url(QUEUE)
-    await transport._connection.call("delete_message", QueueUrl=url, ReceiptHandle=delivery.handle)  # type: ignore[attr-defined]  # of SqsDelivery
+    assert isinstance(delivery, SqsDelivery)
+    await transport._connection.call("delete_message", QueueUrl=url, ReceiptHandle=delivery.handle)
     await transport._connection.call("purge_queue", QueueUrl=url)
     assert delivery.held
     delivery.extend()

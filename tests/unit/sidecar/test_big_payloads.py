@@ -88,7 +88,9 @@ class TestThroughActors:
 
         play({"a": twenty, "b": echo}, scene)
 
-    def test_a_fan_out_past_the_bound_on_bytes_holds_the_handler_back(self) -> None:
+    def test_a_fan_out_past_the_bound_on_bytes_holds_the_handler_back(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         big = "x" * 4_000_000
 
         def many(payload: None) -> Iterator[dict[str, Any]]:
@@ -107,7 +109,7 @@ class TestThroughActors:
                 under_way -= len(body)
                 return await put(body)
 
-            box.blobs.put = slow_disk  # type: ignore[assignment, method-assign]  # stands in for it here
+            monkeypatch.setattr(box.blobs, "put", slow_disk)
             await box.run(["a", "b"], None)
             while len(box.ledger.ends) < 12:
                 await asyncio.sleep(1)
@@ -140,7 +142,7 @@ class TestThroughActors:
                     raise MessageTooLarge(f"{len(body)} bytes")
                 return await publish(queue, body, **options)
 
-            box._transport.publish = small_broker  # type: ignore[method-assign]  # stands in for it here
+            monkeypatch.setattr(box._transport, "publish", small_broker)
             end = await box.run(["a", "b"], None)
             assert (end.phase, end.value, len(refused)) == ("succeeded", 10_000, 1)
 
@@ -179,7 +181,9 @@ class TestTroubleOnTheWay:
         play({"a": broken}, scene, resiliency=once_more(1))
 
     @pytest.mark.parametrize("damage", ["gone", "other bytes"])
-    def test_a_blob_that_is_gone_or_damaged_fails_its_envelope(self, damage: str) -> None:
+    def test_a_blob_that_is_gone_or_damaged_fails_its_envelope(
+        self, monkeypatch: pytest.MonkeyPatch, damage: str
+    ) -> None:
         async def scene(box: MeshBox) -> None:
             gate = box.blobs.get
 
@@ -190,7 +194,7 @@ class TestTroubleOnTheWay:
                     box.blobs.blobs[ref.sha256] = b"y" * ref.size
                 return await gate(ref)
 
-            box.blobs.get = damaged  # type: ignore[method-assign]  # stands in for it here
+            monkeypatch.setattr(box.blobs, "get", damaged)
             end = await box.run(["a"], {"text": BIG})
             assert (end.phase, end.reason) == ("failed", "BlobMissing")
             assert end.error is not None
@@ -199,7 +203,7 @@ class TestTroubleOnTheWay:
             assert read_reference(decode(letter.body).headers[BLOB_HEADER]).size > len(BIG)
             assert box.runs("a") == 0
             # nothing is blocked
-            box.blobs.get = gate  # type: ignore[method-assign]  # stands in for it here
+            monkeypatch.setattr(box.blobs, "get", gate)
             assert (await box.run(["a"], {"text": BIG + "!"})).phase == "succeeded"
 
         play({"a": echo}, scene, resiliency=once_more(5))

@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from asya.envelope import HOP_HEADER, child_id, encode, queue_name, raw_json
 from asya.events import Flown, Forked, HopEnded, HopStarted
 from asya.resiliency import Policy, Resiliency
@@ -48,7 +50,7 @@ class TestOneHop:
         play(scene)
 
     def test_the_ack_waits_for_the_confirm_of_the_next_queue(
-        self, play: Callable[..., Any]
+        self, monkeypatch: pytest.MonkeyPatch, play: Callable[..., Any]
     ) -> None:
         async def scene(bench: Bench) -> None:
             bench.replica(echo)
@@ -61,7 +63,7 @@ class TestOneHop:
                 await confirm.wait()
                 return receipt
 
-            bench.transport.publish = slow_confirm  # type: ignore[method-assign]  # stands in for it here
+            monkeypatch.setattr(bench.transport, "publish", slow_confirm)
             await asyncio.sleep(3600)
             assert await bench.depth() == (0, 1, 0)
             confirm.set()
@@ -363,7 +365,7 @@ class TestFanOut:
         play(scene)
 
     def test_a_replica_that_was_held_back_is_heard_again_at_its_next_call(
-        self, play: Callable[..., Any]
+        self, monkeypatch: pytest.MonkeyPatch, play: Callable[..., Any]
     ) -> None:
         async def burst(call: LoopbackCall) -> None:
             frames = [
@@ -383,7 +385,7 @@ class TestFanOut:
                 await asyncio.sleep(0.01)
                 return await publish(*args, **kwargs)
 
-            bench.transport.publish = slow  # type: ignore[method-assign]  # stands in for it here
+            monkeypatch.setattr(bench.transport, "publish", slow)
             for count in (600, 3, 600, 257, 3):
                 await publish(
                     queue_name("default", "a"),

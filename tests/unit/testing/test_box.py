@@ -96,7 +96,9 @@ def test_fan_out_and_fly() -> None:
     play({"spread": spread, "double": double}, scene)
 
 
-def test_a_flood_of_frames_arrives_whole_while_little_of_it_is_under_way() -> None:
+def test_a_flood_of_frames_arrives_whole_while_little_of_it_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     most = 0
 
     async def flood(payload: None) -> AsyncIterator[Any]:
@@ -117,7 +119,7 @@ def test_a_flood_of_frames_arrives_whole_while_little_of_it_is_under_way() -> No
             under_way -= 1
             return receipt
 
-        box._transport.publish = counted  # type: ignore[method-assign]  # counts what is under way
+        monkeypatch.setattr(box._transport, "publish", counted)
         one = await box.run(["flood", "end"], None)
         while len(box.ledger.ends) < 5_000:
             await asyncio.sleep(1)
